@@ -1,0 +1,1 @@
+"""The heart: everything that keeps a camera going. Knows no HTTP."""

@@ -1,0 +1,1 @@
+"""Models: loaded once, shared by cameras and requests."""

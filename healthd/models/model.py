@@ -1,0 +1,135 @@
+"""The second plugin contract: a family of models, one loaded model, and the envelope of what it says.
+
+A plugin names a `ModelFamily` class under the entry-point group `healthd.model_families`. The smallest useful family
+is two classes: one that loads, one that predicts. The words are those of the field: `box_xyxy` in pixels of the image
+given, `confidence` from 0 to 1, `class_id` and `class_name` as the model itself names them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from healthd.frames import Image
+
+CONTRACT = 1
+"""Version of both plugin contracts; raised when a plugin written for the old one would break."""
+
+
+class InferenceParams(BaseModel):
+    """What a caller asks of one prediction. One validated, frozen object goes unchanged from the edge to the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    confidence: float = Field(0.25, ge=0, le=1, description="Detections below this confidence are left out.")
+    iou: float = Field(0.45, ge=0, le=1, description="Overlap above which non-maximum suppression drops a detection.")
+    max_det: int = Field(300, ge=1, le=1000, description="At most so many detections, the most confident first.")
+    classes: tuple[str, ...] | None = Field(None, description="Names of the classes to keep; all when absent.")
+
+
+class ModelOptions(BaseModel):
+    """What decides how a model is loaded. Two users of one model with equal options share it in memory.
+
+    A family subclasses this with fields of its own; all of them must be hashable.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Keypoint:
+    """One point of one body, in pixels of the image given, with the confidence that it is seen (0 to 1)."""
+
+    x: float
+    y: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One object in one image."""
+
+    box_xyxy: tuple[float, float, float, float]
+    """Left, top, right, bottom in pixels of the image given."""
+    confidence: float
+    class_id: int
+    class_name: str
+    keypoints: tuple[Keypoint, ...] | None = None
+    """Points in the order of the model's own definition (COCO: 17); None where the model has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model said of one image: the envelope, the same for every family."""
+
+    model_id: str
+    inference_time_ms: float
+    """Wall time of pre-processing, network and decoding, in milliseconds."""
+    results: tuple[Detection, ...]
+    """Most confident first."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-serialisable; at least `task` (e.g. `pose`), `width` and `height` of the image given."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which model to load, and how."""
+
+    model_id: str
+    """As the configuration or the request names it, e.g. `yolo11n-pose.onnx`."""
+    path: Path | None
+    """The file or folder found for it; None when nothing is there (a family may know where to get it)."""
+    directory: Path
+    """`models.directory`: where a family may put what it downloads."""
+    options: ModelOptions
+
+
+class Model(ABC):
+    """One loaded model. Lives from `ModelFamily.load` to `close`; called by one thread at a time."""
+
+    task: str
+    """What it does, e.g. `detect`, `pose`."""
+    labels: Mapping[int, str]
+    """Names of the classes by class id."""
+
+    @abstractmethod
+    def predict(self, image: Image, params: InferenceParams) -> Prediction:
+        """Say what is in the image. The image is read-only.
+
+        Raises:
+            ModelError: this image or this moment; the model stays usable.
+        """
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """About how much memory it holds; None when unknown."""
+        return None
+
+    def warm_up(self) -> None:
+        """Make the first prediction as fast as the later ones (default: nothing to do)."""
+
+    def close(self) -> None:
+        """Give everything back. Called once, when nobody uses it any more (default: nothing to do)."""
+
+
+class ModelFamily(ABC):
+    """One family of models, e.g. `yolo`. Made once per process, without arguments; does nothing in its constructor."""
+
+    contract: ClassVar[int] = CONTRACT
+    options_model: ClassVar[type[ModelOptions]] = ModelOptions
+
+    @abstractmethod
+    def serves(self, model_id: str) -> bool:
+        """Whether this family is meant for a model of that name. Looks at the name only."""
+
+    @abstractmethod
+    def load(self, spec: ModelSpec) -> Model:
+        """Load a model; blocking.
+
+        Raises:
+            SettingsError: it can never be loaded (missing file, missing extra, not a model), with what to do.
+            ModelError: it cannot be loaded now.
+        """

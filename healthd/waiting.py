@@ -1,0 +1,56 @@
+"""Waiting for something to change, with a bound. Everything here belongs to one event loop."""
+
+import asyncio
+import random
+
+
+class Signal:
+    """Wakes everybody who waits for the next change; who comes later waits for the one after."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def notify_all(self) -> None:
+        """Wake all who wait now."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  a bound per call is the point
+        """Wait for the next change; False when `timeout` seconds passed without one."""
+        return await wait_or_timeout(self._event, timeout)
+
+
+async def wait_or_timeout(event: asyncio.Event, timeout: float | None) -> bool:  # noqa: ASYNC109
+    """Wait until the event is set (True) or `timeout` seconds have passed (False; None waits for ever)."""
+    if event.is_set():
+        return True
+    try:
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+class Backoff:
+    """Delays between attempts: doubling from `first_seconds` to `longest_seconds`, each with up to 20 % of jitter."""
+
+    def __init__(self, *, first_seconds: float = 0.5, longest_seconds: float = 30.0) -> None:
+        self._first = first_seconds
+        self._longest = max(first_seconds, longest_seconds)
+        self._attempts = 0
+
+    @property
+    def attempts(self) -> int:
+        """How many delays were handed out since the last reset."""
+        return self._attempts
+
+    def next(self) -> float:
+        """Return the next delay in seconds."""
+        delay = min(self._longest, self._first * 2.0 ** min(self._attempts, 30))
+        self._attempts += 1
+        return delay * random.uniform(0.8, 1.0)  # noqa: S311  spreads reconnects, guards no secret
+
+    def reset(self) -> None:
+        """Begin again with the first delay."""
+        self._attempts = 0

@@ -1,0 +1,186 @@
+"""Threads for blocking calls that may never return.
+
+`asyncio.to_thread` and `ThreadPoolExecutor` keep the interpreter alive until a stuck call returns, and let a `release()`
+run while a `read()` is still inside the driver. A `Worker` does neither: it is one daemon thread that runs one call at a
+time, and it can be abandoned.
+"""
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Any, TypeVar
+
+import structlog
+
+from healthd.errors import HealthdError
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+class WorkerTimeout(HealthdError):  # noqa: N818  it is a timeout; the word says so
+    """A blocking call did not answer in time; its worker is abandoned and must not be called again."""
+
+
+class Worker:
+    """One daemon thread for blocking calls, one at a time, in the order they were asked for.
+
+    Lives from `start` to `close` or `abandon`. After `abandon` nobody waits for it: should the stuck call ever return, the
+    thread runs its last job and ends by itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.abandoned = False
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._unanswered = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still exists; an abandoned worker that stays alive is stuck."""
+        return self._thread.is_alive()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call was made that has not answered yet."""
+        return self._unanswered > 0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def call(self, function: Callable[[], T], *, timeout: float | None) -> T:  # noqa: ASYNC109
+        """Run `function` on the thread and return what it returns or raise what it raises.
+
+        Raises:
+            WorkerTimeout: no answer within `timeout` seconds; the worker is abandoned.
+        """
+        if self.abandoned:
+            raise WorkerTimeout(f"{self.name} was abandoned")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._unanswered += 1
+        self._jobs.put(self._job(function, loop, answer))
+        done, _ = await asyncio.wait([answer], timeout=timeout)
+        if not done:
+            self.abandon()
+            raise WorkerTimeout(f"{self.name} did not answer within {timeout:g} s")
+        return answer.result()
+
+    def abandon(self, last: Callable[[], object] | None = None) -> None:
+        """Stop waiting for this worker; `last` runs on its thread if the call in hand ever returns."""
+        self.abandoned = True
+        if last is not None:
+            self._jobs.put(lambda: _run_quietly(self.name, last))
+        self._jobs.put(None)
+
+    def close(self) -> None:
+        """End the thread after the jobs it was given."""
+        self._jobs.put(None)
+
+    def _job(
+        self, function: Callable[[], T], loop: asyncio.AbstractEventLoop, answer: "asyncio.Future[T]"
+    ) -> Callable[[], None]:
+        context = contextvars.copy_context()
+
+        def answered(result: T | None, error: Exception | None) -> None:
+            self._unanswered -= 1
+            if answer.done():  # nobody waits any more
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)  # type: ignore[arg-type]
+
+        def run() -> None:
+            result: T | None = None
+            error: Exception | None = None
+            try:
+                result = context.run(function)
+            except Exception as exc:  # noqa: BLE001  it is raised again where it was asked for
+                error = exc
+                if isinstance(exc, StopIteration):  # a future cannot carry it
+                    error = RuntimeError("StopIteration raised by a blocking call")
+                    error.__cause__ = exc
+            except BaseException as exc:  # noqa: BLE001  SystemExit from a plugin must not end the event loop
+                error = RuntimeError(f"{type(exc).__name__} raised by a blocking call")
+                error.__cause__ = exc
+            try:
+                loop.call_soon_threadsafe(answered, result, error)
+            except RuntimeError:
+                return  # the loop is closed: the daemon has stopped and nobody waits
+
+        return run
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
+def _run_quietly(name: str, function: Callable[[], object]) -> None:
+    try:
+        function()
+    except Exception as exc:  # noqa: BLE001  clean-up of something that was given up long ago
+        log.debug("abandoned_cleanup_failed", worker=name, error=repr(exc))
+
+
+class _Entry:
+    """Enters a context manager made by a factory, and remembers whether it must be left."""
+
+    def __init__(self, factory: Callable[[], AbstractContextManager[Any] | None]) -> None:
+        self._factory = factory
+        self._manager: AbstractContextManager[Any] | None = None
+
+    def enter(self) -> Any:
+        manager = self._factory()
+        if manager is None:
+            return None
+        value = manager.__enter__()
+        self._manager = manager
+        return value
+
+    def leave(self) -> None:
+        """Leave it as after an ordinary end: what went wrong in between is not the plugin's to handle."""
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.__exit__(None, None, None)
+
+
+@asynccontextmanager
+async def entered(
+    name: str,
+    factory: Callable[[], AbstractContextManager[T] | None],
+    *,
+    enter_timeout: float,
+    exit_timeout: float,
+    on_abandoned: Callable[[Worker], None],
+) -> AsyncIterator[tuple[Worker, T | None]]:
+    """Make and enter a context manager on a worker of its own; yield the worker and what the manager yielded.
+
+    The manager is made, entered, used and left on that one thread. None from the factory is yielded as None. A worker that
+    does not answer is abandoned and reported to `on_abandoned`; it leaves the manager by itself should it ever come back.
+
+    Raises:
+        WorkerTimeout: entering took longer than `enter_timeout` seconds.
+    """
+    worker, entry = Worker(name), _Entry(factory)
+    worker.start()
+    try:
+        yield worker, await worker.call(entry.enter, timeout=enter_timeout)
+    finally:
+        if not worker.abandoned and not worker.busy:
+            try:
+                await worker.call(entry.leave, timeout=exit_timeout)
+            except WorkerTimeout as exc:
+                log.warning("close_abandoned", worker=name, error=str(exc))
+            except Exception as exc:  # noqa: BLE001  a failing close must not hide why the session ended
+                log.warning("close_failed", worker=name, error=repr(exc))
+        if worker.abandoned or worker.busy:
+            worker.abandon(entry.leave)
+            on_abandoned(worker)
+        else:
+            worker.close()
