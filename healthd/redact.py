@@ -15,9 +15,9 @@ from urllib.parse import quote, unquote
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from healthd.scrubber import MASK, SCRUBBER, SHORTEST_PART, Scrubber
+from healthd.scrubber import MASK, SCRUBBER, SHORTEST_PART, Scrubber, percent_encode
 
-__all__ = ["MASK", "SCRUBBER", "Scrubber", "Secret", "SourceUrl"]
+__all__ = ["MASK", "SCRUBBER", "Scrubber", "Secret", "SourceUrl", "percent_encode", "user_info_span"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Za-z:.%_~-]+\]|[\w.~-]+)(?::(?P<port>\d{1,5}))?(?=[/?#]|$)")
@@ -72,6 +72,20 @@ def _split(raw: str) -> _Parts:
         port=int(match["port"]) if match["port"] else None,
         tail=rest[match.end() :],
     )
+
+
+def user_info_span(url: str) -> tuple[int, int]:
+    """Return where the user info of a URL begins and ends; an empty span where it has none.
+
+    Of an unclear URL, the part that belongs to the user info in every way to read it.
+    """
+    parts, start = _split(url), url.find("://") + 3
+    if parts.scheme is None:
+        return (0, 0)
+    if parts.host is not None:
+        return (start, start + len(parts.user_info or ""))
+    certain = re.match(r"[^@/?#]*(?=@)", url[start:])
+    return (start, start + certain.end()) if certain else (0, 0)
 
 
 def _at_signs(text: str) -> list[int]:

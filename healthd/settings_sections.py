@@ -1,0 +1,178 @@
+"""The sections of the settings: names, types, bounds, defaults and meanings. The descriptions are the reference."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from healthd.cpus import usable_cpus
+from healthd.redact import Secret, SourceUrl
+
+Scope: TypeAlias = Literal["read", "admin"]
+
+SHORTEST_KEY = 16
+_DAY_SECONDS = 86400
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
+Seconds = Annotated[float, Field(gt=0, le=_DAY_SECONDS, allow_inf_nan=False)]
+SecondsOrOff = Annotated[float, Field(ge=0, le=_DAY_SECONDS, allow_inf_nan=False)]
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class Section(BaseModel):
+    """One table of the file. Frozen; refuses unknown keys; an error never quotes a value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse `port = true`, which pydantic would read as 1."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
+            raise PydanticCustomError("number", "must be a number")
+        return value
+
+
+class ServerSettings(Section):
+    """`[server]`: where healthd listens."""
+
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        pattern=r"^[^\s/\[\]]+$",
+        description='Address to listen on. Anything but loopback needs an API key, or `auth.mode = "none"`.',
+    )
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes any free one and logs which.")
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[^\s?#]*[^/\s?#])?$",
+        description="Path under which a reverse proxy shows healthd, e.g. `/healthd`; empty for the root.",
+    )
+    cors_origins: tuple[Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = Field(
+        (), description="Origins of other sites whose pages may call the API, e.g. `https://panel.lan`; `*` for any."
+    )
+
+
+class ApiKey(Section):
+    """`[[auth.keys]]`: one key."""
+
+    name: Name = Field(description="Who holds the key, for the log.")
+    key: Secret = Field(description=f"The key itself, at least {SHORTEST_KEY} characters.")
+    scope: Scope = Field("read", description="`read` may look, `admin` may change things too.")
+
+    @field_validator("key")
+    @classmethod
+    def _long_enough(cls, key: Secret) -> Secret:
+        if len(key.reveal()) < SHORTEST_KEY:
+            raise PydanticCustomError("short_key", "must have at least {least} characters", {"least": SHORTEST_KEY})
+        return key
+
+
+class AuthSettings(Section):
+    """`[auth]`: who may call the API."""
+
+    mode: Literal["keys", "none"] | None = Field(
+        None,
+        description="`keys`: every call needs one; `none`: no call does, on any address. "
+        "Absent: keys are needed if there are any.",
+    )
+    keys: tuple[ApiKey, ...] = Field((), description="The API keys.")
+    session_hours: float = Field(
+        24, gt=0, le=8760, allow_inf_nan=False, description="How long a browser stays logged in, in hours."
+    )
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a call to the API needs a key."""
+        return self.mode == "keys" or (self.mode is None and bool(self.keys))
+
+    @field_validator("keys")
+    @classmethod
+    def _no_twins(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        for what, values in (("name", [key.name for key in keys]), ("key", [key.key for key in keys])):
+            if len(set(values)) < len(values):
+                raise PydanticCustomError("twins", "two keys have the same {what}", {"what": what})
+        return keys
+
+
+class ShutdownSettings(Section):
+    """`[shutdown]`: how long a stop may take. The process is gone after the sum of the two, a moment later at most."""
+
+    grace_seconds: SecondsOrOff = Field(5, description="How long open requests may take to end.")
+    drain_seconds: SecondsOrOff = Field(10, description="How long cameras and models may take to finish.")
+
+
+class LogSettings(Section):
+    """`[log]`: what is logged to standard error, and how."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = Field(
+        "info", description="Least severe level that is logged."
+    )
+    format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = Field(
+        "auto", description="`console` for people, `json` for machines, `auto`: console on a terminal, else JSON."
+    )
+
+
+class SnapshotsSettings(Section):
+    """`[snapshots]`: the pictures that are served."""
+
+    quality: int = Field(75, ge=1, le=95, description="JPEG quality where neither camera nor caller says another.")
+
+
+class ModelsSettings(Section):
+    """`[models]`: the models that watch the cameras and answer the inference API."""
+
+    directory: Path = Field(Path("models"), description="Where model files are looked for.")
+    idle_unload_seconds: SecondsOrOff = Field(
+        300, description="A model that nobody used for so long is unloaded; 0: never."
+    )
+    load_timeout_seconds: Seconds = Field(120, description="How long loading a model may take.")
+
+
+class PerformanceSettings(Section):
+    """`[performance]`: how much of the machine healthd takes."""
+
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Threads of one model; 0: as many as the CPU quota of the container, or the affinity, allows.",
+    )
+
+    @property
+    def thread_count(self) -> int:
+        """Threads of one model, at least 1."""
+        return self.threads or usable_cpus()
+
+
+class CameraSettings(Section):
+    """`[cameras.NAME]`: one camera."""
+
+    plugin: str = Field(min_length=1, description="Plugin that serves the camera, e.g. `yolo-pose`.")
+    url: SourceUrl | None = Field(
+        None, description="Address of the camera: a URL, the path of a recording or a device, or a device number."
+    )
+    enabled: bool = Field(True, description="`false`: listed, but never opened.")
+    predict_fps: float | None = Field(
+        None, ge=0.1, le=120, allow_inf_nan=False, description="Predictions per second at most; absent: all it can."
+    )
+    quality: int | None = Field(None, ge=1, le=95, description="JPEG quality; absent: `snapshots.quality`.")
+    stall_timeout_seconds: Seconds = Field(5, description="Without an image for so long, the camera is opened anew.")
+    stale_after_seconds: Seconds = Field(5, description="An older picture is not served as a snapshot.")
+    frozen_after_seconds: SecondsOrOff = Field(
+        30, description="A picture that has not changed for so long is reported as frozen; 0: never."
+    )
+    open_timeout_seconds: Seconds = Field(10, description="How long opening the camera may take.")
+    predict_timeout_seconds: Seconds = Field(10, description="How long one prediction may take.")
+    reconnect_max_seconds: Seconds = Field(30, description="Longest pause between two attempts to open the camera.")
+    max_abandoned_workers: int = Field(
+        4, ge=1, le=64, description="Threads stuck in a driver or model after which the camera is given up."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of the plugin, checked by the plugin: `healthd plugins` lists them."
+    )
