@@ -1,0 +1,1 @@
+"""Renders a small gym with a mannequin and equipment, and knows exactly where everything is on the picture."""
