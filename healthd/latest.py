@@ -1,7 +1,8 @@
 """A place for exactly one item: the newest. What it replaces is handed back, so that somebody counts it."""
 
-import asyncio
 from typing import Generic, TypeVar
+
+from healthd.waiting import Signal
 
 T = TypeVar("T")
 
@@ -11,9 +12,7 @@ class Latest(Generic[T]):
 
     def __init__(self) -> None:
         self._item: T | None = None
-        self._filled = asyncio.Event()
-        self._emptied = asyncio.Event()
-        self._emptied.set()
+        self._changed = Signal()
 
     def __len__(self) -> int:
         return 0 if self._item is None else 1
@@ -21,27 +20,26 @@ class Latest(Generic[T]):
     def put(self, item: T) -> T | None:
         """Leave an item; return the unread one that it replaces, if there was one."""
         replaced, self._item = self._item, item
-        self._filled.set()
-        self._emptied.clear()
+        self._changed.notify_all()
         return replaced
 
     def take_nowait(self) -> T | None:
         """Take the item, if there is one."""
         item, self._item = self._item, None
-        self._filled.clear()
-        self._emptied.set()
+        if item is not None:
+            self._changed.notify_all()
         return item
 
     async def take(self) -> T | None:
-        """Wait for an item and take it; None when `interrupt` woke the caller first."""
-        await self._filled.wait()
+        """Wait for an item and take it; None when something else woke the caller (look around and ask again)."""
+        if self._item is None:
+            await self._changed.wait()
         return self.take_nowait()
 
-    async def wait_emptied(self) -> None:
-        """Wait until the item was taken (at once when there is none)."""
-        await self._emptied.wait()
+    async def wait_changed(self) -> None:
+        """Wait until an item was left or taken, or until `interrupt`."""
+        await self._changed.wait()
 
     def interrupt(self) -> None:
-        """Wake who waits in `take` without an item, and who waits in `wait_emptied` although there is one."""
-        self._filled.set()
-        self._emptied.set()
+        """Wake everybody who waits, so that they look around."""
+        self._changed.notify_all()

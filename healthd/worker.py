@@ -1,8 +1,8 @@
 """Threads for blocking calls that may never return.
 
-`asyncio.to_thread` and `ThreadPoolExecutor` keep the interpreter alive until a stuck call returns, and let a `release()`
-run while a `read()` is still inside the driver. A `Worker` does neither: it is one daemon thread that runs one call at a
-time, and it can be abandoned.
+`asyncio.to_thread` and `ThreadPoolExecutor` keep the interpreter alive until a stuck call returns, and let a
+`release()` run while a `read()` is still inside the driver. A `Worker` does neither: it is one daemon thread that runs
+one call at a time, and it can be abandoned.
 """
 
 import asyncio
@@ -25,11 +25,15 @@ class WorkerTimeout(HealthdError):  # noqa: N818  it is a timeout; the word says
     """A blocking call did not answer in time; its worker is abandoned and must not be called again."""
 
 
+class EnterTimeout(WorkerTimeout):
+    """What timed out was the entering of a context manager."""
+
+
 class Worker:
     """One daemon thread for blocking calls, one at a time, in the order they were asked for.
 
-    Lives from `start` to `close` or `abandon`. After `abandon` nobody waits for it: should the stuck call ever return, the
-    thread runs its last job and ends by itself.
+    Lives from `start` to `close` or `abandon`. After `abandon` nobody waits for it: should the stuck call ever return,
+    the thread runs its last job and ends by itself.
     """
 
     def __init__(self, name: str) -> None:
@@ -53,11 +57,17 @@ class Worker:
         """Start the thread."""
         self._thread.start()
 
-    async def call(self, function: Callable[[], T], *, timeout: float | None) -> T:  # noqa: ASYNC109
+    async def call(
+        self,
+        function: Callable[[], T],
+        *,
+        timeout: float | None,  # noqa: ASYNC109  a bound per call is the point
+        late: str = "no answer",
+    ) -> T:
         """Run `function` on the thread and return what it returns or raise what it raises.
 
         Raises:
-            WorkerTimeout: no answer within `timeout` seconds; the worker is abandoned.
+            WorkerTimeout: `late` within `timeout` seconds; the worker takes no further calls and is to be abandoned.
         """
         if self.abandoned:
             raise WorkerTimeout(f"{self.name} was abandoned")
@@ -67,8 +77,8 @@ class Worker:
         self._jobs.put(self._job(function, loop, answer))
         done, _ = await asyncio.wait([answer], timeout=timeout)
         if not done:
-            self.abandon()
-            raise WorkerTimeout(f"{self.name} did not answer within {timeout:g} s")
+            self.abandoned = True  # its owner still says what it shall do last, should it ever come back
+            raise WorkerTimeout(f"{late} within {timeout:g} s")
         return answer.result()
 
     def abandon(self, last: Callable[[], object] | None = None) -> None:
@@ -158,19 +168,25 @@ async def entered(
     enter_timeout: float,
     exit_timeout: float,
     on_abandoned: Callable[[Worker], None],
+    late: str = "not opened",
 ) -> AsyncIterator[tuple[Worker, T | None]]:
     """Make and enter a context manager on a worker of its own; yield the worker and what the manager yielded.
 
-    The manager is made, entered, used and left on that one thread. None from the factory is yielded as None. A worker that
-    does not answer is abandoned and reported to `on_abandoned`; it leaves the manager by itself should it ever come back.
+    The manager is made, entered, used and left on that one thread. None from the factory is yielded as None. A worker
+    that does not answer is abandoned and reported to `on_abandoned`; it leaves the manager by itself should it ever
+    come back.
 
     Raises:
-        WorkerTimeout: entering took longer than `enter_timeout` seconds.
+        EnterTimeout: `late` within `enter_timeout` seconds.
     """
     worker, entry = Worker(name), _Entry(factory)
     worker.start()
     try:
-        yield worker, await worker.call(entry.enter, timeout=enter_timeout)
+        try:
+            value = await worker.call(entry.enter, timeout=enter_timeout, late=late)
+        except WorkerTimeout as exc:
+            raise EnterTimeout(str(exc)) from None
+        yield worker, value
     finally:
         if not worker.abandoned and not worker.busy:
             try:

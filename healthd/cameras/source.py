@@ -1,7 +1,7 @@
 """The plugin contract: a camera source, on one page.
 
-A plugin names a `CameraSource` class under the entry-point group `healthd.camera_sources`; the entry point's name is the
-name used in the configuration. The smallest useful plugin is one class with one method:
+A plugin names a `CameraSource` class under the entry-point group `healthd.camera_sources`; the entry point's name is
+the name used in the configuration. The smallest useful plugin is one class with one method:
 
     class Steps(CameraSource):
         @contextmanager
@@ -53,8 +53,8 @@ class CameraSource(ABC):
     Both methods are context managers that yield a *blocking* callable. healthd enters each on a thread of its own,
     calls it only from there and leaves it there: a plugin needs no asyncio, no lock and no retry loop.
 
-    Errors: `CameraError` and `ModelError` may pass (tried again with backoff); `SettingsError` will not pass (the camera
-    is `failed`, the others go on); anything else is a bug, logged with its traceback and tried again.
+    Errors: `CameraError` and `ModelError` may pass (tried again with backoff); `SettingsError` will not pass (the
+    camera is `failed`, the others go on); anything else is a bug, logged with its traceback and tried again.
 
     A source is made from its camera's name and settings alone and does nothing in its constructor, so it can be built
     again, in another process too. It lives as long as its camera is configured; sessions come and go.

@@ -146,7 +146,7 @@ class ModelManager:
         self._families = families
         self._directory = directory
         self._idle_unload_seconds = idle_unload_seconds
-        self._load_timeout_seconds = load_timeout_seconds
+        self.load_timeout_seconds = load_timeout_seconds
         self._stuck_after_seconds = stuck_after_seconds
         self._clock = clock
         self._lock = threading.Lock()
@@ -218,7 +218,7 @@ class ModelManager:
             if first:
                 self._load(shared, family)
             else:
-                shared.wait_loaded(self._load_timeout_seconds)
+                shared.wait_loaded(self.load_timeout_seconds)
         except Exception:
             with self._lock:
                 shared.users -= 1
@@ -240,7 +240,7 @@ class ModelManager:
             shared.close()
 
     def _limit(self, shared: SharedModel) -> float:
-        return self._stuck_after_seconds if shared.ready else self._load_timeout_seconds
+        return self._stuck_after_seconds if shared.ready else self.load_timeout_seconds
 
     def _describe(self, model: SharedModel) -> LoadedModel:
         return LoadedModel(

@@ -108,10 +108,10 @@ class Model(ABC):
         """About how much memory it holds; None when unknown."""
         return None
 
-    def warm_up(self) -> None:
+    def warm_up(self) -> None:  # noqa: B027  a hook that most models need not fill
         """Make the first prediction as fast as the later ones (default: nothing to do)."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  the same
         """Give everything back. Called once, when nobody uses it any more (default: nothing to do)."""
 
 

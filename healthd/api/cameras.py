@@ -1,0 +1,220 @@
+"""Cameras: their health, their newest picture and prediction, and what can be ordered of them."""
+
+import math
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, HttpMethod, Request, Response, get, patch, post, route
+from litestar.datastructures import ResponseHeader
+from litestar.exceptions import ClientException, NotFoundException, ValidationException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Body, Parameter
+
+from healthd.api import schemas, shapes
+from healthd.api.errors import NoPicture, TryLater
+from healthd.api.services import Services
+from healthd.cameras.health import Health
+from healthd.cameras.jpeg import Picture, Variant
+from healthd.cameras.records import NotLive, Tuning
+from healthd.cameras.runner import CameraRunner
+from healthd.frames import Frame
+
+NAME = Parameter(description="Name of a configured camera.")
+ERROR = ResponseSpec(schemas.Error, description="The camera has no picture to show, or is not known.")
+LATER = ResponseSpec(schemas.Error, description="Not now; see `Retry-After`.")
+BOUNDS: dict[str, tuple[float, float]] = {
+    "predict_fps": (0.1, 120),
+    "quality": (1, 95),
+    "confidence": (0, 1),
+    "iou": (0, 1),
+    "max_det": (1, 1000),
+}
+"""What PATCH accepts, ends included."""
+
+
+class CameraController(Controller):
+    """Everything under `/api/v1/cameras`."""
+
+    path = "/cameras"
+    tags = ("cameras",)
+
+    @get("/", summary="All configured cameras")
+    async def cameras(self, services: Services) -> list[schemas.Camera]:
+        """Every configured camera, from the first answer on, in the order of the configuration."""
+        return [shapes.camera(runner) for runner in services.supervisor]
+
+    @get("/{name:str}", summary="One camera", responses={404: ERROR})
+    async def camera(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
+        """Health, rates and accounting of one camera."""
+        return shapes.camera(find(services, name))
+
+    @route(
+        "/{name:str}/snapshot",
+        http_method=[HttpMethod.GET, HttpMethod.HEAD],
+        summary="The newest picture",
+        media_type="image/jpeg",
+        responses={
+            304: ResponseSpec(None, description="Nothing newer."),
+            404: ERROR,
+            503: LATER,
+        },
+        response_headers=[
+            ResponseHeader(name="ETag", description="Changes with every frame and variant.", documentation_only=True),
+            ResponseHeader(name="X-Frame-Id", description="Grows with every frame.", documentation_only=True),
+            ResponseHeader(name="X-Frame-Timestamp", description="Time of capture, RFC 3339.", documentation_only=True),
+            ResponseHeader(name="X-Frame-Age-Ms", description="Age when it was sent.", documentation_only=True),
+        ],
+    )
+    async def snapshot(  # noqa: PLR0913, PLR0917  one parameter of the query each
+        self,
+        services: Services,
+        request: Request[Any, Any, Any],
+        name: Annotated[str, NAME],
+        q: Annotated[int | None, Parameter(ge=1, le=95, description="JPEG quality.")] = None,
+        width: Annotated[int | None, Parameter(ge=16, le=8192, description="At most so many pixels wide.")] = None,
+        overlay: Annotated[bool, Parameter(description="Draw the prediction of this very frame.")] = False,  # noqa: FBT002
+        max_age: Annotated[int | None, Parameter(ge=0, description="503 when older, in milliseconds.")] = None,
+        after: Annotated[int | None, Parameter(ge=0, description="Wait for a frame newer than this id.")] = None,
+        wait: Annotated[int, Parameter(ge=0, le=60_000, description="How long to wait, in milliseconds.")] = 0,
+    ) -> Response[bytes]:
+        """Newest JPEG of a live camera; never an old one. See the headers for its id, time and age."""
+        runner = find(services, name)
+        variant = Variant(q or runner.tuning.quality, width, overlay)
+        known = after is not None and after <= runner.newest_frame_id  # an id of an earlier process must not wait
+        if after is not None and known:
+            await runner.wait_newer(after, overlay=overlay, timeout=wait / 1000)
+        picture = _picture(runner, overlay=overlay)
+        headers = _headers(services, runner, picture.frame, variant)
+        age_ms = float(headers["X-Frame-Age-Ms"])
+        if max_age is not None and age_ms > max_age:
+            raise TryLater(
+                f"the newest picture is {age_ms:.0f} ms old, more than the {max_age} ms asked for",
+                retry_after_seconds=max(1, math.ceil(1 / runner.fps) if runner.fps > 0 else 1),
+                extra={"age_ms": age_ms},
+            )
+        nothing_newer = after is not None and known and picture.frame.frame_id <= after
+        if nothing_newer or matches(request.headers.get("if-none-match"), headers["ETag"]):
+            return Response(b"", status_code=304, headers=headers)
+        key = picture.frame.frame_id
+        jpeg = runner.jpegs.get(key, variant) or await runner.jpegs.get_or_encode(picture, variant)
+        if request.method == "HEAD":
+            return Response(b"", headers={**headers, "Content-Length": str(len(jpeg))}, media_type="image/jpeg")
+        return Response(jpeg, headers=headers, media_type="image/jpeg")
+
+    @get("/{name:str}/prediction", summary="The newest prediction", responses={404: ERROR})
+    async def prediction(self, services: Services, name: Annotated[str, NAME]) -> schemas.CameraPrediction:
+        """What the model said of the newest predicted frame of a live camera."""
+        runner = find(services, name)
+        try:
+            predicted = runner.predicted_frame()
+        except NotLive as exc:
+            raise _no_picture(runner, exc.health) from None
+        age = services.clock.monotonic() - predicted.frame.captured_monotonic
+        return shapes.camera_prediction(predicted, age_seconds=age)
+
+    @post("/{name:str}/restart", status_code=202, summary="Begin anew", responses={404: ERROR, 409: ERROR})
+    async def restart(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
+        """Leave the camera and its model and begin anew, also when it has failed, ended or was paused."""
+        runner = _startable(services, name)
+        runner.restart()
+        return shapes.camera(runner)
+
+    @post("/{name:str}/pause", status_code=202, summary="Close the camera for now", responses={404: ERROR, 409: ERROR})
+    async def pause(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
+        """Close the camera until it is resumed; its model stays loaded."""
+        runner = _startable(services, name)
+        if runner.health.state == "failed":
+            raise ClientException(f"camera `{name}` has failed: {runner.health.reason}", status_code=409)
+        runner.pause()
+        return shapes.camera(runner)
+
+    @post("/{name:str}/resume", status_code=202, summary="Open a paused camera", responses={404: ERROR, 409: ERROR})
+    async def resume(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
+        """Open a paused camera again; nothing happens to one that is not paused."""
+        runner = _startable(services, name)
+        runner.resume()
+        return shapes.camera(runner)
+
+    @patch("/{name:str}", summary="Change a running camera", responses={404: ERROR, 422: ERROR})
+    async def change(
+        self, services: Services, name: Annotated[str, NAME], data: Annotated[schemas.CameraChange, Body()]
+    ) -> schemas.Camera:
+        """Change rates and thresholds at once; lasts until the daemon is started anew."""
+        runner = find(services, name)
+        given = {key: value for key, value in msgspec.structs.asdict(data).items() if value is not msgspec.UNSET}
+        _check_bounds(given)
+        tuning = Tuning(
+            predict_fps=given.pop("predict_fps", runner.tuning.predict_fps),
+            quality=given.pop("quality", runner.tuning.quality),
+        )
+        runner.tune(tuning=tuning, thresholds=given)
+        return shapes.camera(runner)
+
+
+def find(services: Services, name: str) -> CameraRunner:
+    """Return the runner of a camera.
+
+    Raises:
+        NotFoundException: no camera of that name is configured.
+    """
+    runner = services.supervisor.get(name)
+    if runner is None:
+        raise NotFoundException("unknown camera", extra={"camera": name[:80]})
+    return runner
+
+
+def matches(if_none_match: str | None, etag: str) -> bool:
+    """Compare an `If-None-Match` header with an ETag (RFC 9110, 13.1.2: weak comparison, a list, or `*`)."""
+    if not if_none_match:
+        return False
+    given = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return "*" in given or etag in given
+
+
+def _startable(services: Services, name: str) -> CameraRunner:
+    runner = find(services, name)
+    if runner.source is None or not runner.settings.enabled:
+        raise ClientException(f"camera `{name}` cannot run: {runner.health.reason}", status_code=409)
+    return runner
+
+
+def _picture(runner: CameraRunner, *, overlay: bool) -> Picture:
+    try:
+        return runner.picture(overlay=overlay)
+    except NotLive as exc:
+        raise _no_picture(runner, exc.health) from None
+
+
+def _no_picture(runner: CameraRunner, health: Health) -> NoPicture:
+    detail = f"camera `{runner.name}` has no picture to show: {health.state}"
+    if health.reason:
+        detail += f", {health.reason}"
+    extra = {"state": health.state.value, "reason": health.reason, "since": _rfc3339(health.since)}
+    return NoPicture(detail, extra=extra)
+
+
+def _headers(services: Services, runner: CameraRunner, frame: Frame, variant: Variant) -> dict[str, str]:
+    age = max(0.0, services.clock.monotonic() - frame.captured_monotonic)
+    return {
+        "ETag": f'"{services.boot_id}-{frame.frame_id}-{variant}"',
+        "Cache-Control": "no-cache",
+        "X-Frame-Id": str(frame.frame_id),
+        "X-Frame-Timestamp": _rfc3339(frame.captured_at),
+        "X-Frame-Age-Ms": f"{age * 1000:.0f}",
+        "X-Camera-State": runner.health.state.value,
+    }
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _check_bounds(given: dict[str, Any]) -> None:
+    wrong = [
+        {"key": key, "message": f"must be from {BOUNDS[key][0]:g} to {BOUNDS[key][1]:g}", "source": "body"}
+        for key, value in given.items()
+        if value is not None and not BOUNDS[key][0] <= value <= BOUNDS[key][1]
+    ]
+    if wrong:
+        raise ValidationException("; ".join(f"{problem['key']} {problem['message']}" for problem in wrong), extra=wrong)

@@ -1,0 +1,48 @@
+"""One shape for every error: `{"status_code", "detail", "extra"}`. Never an image, a traceback or a secret."""
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from healthd.api.schemas import Error
+from healthd.errors import ModelError, SettingsError
+from healthd.redact import SCRUBBER
+
+log = structlog.get_logger(__name__)
+
+
+class NoPicture(HTTPException):
+    """404: the camera has no picture that could honestly be shown; `extra` has its state, reason and since."""
+
+    status_code = 404
+
+
+class TryLater(HTTPException):
+    """503 with `Retry-After`: not now."""
+
+    status_code = 503
+
+    def __init__(self, detail: str, *, retry_after_seconds: int = 1, extra: dict[str, Any] | None = None) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)}, extra=extra or {})
+
+
+def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[Error]:
+    """Shape whatever a handler raised."""
+    status, detail, headers = HTTPStatus.INTERNAL_SERVER_ERROR.value, "internal error", {}
+    extra: Any = {}
+    if isinstance(exc, ValidationException):
+        status, detail, extra = 422, exc.detail, exc.extra or {}
+    elif isinstance(exc, HTTPException):
+        status, detail, extra, headers = exc.status_code, exc.detail, exc.extra or {}, dict(exc.headers or {})
+    elif isinstance(exc, SettingsError):
+        status, detail = 422, str(exc)
+    elif isinstance(exc, ModelError):
+        detail = str(exc)
+    else:
+        log.error("request_bug", method=request.method, route=request.scope.get("path_template", ""), exc_info=exc)
+    body = Error(status, SCRUBBER.scrub(detail or HTTPStatus(status).phrase), SCRUBBER.scrub_object(extra))
+    headers.setdefault("Cache-Control", "no-store")
+    return Response(body, status_code=status, headers=headers, media_type="application/json")

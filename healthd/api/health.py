@@ -1,0 +1,76 @@
+"""Process: is it alive, is it ready, how does it do."""
+
+from typing import Annotated
+
+from litestar import Response, Router, get
+from litestar.params import Parameter
+
+from healthd import __version__
+from healthd.api import schemas
+from healthd.api.services import Services
+from healthd.cameras.health import State
+from healthd.metrics import CONTENT_TYPE
+
+OPEN = {"open": True}
+
+
+@get("/healthz", opt=OPEN, summary="Does the process work", tags=["process"])
+async def healthz() -> schemas.Status:
+    """200 as long as the process works, during a drain too, whatever the cameras do."""
+    return schemas.Status("ok")
+
+
+@get("/readyz", opt=OPEN, summary="Should it get traffic", tags=["process"])
+async def readyz(services: Services) -> Response[schemas.Status]:
+    """200 `ready`; 503 `starting` or `draining`."""
+    readiness = services.readiness
+    return Response(
+        schemas.Status(readiness),
+        status_code=200 if readiness == "ready" else 503,
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+@get("/health", opt=OPEN, summary="Health for people and uptime monitors", tags=["process"])
+async def health(
+    services: Services,
+    strict: Annotated[bool, Parameter(query="strict", description="503 when an enabled camera is not live.")] = False,  # noqa: FBT002  a query parameter
+) -> Response[schemas.Health]:
+    """Status, version, uptime, cameras by state, models loaded."""
+    dark = [
+        runner.name
+        for runner in services.supervisor
+        if runner.settings.enabled and runner.health.state is not State.LIVE
+    ]
+    body = schemas.Health(
+        status=services.readiness if services.readiness != "ready" else "degraded" if dark else "ok",
+        version=__version__,
+        uptime_seconds=round(services.uptime_seconds, 1),
+        cameras=dict(services.supervisor.by_state()),
+        models_loaded=len(services.models.loaded()),
+    )
+    return Response(body, status_code=503 if strict and dark else 200, headers={"Cache-Control": "no-store"})
+
+
+@get("/metrics", opt=OPEN, summary="Prometheus metrics", tags=["process"], media_type="text/plain")
+async def metrics(services: Services) -> Response[bytes]:
+    """Prometheus text, read at this moment."""
+    return Response(services.metrics.render(), media_type=CONTENT_TYPE)
+
+
+@get("/state", summary="The daemon at a glance", tags=["process"])
+async def state(services: Services) -> schemas.DaemonState:
+    """Version, uptime, cameras by state, viewers, models loaded, and what it is waiting for."""
+    return schemas.DaemonState(
+        status=services.readiness,
+        version=__version__,
+        started_at=services.started_at,
+        uptime_seconds=round(services.uptime_seconds, 1),
+        cameras=dict(services.supervisor.by_state()),
+        viewers=services.viewers(),
+        models_loaded=len(services.models.loaded()),
+        waiting_for=list(services.waiting_for),
+    )
+
+
+process_router = Router("/", route_handlers=[healthz, readyz, health, metrics])

@@ -1,0 +1,187 @@
+"""Wire shapes: what the API answers, field by field. Times are RFC 3339, ages milliseconds, sizes pixels."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+
+class Error(Struct):
+    """Every error of the API."""
+
+    status_code: int
+    detail: str
+    extra: dict[str, Any] | list[Any] = msgspec.field(default_factory=dict)
+
+
+class Status(Struct):
+    """One word of health."""
+
+    status: str
+
+
+class Health(Struct):
+    """For people and uptime monitors."""
+
+    status: str
+    version: str
+    uptime_seconds: float
+    cameras: dict[str, int]
+    """Cameras by state."""
+    models_loaded: int
+
+
+class DaemonState(Struct):
+    """The daemon at a glance."""
+
+    status: str
+    version: str
+    started_at: datetime
+    uptime_seconds: float
+    cameras: dict[str, int]
+    """Cameras by state."""
+    viewers: int
+    models_loaded: int
+    waiting_for: list[str]
+
+
+class FrameCounts(Struct):
+    """Where every frame went: read = predicted + dropped + in_hand."""
+
+    read: int
+    predicted: int
+    dropped: dict[str, int]
+    in_hand: int
+
+
+class CameraModel(Struct):
+    """The model that watches a camera."""
+
+    id: str | None
+    state: str
+    reason: str | None
+
+
+class Tuning(Struct):
+    """What PATCH can change, as it is now; null where it does not apply."""
+
+    predict_fps: float | None
+    quality: int
+    confidence: float | None
+    iou: float | None
+    max_det: int | None
+
+
+class CameraError(Struct):
+    """One failure of a camera's reader or predictor."""
+
+    at: datetime
+    task: str
+    reason: str
+
+
+class Camera(Struct):
+    """One configured camera."""
+
+    name: str
+    plugin: str
+    source: str | None
+    """Where its pictures come from, without user info and query."""
+    state: str
+    since: datetime
+    reason: str | None
+    connected: bool
+    has_frame: bool
+    fps: float
+    predicted_fps: float
+    frame_id: int | None
+    frame_age_ms: float | None
+    width: int | None
+    height: int | None
+    codec: str | None
+    nominal_fps: float | None
+    recording: bool
+    frames: FrameCounts
+    reconnects: int
+    viewers: int
+    model: CameraModel
+    tuning: Tuning
+    errors: list[CameraError]
+
+
+class CameraChange(Struct, forbid_unknown_fields=True):
+    """Hot changes: only what is given is changed."""
+
+    predict_fps: float | msgspec.UnsetType | None = msgspec.UNSET
+    """0.1 to 120; null: as fast as the model can."""
+    quality: int | msgspec.UnsetType = msgspec.UNSET
+    """1 to 95."""
+    confidence: float | msgspec.UnsetType = msgspec.UNSET
+    """0 to 1."""
+    iou: float | msgspec.UnsetType = msgspec.UNSET
+    """0 to 1."""
+    max_det: int | msgspec.UnsetType = msgspec.UNSET
+    """1 to 1000."""
+
+
+class Result(Struct, omit_defaults=True):
+    """One object in one image; coordinates in pixels of the image."""
+
+    box_xyxy: tuple[float, float, float, float]
+    confidence: float
+    class_id: int
+    class_name: str
+    keypoints: list[tuple[float, float, float]] | None = None
+    """x, y, confidence; left out where the model has none."""
+
+
+class Envelope(Struct):
+    """What a model said of one image, the same for every family."""
+
+    model_id: str
+    inference_time_ms: float
+    results: list[Result]
+    metadata: dict[str, Any]
+
+
+class CameraPrediction(Struct):
+    """The newest prediction of a camera: the envelope and the frame it belongs to."""
+
+    model_id: str
+    inference_time_ms: float
+    results: list[Result]
+    metadata: dict[str, Any]
+    frame_id: int
+    captured_at: datetime
+    age_ms: float
+
+
+class Plugin(Struct):
+    """One installed plugin."""
+
+    name: str
+    group: str
+    distribution: str
+    version: str
+    state: str
+    """`loaded` or `broken`."""
+    reason: str | None
+    cameras: list[str]
+    settings: dict[str, Any] | None
+    """Its own settings as JSON Schema."""
+
+
+class Login(Struct, forbid_unknown_fields=True):
+    """An API key, shown once."""
+
+    key: str
+
+
+class Session(Struct):
+    """Who the caller is; null where nobody."""
+
+    name: str | None
+    scope: str | None
+    required: bool
+    """Whether a key is needed at all."""

@@ -1,0 +1,68 @@
+"""What the API works with: the parts of the house, built in `daemon.py`."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from healthd.api.auth import Authenticator
+from healthd.cameras.source import CameraSource
+from healthd.cameras.supervisor import Supervisor
+from healthd.clock import SYSTEM_CLOCK, Clock
+from healthd.metrics import Metrics
+from healthd.models.manager import ModelManager
+from healthd.models.model import ModelFamily
+from healthd.plugins import Plugins
+from healthd.settings import Settings
+
+READY_WITHIN_SECONDS = 30.0
+"""A camera or a model that has come to no result by then no longer keeps the others from their traffic."""
+
+Readiness = Literal["starting", "ready", "draining"]
+
+
+@dataclass(kw_only=True)
+class Services:
+    """The parts of one daemon. Lives as long as the daemon; valid after the drain too."""
+
+    settings: Settings
+    supervisor: Supervisor
+    models: ModelManager
+    sources: Plugins[type[CameraSource]]
+    families: Plugins[type[ModelFamily]]
+    metrics: Metrics
+    auth: Authenticator
+    clock: Clock = SYSTEM_CLOCK
+    boot_id: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Makes ETags of this process differ from those of any other."""
+    draining: bool = False
+    viewers: Callable[[], int] = lambda: 0
+    """Open streams."""
+    started_at: datetime = field(init=False)
+    _started: float = field(init=False)
+    _was_ready: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.started_at = self.clock.now()
+        self._started = self.clock.monotonic()
+
+    @property
+    def uptime_seconds(self) -> float:
+        """Seconds since the parts were built."""
+        return self.clock.monotonic() - self._started
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """What keeps the daemon from being ready; empty once it is, for good."""
+        if self._was_ready or self.uptime_seconds > READY_WITHIN_SECONDS:
+            return ()
+        return self.supervisor.waiting_for
+
+    @property
+    def readiness(self) -> Readiness:
+        """Whether the daemon should get traffic. Once ready it stays so until it drains, whatever cameras do."""
+        if self.draining:
+            return "draining"
+        self._was_ready = self._was_ready or not self.waiting_for
+        return "ready" if self._was_ready else "starting"

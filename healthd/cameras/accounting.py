@@ -1,0 +1,46 @@
+"""Where every frame went. The sum closes at any moment: read = predicted + dropped{reason} + in hand."""
+
+from collections import Counter
+from enum import StrEnum
+
+
+class Drop(StrEnum):
+    """Why a frame was seen by no predictor, or by one that failed."""
+
+    BACKLOG = "backlog"
+    """Older than live: it had waited in a buffer of the camera or the network."""
+    REPLACED = "replaced"
+    """A newer frame came before the predictor was free."""
+    NO_MODEL = "no_model"
+    """Nobody analyses this camera."""
+    FAILED = "failed"
+    """The model raised or hung on it."""
+    LOST = "lost"
+    """The camera was lost, paused or stopped before the predictor was free."""
+    INVALID = "invalid"
+    """The plugin returned something that is no image."""
+
+
+class FrameCounts:
+    """Counts of one camera since the process began. Event loop only."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.predicted = 0
+        self.in_hand = 0
+        self.dropped: Counter[str] = Counter({reason.value: 0 for reason in Drop})
+
+    def came(self) -> None:
+        """One image was delivered; it is in hand until it is predicted or dropped."""
+        self.read += 1
+        self.in_hand += 1
+
+    def predict(self) -> None:
+        """One frame in hand got its prediction."""
+        self.in_hand -= 1
+        self.predicted += 1
+
+    def drop(self, reason: Drop) -> None:
+        """One frame in hand will get no prediction."""
+        self.in_hand -= 1
+        self.dropped[reason.value] += 1

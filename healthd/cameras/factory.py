@@ -1,0 +1,54 @@
+"""Makes the sources of the configured cameras from the installed plugins."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from healthd.cameras.source import CameraSource
+from healthd.errors import HealthdError, SettingsError
+from healthd.plugins import Plugins, validated_options
+from healthd.redact import SCRUBBER
+from healthd.settings import CameraSettings
+from healthd.worker import Worker, WorkerTimeout
+
+log = structlog.get_logger(__name__)
+MAKE_SECONDS = 5.0
+"""A constructor does nothing; one that takes longer is broken."""
+
+
+def make_source(plugins: Plugins[type[CameraSource]], name: str, settings: CameraSettings) -> CameraSource:
+    """Make the source of one camera; blocking only if the plugin breaks its contract.
+
+    Raises:
+        SettingsError: no such plugin, it is broken, or it refuses the settings; the message names key and reason.
+    """
+    plugin = plugins.get(settings.plugin)
+    options = validated_options(plugin.options_model, settings.options, where=f"cameras.{name}.options")
+    try:
+        return plugin(name, url=settings.url, options=options)
+    except HealthdError:
+        raise
+    except Exception as exc:
+        log.exception("source_bug", camera=name, plugin=settings.plugin)
+        raise SettingsError(SCRUBBER.scrub(f"plugin `{settings.plugin}` failed: {type(exc).__name__}: {exc}")) from exc
+
+
+async def make_sources(
+    plugins: Plugins[type[CameraSource]], cameras: Mapping[str, CameraSettings]
+) -> dict[str, CameraSource | str]:
+    """Make the sources of all cameras; in place of one that cannot be made stands the reason."""
+    made: dict[str, CameraSource | str] = {}
+    for name, settings in cameras.items():
+        worker = Worker(f"{name}-make")
+        worker.start()
+        try:
+            made[name] = await worker.call(
+                lambda name=name, settings=settings: make_source(plugins, name, settings),  # type: ignore[misc]
+                timeout=MAKE_SECONDS,
+                late=f"plugin `{settings.plugin}` did not make its camera",
+            )
+        except (HealthdError, WorkerTimeout) as exc:
+            made[name] = SCRUBBER.scrub(str(exc))
+        finally:
+            worker.close()
+    return made

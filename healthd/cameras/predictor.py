@@ -1,0 +1,132 @@
+"""The predictor: from loading a model to leaving it. Straight lines that never catch; the runner does."""
+
+from collections.abc import Callable
+
+from healthd.cameras.accounting import Drop, FrameCounts
+from healthd.cameras.control import Control
+from healthd.cameras.health import RateWindow
+from healthd.cameras.reader import CLOSE_SECONDS
+from healthd.cameras.records import ModelHealth, PredictedFrame, Tuning
+from healthd.cameras.source import CameraSource, Predict
+from healthd.clock import Clock
+from healthd.frames import Frame
+from healthd.latest import Latest
+from healthd.metrics import Metrics
+from healthd.models.manager import ModelManager
+from healthd.models.model import Prediction
+from healthd.redact import SCRUBBER
+from healthd.settings import CameraSettings
+from healthd.waiting import Backoff
+from healthd.worker import Worker, entered
+
+
+class Predictor:
+    """Predicts on the newest frame of one camera. Event loop only; lives as long as its runner."""
+
+    def __init__(  # noqa: PLR0913  it stands between the frames, the model and everybody who wants predictions
+        self,
+        source: CameraSource,
+        *,
+        settings: CameraSettings,
+        control: Control,
+        latest: Latest[Frame],
+        counts: FrameCounts,
+        models: ModelManager,
+        metrics: Metrics,
+        tuning: Callable[[], Tuning],
+        clock: Clock,
+        on_predicted: Callable[[PredictedFrame], None],
+        on_abandoned: Callable[[Worker], None],
+    ) -> None:
+        self.health = ModelHealth(source.model_id, "loading")
+        self.backoff = Backoff(longest_seconds=settings.reconnect_max_seconds)
+        self.rate = RateWindow(clock)
+        self._source = source
+        self._settings = settings
+        self._control = control
+        self._latest = latest
+        self._counts = counts
+        self._models = models
+        self._tuning = tuning
+        self._clock = clock
+        self._on_predicted = on_predicted
+        self._on_abandoned = on_abandoned
+        self._seconds = metrics.predict_seconds.labels(source.name)
+        self._start_age_seconds = metrics.predict_start_age_seconds.labels(source.name)
+
+    def set_health(self, state: str, reason: str | None = None) -> None:
+        """Say how the model is doing."""
+        if (self.health.state, self.health.reason) != (state, reason):
+            self.health = ModelHealth(self._source.model_id, state, SCRUBBER.scrub(reason) if reason else None)
+
+    async def session(self) -> None:
+        """Predict from loading the model to leaving it on order. Losing the camera does not leave it."""
+        generation = self._control.generation
+        if self.health.state != "retrying":
+            self.set_health("loading")
+        async with entered(
+            f"{self._source.name}-predictor",
+            lambda: self._source.model(self._models),
+            enter_timeout=self._models.load_timeout_seconds,
+            exit_timeout=CLOSE_SECONDS,
+            on_abandoned=self._on_abandoned,
+            late="the model was not loaded",
+        ) as (worker, predict):
+            if predict is None:
+                self.set_health("none")
+                await self._drop_all(generation)
+                return
+            if not callable(predict):
+                raise TypeError(f"the plugin's model() yielded {type(predict).__name__}, not something to call")
+            if self.health.state == "loading":
+                self.set_health("ready")
+            due = self._clock.monotonic()
+            while self._control.staying("predictor", generation):
+                await self._wait_until(due)
+                frame = await self._latest.take()
+                if frame is not None:
+                    due = self._next_due(due)
+                    await self._predict(worker, predict, frame)
+
+    async def _predict(self, worker: Worker, predict: Predict, frame: Frame) -> None:
+        begun = self._clock.monotonic()
+        self._start_age_seconds.observe(begun - frame.captured_monotonic)
+        prediction: Prediction | None = None
+        try:
+            answer: object = await worker.call(
+                lambda: predict(frame.image), timeout=self._settings.predict_timeout_seconds, late="no prediction"
+            )
+            if not isinstance(answer, Prediction):
+                raise TypeError(f"the plugin's model() returned {type(answer).__name__}, not a Prediction")
+            prediction = answer
+        finally:
+            if prediction is None:
+                self._counts.drop(Drop.FAILED)
+        self._counts.predict()
+        self._seconds.observe(self._clock.monotonic() - begun)
+        self.rate.add()
+        self.backoff.reset()
+        self.set_health("ready")
+        self._on_predicted(PredictedFrame(frame, prediction, self._clock.now()))
+
+    async def _wait_until(self, due: float) -> None:
+        """Wait until the next prediction is due; a change of `predict_fps` counts at once."""
+        while (limit := self._tuning().predict_fps) is not None and self._control.active:
+            now = self._clock.monotonic()
+            wait = min(due, now + 1.0 / limit) - now
+            if wait <= 0 or not await self._control.changed.wait(wait):
+                return
+
+    def _next_due(self, due: float) -> float:
+        """Say when the prediction after this one is due.
+
+        A little lateness is caught up, so that the rate asked for is the rate given; a long pause is not.
+        """
+        now, limit = self._clock.monotonic(), self._tuning().predict_fps
+        return now if limit is None else max(due, now - 0.5 / limit) + 1.0 / limit
+
+    async def _drop_all(self, generation: int) -> None:
+        """Nobody analyses this camera: its frames are for viewers only."""
+        while self._control.staying("predictor", generation):
+            if await self._latest.take() is not None:
+                self._counts.drop(Drop.NO_MODEL)

@@ -1,0 +1,117 @@
+"""The reader: from opening a camera to losing it. Straight lines that never catch; the runner does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from healthd.cameras.accounting import Drop, FrameCounts
+from healthd.cameras.control import Control
+from healthd.cameras.health import RateWindow
+from healthd.cameras.source import CameraSource
+from healthd.clock import Clock
+from healthd.errors import CameraError
+from healthd.frames import CapturedImage, Frame, StreamInfo, published_image
+from healthd.latest import Latest
+from healthd.settings import CameraSettings
+from healthd.waiting import Backoff
+from healthd.worker import Worker, entered
+
+log = structlog.get_logger(__name__)
+CLOSE_SECONDS = 2.0
+"""A camera or a model that does not close within this is left to its thread."""
+
+
+class Reader:
+    """Reads, stamps and publishes the frames of one camera. Event loop only; lives as long as its runner."""
+
+    def __init__(  # noqa: PLR0913  it stands between the camera and everybody who wants its frames
+        self,
+        source: CameraSource,
+        *,
+        settings: CameraSettings,
+        control: Control,
+        latest: Latest[Frame],
+        counts: FrameCounts,
+        clock: Clock,
+        on_opened: Callable[[], None],
+        on_frame: Callable[[Frame], None],
+        on_abandoned: Callable[[Worker], None],
+    ) -> None:
+        self.info = StreamInfo()
+        self.sessions = 0
+        self.backoff = Backoff(longest_seconds=settings.reconnect_max_seconds)
+        self.rate = RateWindow(clock)
+        self._source = source
+        self._settings = settings
+        self._control = control
+        self._latest = latest
+        self._counts = counts
+        self._clock = clock
+        self._on_opened = on_opened
+        self._on_frame = on_frame
+        self._on_abandoned = on_abandoned
+        self.last_frame_id = 0
+
+    async def session(self) -> None:
+        """Read from opening the camera to losing it, or to leaving it on order."""
+        generation = self._control.generation
+        async with entered(
+            f"{self._source.name}-reader",
+            self._source.camera,
+            enter_timeout=self._settings.open_timeout_seconds,
+            exit_timeout=CLOSE_SECONDS,
+            on_abandoned=self._on_abandoned,
+            late="the camera did not open",
+        ) as (worker, read):
+            if not callable(read):
+                raise TypeError(f"the plugin's camera() yielded {type(read).__name__}, not something to call")
+            self.sessions += 1
+            self._on_opened()
+            log.info("session_opened", attempts=self.backoff.attempts + 1)
+            published_at = self._clock.monotonic()
+            stall = self._settings.stall_timeout_seconds
+            while self._control.staying("reader", generation):
+                output = await worker.call(read, timeout=stall, late="no image")
+                if not self._control.staying("reader", generation):
+                    return
+                if self._accept(output):
+                    published_at = self._clock.monotonic()
+                elif self._clock.monotonic() - published_at > stall:
+                    raise CameraError(f"only old images for {stall:g} s")
+                await self._wait_for_predictor(generation)
+
+    async def _wait_for_predictor(self, generation: int) -> None:
+        """Pace a recording by its predictor: every frame, in order."""
+        while self._source.recording and self._latest and self._control.staying("reader", generation):
+            await self._latest.wait_changed()
+
+    def _accept(self, output: object) -> bool:
+        """Number, stamp and publish what the camera delivered; False when it was too old to be shown."""
+        self._counts.came()
+        if output is None:
+            self._counts.drop(Drop.BACKLOG)
+            return False
+        captured = output if isinstance(output, CapturedImage) else None
+        try:
+            image = published_image(captured.image if captured else output)
+        except CameraError:
+            self._counts.drop(Drop.INVALID)
+            raise
+        self.last_frame_id += 1
+        frame = Frame(
+            camera=self._source.name,
+            frame_id=self.last_frame_id,
+            image=image,
+            captured_at=self._clock.now(),
+            captured_monotonic=self._clock.monotonic(),
+            position_seconds=captured.position_seconds if captured else None,
+        )
+        described = (captured.info if captured else None) or StreamInfo()
+        self.info = replace(described, width=frame.width, height=frame.height)
+        self.rate.add()
+        self.backoff.reset()
+        if self._latest.put(frame) is not None:
+            self._counts.drop(Drop.REPLACED)
+        self._on_frame(frame)
+        return True

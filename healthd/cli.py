@@ -1,0 +1,168 @@
+"""The command line: `healthd run | demo | check-config | plugins`.
+
+Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start or its server died; 2 wrong usage or
+configuration; 130 or 143 a second SIGINT or SIGTERM cut the stop short.
+"""
+
+# Heavy imports stand inside the verbs: as PID 1 a process without handlers ignores SIGTERM, so the first thing done
+# here, before a second of imports, is to own the signals.
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from healthd.settings import Settings
+
+OK, FAILED, WRONG_CONFIG = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process, whatever threads still hang in a driver."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(OK))  # nothing has been started yet: nothing has to be stopped
+    code = _run_verb(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # An ordinary exit runs the destructors of native libraries, which may wait for a thread that never returns.
+    os._exit(code)
+
+
+def _run_verb(arguments: Sequence[str] | None) -> int:
+    try:
+        chosen = _parser().parse_args(arguments)
+        verb: Callable[[argparse.Namespace], int] = chosen.verb
+        return verb(chosen)
+    except SystemExit as exc:  # argparse: --help and wrong usage
+        return exc.code if isinstance(exc.code, int) else WRONG_CONFIG
+
+
+def _parser() -> argparse.ArgumentParser:
+    from healthd import __version__  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(prog="healthd", description="A camera daemon for home labs.")
+    parser.add_argument("--version", action="version", version=f"healthd {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: log.level")
+    common.add_argument("--log-format", choices=["auto", "console", "json"], help="default: log.format")
+
+    run = verbs.add_parser("run", parents=[common], help="watch the cameras of a configuration file")
+    run.add_argument("--config", type=Path, help="TOML file; without it, defaults and the environment alone")
+    run.set_defaults(verb=_run)
+
+    demo = verbs.add_parser("demo", parents=[common], help="watch two filmed cameras that an installed plugin brings")
+    demo.add_argument("--port", type=int, help="port to listen on (default 8080)")
+    demo.set_defaults(verb=_demo)
+
+    check = verbs.add_parser("check-config", parents=[common], help="say what is wrong with a configuration; exit 2")
+    check.add_argument("--config", type=Path, required=True, help="TOML file")
+    check.set_defaults(verb=_check_config)
+
+    plugins = verbs.add_parser("plugins", parents=[common], help="list installed plugins, broken ones with the reason")
+    plugins.set_defaults(verb=_plugins)
+    return parser
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from healthd.settings import ConfigError, load_settings  # noqa: PLC0415
+
+    try:
+        settings = load_settings(chosen.config)
+    except ConfigError as exc:
+        return _say(f"{exc}", WRONG_CONFIG)
+    return _serve(chosen, settings)
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from healthd.demo import demo_settings  # noqa: PLC0415
+    from healthd.errors import SettingsError  # noqa: PLC0415
+
+    try:
+        settings = demo_settings(port=chosen.port)
+    except SettingsError as exc:
+        return _say(str(exc), WRONG_CONFIG)
+    return _serve(chosen, settings)
+
+
+def _serve(chosen: argparse.Namespace, settings: "Settings") -> int:
+    from healthd.daemon import StartError, serve  # noqa: PLC0415
+    from healthd.logs import configure_logging  # noqa: PLC0415
+    from healthd.native_log import NativeLog  # noqa: PLC0415
+    from healthd.settings import settings_hints  # noqa: PLC0415
+
+    with NativeLog():
+        configure_logging(chosen.log_level or settings.log.level, chosen.log_format or settings.log.format, sys.stderr)
+        for hint in settings_hints(settings):
+            print(f"hint: {hint}", file=sys.stderr)
+
+        def listening(url: str) -> None:
+            print(f"healthd is at {url}  (Ctrl-C stops it)", flush=True)
+
+        try:
+            return _run_loop(serve(settings, on_listening=listening))
+        except StartError as exc:
+            return _say(str(exc), FAILED)
+
+
+def _run_loop(main: Coroutine[None, None, int]) -> int:
+    """Run the daemon's task. The loop is left as it is: closing it would wait for what was abandoned."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop.run_until_complete(main)
+
+
+def _check_config(chosen: argparse.Namespace) -> int:
+    from healthd.check import check_cameras  # noqa: PLC0415
+    from healthd.settings import ConfigError, load_settings, settings_hints  # noqa: PLC0415
+
+    _quiet(chosen)
+    try:
+        settings = load_settings(chosen.config)
+    except ConfigError as exc:
+        return _say(str(exc), WRONG_CONFIG)
+    for hint in settings_hints(settings):
+        print(f"hint: {hint}", file=sys.stderr)
+    problems = _run_loop_of(check_cameras(settings))
+    if problems:
+        return _say("\n".join(f"{chosen.config}: {problem}" for problem in problems), WRONG_CONFIG)
+    print(f"{chosen.config}: ok, {len(settings.cameras)} camera{'' if len(settings.cameras) == 1 else 's'}")
+    return OK
+
+
+def _plugins(chosen: argparse.Namespace) -> int:
+    from healthd.check import list_plugins  # noqa: PLC0415
+
+    _quiet(chosen)
+    for line in _run_loop_of(list_plugins()):
+        print(line)
+    return OK
+
+
+def _run_loop_of(main: Coroutine[None, None, list[str]]) -> list[str]:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop.run_until_complete(main)
+
+
+def _quiet(chosen: argparse.Namespace) -> None:
+    """Log only what was asked for: the answer of the verb is what it prints."""
+    from healthd.logs import configure_logging  # noqa: PLC0415
+
+    configure_logging(chosen.log_level or "error", chosen.log_format or "auto", sys.stderr)
+
+
+def _say(text: str, code: int) -> int:
+    from healthd.redact import SCRUBBER  # noqa: PLC0415
+
+    print(SCRUBBER.scrub(text), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""The composition root: builds everything, owns the signals and the order of the stop."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+import uvicorn
+
+from healthd import __version__
+from healthd.api.auth import Authenticator
+from healthd.api.services import Services
+from healthd.app import create_app
+from healthd.cameras.factory import make_sources
+from healthd.cameras.jpeg import JpegEncoder
+from healthd.cameras.runner import CameraRunner
+from healthd.cameras.source import CameraSource
+from healthd.cameras.supervisor import Supervisor
+from healthd.errors import HealthdError
+from healthd.metrics import Metrics, Sample
+from healthd.models.manager import ModelManager
+from healthd.models.model import CONTRACT, ModelFamily
+from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
+from healthd.settings import Settings
+from healthd.worker import Worker, WorkerTimeout
+
+log = structlog.get_logger(__name__)
+HOUSEKEEPING_SECONDS = 15.0
+
+
+class StartError(HealthdError):
+    """The daemon cannot start; the message says what to do."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without hands on the signals: stock uvicorn re-raises them, and what comes after `serve()` never runs."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledPlugins:
+    """What is installed beside healthd, loaded or broken."""
+
+    sources: Plugins[type[CameraSource]]
+    families: Plugins[type[ModelFamily]]
+
+
+check_source = checked_class(CameraSource, contract=CONTRACT)  # type: ignore[type-abstract]  # it makes no instance
+check_family = checked_class(ModelFamily, contract=CONTRACT)  # type: ignore[type-abstract]
+
+
+async def load_installed_plugins() -> InstalledPlugins:
+    """Import every installed plugin."""
+    return InstalledPlugins(
+        sources=await load_plugins(SOURCES, installed(SOURCES), check=check_source),
+        families=await load_plugins(FAMILIES, installed(FAMILIES), check=check_family),
+    )
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Bind the socket before anything is started.
+
+    Raises:
+        StartError: the address cannot be had.
+    """
+    host, port = settings.server.host, settings.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as exc:
+        bound.close()
+        why = exc.strerror or repr(exc)
+        raise StartError(f"cannot listen on {host}:{port}: {why}; free the port or set server.port") from exc
+    bound.setblocking(False)
+    return bound
+
+
+async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
+    """Build the parts of the daemon; starts no camera."""
+    metrics = Metrics()
+    families = {plugin.name: plugin.target() for plugin in plugins.families if plugin.target is not None}
+    models = ModelManager(
+        families,
+        directory=settings.models.directory,
+        idle_unload_seconds=settings.models.idle_unload_seconds,
+        load_timeout_seconds=settings.models.load_timeout_seconds,
+    )
+    encoder = JpegEncoder()
+    made = await make_sources(plugins.sources, settings.cameras)
+    supervisor = Supervisor(
+        CameraRunner(
+            name,
+            settings=camera,
+            source=source if isinstance(source := made[name], CameraSource) else None,
+            failure=source if isinstance(source, str) else None,
+            models=models,
+            encoder=encoder,
+            metrics=metrics,
+            default_quality=settings.snapshots.quality,
+        )
+        for name, camera in settings.cameras.items()
+    )
+    auth = Authenticator(
+        [(key.name, key.key.reveal(), key.scope) for key in settings.auth.keys],
+        session_seconds=settings.auth.session_hours * 3600,
+    )
+    services = Services(
+        settings=settings,
+        supervisor=supervisor,
+        models=models,
+        sources=plugins.sources,
+        families=plugins.families,
+        metrics=metrics,
+        auth=auth,
+    )
+    metrics.read_from(supervisor.samples)
+    metrics.read_from(lambda: _samples(services))
+    return services
+
+
+async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lambda _: None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; return its exit code. Must run on the main thread.
+
+    Raises:
+        StartError: it cannot start.
+    """
+    stop = asyncio.Event()
+    with _own_signals(stop):
+        bound = listen(settings)
+        services = await build(settings, await load_installed_plugins())
+        log.info("daemon_started", version=__version__, cameras=len(services.supervisor), pid=os.getpid())
+        services.supervisor.start()
+        server = _server(settings, services)
+        serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
+        housekeeping = asyncio.create_task(_keep_house(services), name="housekeeping")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        on_listening(_url(settings, bound))
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        crashed = serving.done() and not stop.is_set()
+        if crashed:
+            log.error("http_server_died", exc_info=serving.exception() if not serving.cancelled() else None)
+        housekeeping.cancel()
+        stopping.cancel()
+        await _stop(settings, services, server=server, serving=serving)
+    return 1 if crashed else 0
+
+
+async def _stop(settings: Settings, services: Services, *, server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    shutdown = settings.shutdown
+    # Phase 1: tell the world. /readyz turns 503 (liveness stays 200), whoever waits for a frame is answered.
+    services.draining = True
+    services.supervisor.release_waiters()
+    log.info("stop_requested", grace_seconds=shutdown.grace_seconds, drain_seconds=shutdown.drain_seconds)
+
+    # Phase 2: no new connections; requests in hand are answered, bounded by uvicorn and once more by us.
+    server.should_exit = True
+    _, late = await asyncio.wait([serving], timeout=shutdown.grace_seconds + 1.0)
+    if late:
+        log.warning("http_abandoned", grace_seconds=shutdown.grace_seconds)
+        serving.cancel()
+
+    # Phase 3: readers stop at the next frame, predictors after the frame in hand; who does not answer is abandoned.
+    abandoned = await services.supervisor.drain(shutdown.drain_seconds)
+
+    # Phase 4: done; the caller exits, whatever threads still hang.
+    log.info("stopped", seconds=round(loop.time() - begun, 3), abandoned=list(abandoned))
+
+
+@contextlib.contextmanager
+def _own_signals(stop: asyncio.Event) -> Iterator[None]:
+    """The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once (exit 143 or 130)."""
+    loop = asyncio.get_running_loop()
+
+    def received(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        log.info("signal_received", signal=number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _server(settings: Settings, services: Services) -> uvicorn.Server:
+    options: dict[str, Any] = {
+        "lifespan": "off",
+        "http": "httptools",
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": settings.shutdown.grace_seconds,
+        "root_path": settings.server.root_path,
+    }
+    return _Server(uvicorn.Config(create_app(services), **options))
+
+
+async def _keep_house(services: Services) -> None:
+    """Unload models that nobody uses, now and then."""
+    while True:
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)
+        worker = Worker("housekeeping")
+        worker.start()
+        try:
+            await worker.call(services.models.unload_idle, timeout=HOUSEKEEPING_SECONDS, late="models not unloaded")
+        except WorkerTimeout as exc:
+            log.warning("housekeeping_stuck", reason=str(exc))
+        except Exception:
+            log.exception("housekeeping_bug")
+        finally:
+            worker.close()
+
+
+def _samples(services: Services) -> Iterator[Sample]:
+    yield Sample("healthd_build_info", 1, {"version": __version__})
+    yield Sample("healthd_ready", float(services.readiness == "ready"))
+    loaded = services.models.loaded()
+    yield Sample("healthd_models_loaded", len(loaded))
+    for model_id in {model.model_id for model in loaded}:  # loaded twice with other options: one line all the same
+        same = [model for model in loaded if model.model_id == model_id]
+        yield Sample("healthd_model_users", sum(model.users for model in same), {"model": model_id})
+        yield Sample("healthd_model_predictions_total", sum(model.predictions for model in same), {"model": model_id})
+
+
+def _url(settings: Settings, bound: socket.socket) -> str:
+    host, port = settings.server.host, bound.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"

@@ -1,0 +1,141 @@
+"""Every metric of the daemon, in one table, and the registry that renders them as Prometheus text.
+
+Values that somebody already keeps (frames, states, ages) are read when somebody scrapes; only events that nobody else
+remembers are counted here. Labels come from the configuration, never from a path, a frame or an error text.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A metric whose value is read at the moment of the scrape."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    labels: tuple[str, ...]
+    help: str
+
+
+READ_METRICS = (
+    Read("healthd_build_info", "gauge", ("version",), "Always 1; the version is the label."),
+    Read("healthd_ready", "gauge", (), "1 when /readyz answers 200."),
+    Read("healthd_camera_state", "gauge", ("camera", "state"), "1 for the state the camera is in, 0 for the others."),
+    Read("healthd_camera_frames_read_total", "counter", ("camera",), "Images that the camera delivered."),
+    Read("healthd_camera_frames_predicted_total", "counter", ("camera",), "Frames with a prediction."),
+    Read("healthd_camera_frames_dropped_total", "counter", ("camera", "reason"), "Frames that no predictor saw."),
+    Read("healthd_camera_frames_in_hand", "gauge", ("camera",), "Frames read, neither predicted nor dropped yet."),
+    Read("healthd_camera_fps", "gauge", ("camera",), "Frames published per second, over a window that ends now."),
+    Read("healthd_camera_predicted_fps", "gauge", ("camera",), "Predictions per second, over a window that ends now."),
+    Read("healthd_camera_frame_age_seconds", "gauge", ("camera",), "Age of the newest frame; absent without one."),
+    Read("healthd_camera_reconnects_total", "counter", ("camera",), "Sessions after the first one."),
+    Read("healthd_camera_failures_total", "counter", ("camera", "task"), "Failed sessions of the reader or predictor."),
+    Read("healthd_camera_bugs_total", "counter", ("camera", "task"), "Failures that a plugin did not sort: its bugs."),
+    Read("healthd_camera_workers_abandoned_total", "counter", ("camera",), "Threads given up in a stuck call."),
+    Read("healthd_camera_workers_stuck", "gauge", ("camera",), "Threads given up that have not come back."),
+    Read("healthd_jpeg_encodes_total", "counter", ("camera",), "JPEGs encoded."),
+    Read("healthd_jpeg_hits_total", "counter", ("camera",), "JPEGs served from the cache."),
+    Read("healthd_models_loaded", "gauge", (), "Models in memory."),
+    Read("healthd_model_users", "gauge", ("model",), "Cameras and requests that hold the model now."),
+    Read("healthd_model_predictions_total", "counter", ("model",), "Predictions since the model was loaded."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One value of one metric of `READ_METRICS`."""
+
+    name: str
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Reader:
+    """Prometheus collector over functions that give samples."""
+
+    def __init__(self) -> None:
+        self.sources: list[Callable[[], Iterable[Sample]]] = []
+
+    def describe(self) -> Iterable[Metric]:
+        return [_family(read) for read in READ_METRICS]
+
+    def collect(self) -> Iterable[Metric]:
+        families = {read.name: (read, _family(read)) for read in READ_METRICS}
+        for source in self.sources:
+            for sample in source():
+                read, family = families[sample.name]
+                family.add_metric([sample.labels[label] for label in read.labels], sample.value)
+        return [family for _, family in families.values()]
+
+
+def _family(read: Read) -> CounterMetricFamily | GaugeMetricFamily:
+    kind = CounterMetricFamily if read.kind == "counter" else GaugeMetricFamily
+    return kind(read.name, read.help, labels=read.labels)
+
+
+class Metrics:
+    """The registry of one daemon and the metrics that are counted as things happen. Lives as long as the daemon."""
+
+    def __init__(self) -> None:
+        self._reader = _Reader()
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.registry.register(self._reader)
+        self.requests = Counter(
+            "healthd_http_requests_total",
+            "Answers by route and status.",
+            ("route", "status"),
+            registry=self.registry,
+        )
+        self.predict_seconds = Histogram(
+            "healthd_predict_seconds",
+            "Wall time of one prediction as its camera sees it, its turn included.",
+            ("camera",),
+            buckets=(0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+            registry=self.registry,
+        )
+        self.predict_start_age_seconds = Histogram(
+            "healthd_predict_start_age_seconds",
+            "Age of a frame when its prediction starts.",
+            ("camera",),
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.2, 0.5, 1),
+            registry=self.registry,
+        )
+        self.encode_seconds = Histogram(
+            "healthd_jpeg_encode_seconds",
+            "Wall time of one JPEG: resize, drawing and encoding.",
+            ("camera",),
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+            registry=self.registry,
+        )
+
+    def read_from(self, source: Callable[[], Iterable[Sample]]) -> None:
+        """Ask `source` for its samples at every scrape. It is called on the event loop and must not wait."""
+        self._reader.sources.append(source)
+
+    def render(self) -> bytes:
+        """Return all metrics as Prometheus text."""
+        return generate_latest(self.registry)
+
+
+def documented_names() -> tuple[str, ...]:
+    """Names of all metrics of healthd itself, as the documentation must list them."""
+    counted = ("healthd_http_requests_total", "healthd_predict_seconds", "healthd_predict_start_age_seconds")
+    return (*(read.name for read in READ_METRICS), *counted, "healthd_jpeg_encode_seconds")

@@ -1,0 +1,106 @@
+// The wall: each camera's newest picture once a second, or in words why there is none. Never the last picture.
+const wall = document.getElementById("wall");
+const note = document.getElementById("note");
+const login = document.getElementById("login");
+const overlay = document.getElementById("overlay");
+const tiles = new Map();
+const PERIOD = 1000;
+
+class Tile {
+  constructor(name) {
+    this.name = name;
+    this.etag = null;
+    this.busy = false;
+    this.figure = document.createElement("figure");
+    this.picture = this.figure.appendChild(document.createElement("div"));
+    this.picture.className = "picture";
+    const caption = this.figure.appendChild(document.createElement("figcaption"));
+    caption.appendChild(document.createElement("strong")).textContent = name;
+    this.facts = caption.appendChild(document.createElement("span"));
+    this.facts.className = "facts";
+    this.image = document.createElement("img");
+    this.image.alt = `newest picture of ${name}`;
+    wall.appendChild(this.figure);
+  }
+
+  say(text) {
+    this.etag = null;
+    this.release();
+    const words = document.createElement("p");
+    words.textContent = text;
+    this.picture.replaceChildren(words);
+  }
+
+  release() {
+    if (this.image.src.startsWith("blob:")) URL.revokeObjectURL(this.image.src);
+    this.image.removeAttribute("src");
+  }
+
+  async poll() {
+    if (this.busy) return;
+    this.busy = true;
+    try {
+      const drawn = overlay.checked && this.predicted;
+      const url = `api/v1/cameras/${encodeURIComponent(this.name)}/snapshot?width=960${drawn ? "&overlay=true" : ""}`;
+      const headers = this.etag ? { "If-None-Match": this.etag } : {};
+      const answer = await fetch(url, { headers, cache: "no-store", signal: AbortSignal.timeout(4000) });
+      if (answer.status === 304) return;
+      if (!answer.ok) {
+        const error = await answer.json().catch(() => ({}));
+        this.say(error.detail ?? `error ${answer.status}`);
+        return;
+      }
+      const blob = await answer.blob();
+      this.etag = answer.headers.get("ETag");
+      this.release();
+      this.image.src = URL.createObjectURL(blob);
+      if (!this.image.isConnected) this.picture.replaceChildren(this.image);
+    } catch {
+      this.say("healthd does not answer");
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  show(camera) {
+    this.predicted = camera.model.state === "ready" && camera.predicted_fps > 0;
+    const age = camera.frame_age_ms === null ? "" : ` · ${(camera.frame_age_ms / 1000).toFixed(1)} s`;
+    this.facts.textContent = `${camera.state} · ${camera.fps.toFixed(1)} fps · ${camera.predicted_fps.toFixed(1)} predictions/s${age}`;
+  }
+}
+
+async function look() {
+  if (document.hidden) return;
+  try {
+    const answer = await fetch("api/v1/cameras", { cache: "no-store", signal: AbortSignal.timeout(4000) });
+    login.hidden = answer.status !== 401;
+    if (!answer.ok) {
+      note.textContent = answer.status === 401 ? "an API key is needed" : `error ${answer.status}`;
+      for (const tile of tiles.values()) tile.say(note.textContent);
+      return;
+    }
+    const cameras = await answer.json();
+    note.textContent = cameras.length ? "" : "no camera is configured";
+    for (const camera of cameras) {
+      if (!tiles.has(camera.name)) tiles.set(camera.name, new Tile(camera.name));
+      const tile = tiles.get(camera.name);
+      tile.show(camera);
+      tile.poll();
+    }
+  } catch {
+    note.textContent = "healthd does not answer";
+    for (const tile of tiles.values()) tile.say(note.textContent);
+  }
+}
+
+login.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const body = JSON.stringify({ key: new FormData(login).get("key") });
+  const answer = await fetch("api/v1/auth/login", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+  if (!answer.ok) note.textContent = (await answer.json()).detail;
+  login.reset();
+  look();
+});
+
+look();
+setInterval(look, PERIOD);

@@ -1,0 +1,437 @@
+"""One camera's life: sessions come and go, every frame is accounted for, nothing old is shown."""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from healthd.cameras.records import NotLive, Tuning
+from healthd.cameras.runner import CameraRunner
+from healthd.errors import CameraError, EndOfStream, ModelError, SettingsError
+from healthd.frames import CapturedImage
+from tests.eventually import eventually
+from tests.fakes import FakeSource, listed, make_runner, picture, prediction
+
+
+@asynccontextmanager
+async def running(runner: CameraRunner) -> AsyncIterator[CameraRunner]:
+    """Run a camera for as long as the block lasts; then stop it, bounded."""
+    task = asyncio.create_task(runner.run())
+    try:
+        yield runner
+    finally:
+        assert_accounts(runner)
+        runner.request_stop()
+        done, _ = await asyncio.wait([task], timeout=3)
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
+        assert done, "the camera did not stop"
+        task.result()
+        assert_accounts(runner)
+
+
+def assert_accounts(runner: CameraRunner) -> None:
+    counts = runner.counts
+    assert counts.read == counts.predicted + sum(counts.dropped.values()) + counts.in_hand
+    assert 0 <= counts.in_hand <= 2
+
+
+async def test_frames_are_published_and_predicted_side_by_side() -> None:
+    async with running(make_runner(FakeSource(predict=prediction))) as runner:
+        await eventually(lambda: runner.counts.predicted >= 5)
+        assert runner.health.state == "live"
+        assert runner.model_health.state == "ready"
+        shown = runner.picture(overlay=True)
+        assert shown.prediction is not None
+        assert shown.frame.frame_id <= runner.picture(overlay=False).frame.frame_id
+    assert runner.health.state == "stopped"
+    assert runner.counts.in_hand == 0
+
+
+async def test_a_slow_model_costs_viewers_no_frame_and_the_replaced_frames_are_the_dropped_ones() -> None:
+    seen: list[int] = []
+
+    def slow(image: np.ndarray) -> object:
+        seen.append(int(image[0, 0, 0]))
+        time.sleep(0.05)
+        return prediction(image)
+
+    async with running(make_runner(FakeSource(predict=slow, fps=100))) as runner:
+        await eventually(lambda: runner.counts.predicted >= 6)
+        assert runner.counts.dropped["replaced"] >= 10
+        assert runner.newest_frame_id >= 20
+    assert seen == sorted(seen)
+
+
+async def test_published_images_are_read_only_and_a_reused_buffer_is_copied() -> None:
+    buffer = np.zeros((8, 8, 3), np.uint8)
+
+    def read() -> np.ndarray:
+        time.sleep(0.005)
+        buffer[:] += 1
+        return buffer[:]
+
+    async with running(make_runner(FakeSource(read=read))) as runner:
+        await eventually(lambda: runner.frame is not None)
+        image = runner.picture(overlay=False).frame.image
+        before = image.copy()
+        await eventually(lambda: runner.newest_frame_id >= 4)
+        assert (image == before).all()
+        with pytest.raises(ValueError, match="read-only"):
+            image[:] = 0
+
+
+async def test_losing_the_camera_forgets_its_picture_and_does_not_reload_the_model() -> None:
+    lost = threading.Event()
+    source = FakeSource(predict=prediction)
+
+    def read() -> object:
+        if lost.is_set():
+            raise CameraError("unplugged")
+        return source.next_image()
+
+    source._read = read
+    async with running(make_runner(source)) as runner:
+        await eventually(lambda: runner.counts.predicted >= 2)
+        lost.set()
+        await eventually(lambda: runner.health.state == "reconnecting")
+        newest = runner.newest_frame_id
+        with pytest.raises(NotLive, match="unplugged"):
+            runner.picture(overlay=False)
+        with pytest.raises(NotLive):
+            runner.predicted_frame()
+        lost.clear()
+        await eventually(lambda: runner.health.state == "live")
+        assert runner.picture(overlay=False).frame.frame_id > newest
+        await eventually(lambda: runner._predicted is not None)
+        assert source.loaded == 1
+        assert runner.reconnects >= 1
+        assert source.closed == source.opened - 1
+
+
+async def test_a_read_that_hangs_is_a_stall_and_a_new_session_comes_on_another_thread() -> None:
+    hang, threads = threading.Event(), set()
+    source = FakeSource()
+
+    def read() -> object:
+        threads.add(threading.get_ident())
+        if source.opened == 1 and source._number == 3:
+            hang.wait()
+        return source.next_image()
+
+    source._read = read
+    async with running(make_runner(source)) as runner:
+        await eventually(lambda: runner.health.state == "stalled")
+        assert runner.health.reason == "no image within 0.3 s"
+        with pytest.raises(NotLive):
+            runner.picture(overlay=False)
+        await eventually(lambda: runner.health.state == "live")
+        assert runner.stuck_workers == 1
+        assert len(threads) == 2
+        hang.set()
+        await eventually(lambda: runner.stuck_workers == 0)
+        assert source.closed == 1
+
+
+async def test_threads_that_never_come_back_are_bounded() -> None:
+    hang = threading.Event()
+    source = FakeSource(read=hang.wait)
+    async with running(make_runner(source, stall_timeout_seconds=0.1, max_abandoned_workers=2)) as runner:
+        await eventually(lambda: runner.health.state == "failed")
+        assert "2 threads hang" in (runner.health.reason or "")
+        assert source.opened == 2
+        hang.set()
+        await eventually(lambda: runner.stuck_workers == 0)
+        source._read = source.next_image
+        runner.restart()
+        await eventually(lambda: runner.health.state == "live")
+
+
+async def test_an_open_that_hangs_is_told_apart_from_a_stall() -> None:
+    hang = threading.Event()
+    async with running(make_runner(FakeSource(on_open=hang.wait), open_timeout_seconds=0.1)) as runner:
+        await eventually(lambda: runner.health.state == "reconnecting")
+        assert runner.health.reason == "the camera did not open within 0.1 s"
+        hang.set()
+
+
+async def test_wrong_settings_fail_the_camera_for_good_until_it_is_restarted() -> None:
+    wrong = [True]
+
+    def on_open() -> None:
+        if wrong[0]:
+            raise SettingsError("no such preset")
+
+    source = FakeSource(on_open=on_open, predict=prediction)
+    async with running(make_runner(source)) as runner:
+        await eventually(lambda: runner.health.state == "failed")
+        assert runner.health.reason == "no such preset"
+        assert runner.failures["reader"] == 1
+        wrong[0] = False
+        await asyncio.sleep(0.05)
+        assert runner.health.state == "failed"
+        runner.restart()
+        await eventually(lambda: runner.counts.predicted >= 1)
+
+
+async def test_a_bug_in_the_plugin_is_counted_and_tried_again() -> None:
+    source = FakeSource()
+    source._read = listed([picture(1), ZeroDivisionError("oops"), *[picture(n) for n in range(2, 9)]])
+    async with running(make_runner(source)) as runner:
+        await eventually(lambda: runner.bugs["reader"] == 1)
+        assert runner.errors[0].reason == "ZeroDivisionError: oops"
+        await eventually(lambda: source.opened >= 2)
+
+
+@pytest.mark.parametrize(
+    ("rubbish", "named"),
+    [
+        (np.zeros((4, 4, 3), np.float64), "float64 (4, 4, 3)"),
+        (np.zeros((4, 4), np.uint8), "uint8 (4, 4)"),
+        (np.zeros((0, 4, 3), np.uint8), "uint8 (0, 4, 3)"),
+        (b"jpeg", "bytes"),
+        (CapturedImage(None), "NoneType"),  # type: ignore[arg-type]
+    ],
+)
+async def test_rubbish_from_a_plugin_is_an_error_with_a_reason(rubbish: object, named: str) -> None:
+    async with running(make_runner(FakeSource(read=lambda: rubbish))) as runner:
+        await eventually(lambda: runner.health.state == "reconnecting")
+        assert named in (runner.health.reason or "")
+        assert runner.counts.dropped["invalid"] >= 1
+        assert runner.counts.read == runner.counts.dropped["invalid"]
+
+
+async def test_a_changing_size_is_followed() -> None:
+    sizes = itertools.cycle([(8, 8), (16, 24)])
+
+    def read() -> object:
+        time.sleep(0.005)
+        return picture(1, size=next(sizes))
+
+    async with running(make_runner(FakeSource(read=read), frozen_after_seconds=0)) as runner:
+        await eventually(lambda: runner.newest_frame_id > 5)
+        assert runner.health.state == "live"
+        assert runner.info.width in (8, 24)
+
+
+async def test_images_from_a_backlog_are_counted_and_never_shown() -> None:
+    source = FakeSource()
+    source._read = listed([None, None, None, picture(7), EndOfStream("over")])
+    async with running(make_runner(source)) as runner:
+        await eventually(lambda: runner.newest_frame_id == 1)
+        assert runner.counts.dropped["backlog"] == 3
+
+
+async def test_a_camera_that_only_delivers_backlog_is_opened_anew() -> None:
+    def read() -> object:
+        time.sleep(0.01)
+
+    async with running(make_runner(FakeSource(read=read), stall_timeout_seconds=0.1)) as runner:
+        await eventually(lambda: runner.health.state == "reconnecting")
+        assert runner.health.reason == "only old images for 0.1 s"
+
+
+async def test_a_recording_gives_every_frame_in_order_to_the_predictor_and_ends() -> None:
+    seen: list[int] = []
+
+    def predict(image: np.ndarray) -> object:
+        seen.append(int(image[0, 0, 0]))
+        time.sleep(0.002)
+        return prediction(image)
+
+    source = FakeSource(read=listed([picture(n) for n in range(1, 31)]), predict=predict, recording=True)
+    async with running(make_runner(source)) as runner:
+        await eventually(lambda: runner.health.state == "ended")
+        await eventually(lambda: runner.counts.predicted == 30)
+        assert seen == list(range(1, 31))
+        with pytest.raises(NotLive, match="ended"):
+            runner.picture(overlay=False)
+
+
+async def test_a_recording_waits_for_its_model_even_when_woken_for_other_reasons() -> None:
+    gate = threading.Event()
+
+    def predict(image: np.ndarray) -> object:
+        gate.wait(0.25)
+        return prediction(image)
+
+    source = FakeSource(read=listed([picture(n) for n in range(1, 9)]), predict=predict, recording=True)
+    async with running(make_runner(source)) as runner:
+        await eventually(lambda: runner.newest_frame_id == 2)
+        for _ in range(5):
+            runner.tune(tuning=Tuning(None, 80), thresholds={})
+            await asyncio.sleep(0.005)
+        gate.set()
+        await eventually(lambda: runner.counts.predicted == 8)
+        assert runner.counts.dropped["replaced"] == 0
+
+
+async def test_a_live_camera_that_ends_is_a_lost_one() -> None:
+    async with running(make_runner(FakeSource(read=listed([picture(1)])))) as runner:
+        await eventually(lambda: runner.health.state == "reconnecting")
+        assert runner.health.reason == "nothing left"
+
+
+async def test_a_picture_that_does_not_change_is_frozen_and_comes_back_by_itself() -> None:
+    moving = threading.Event()
+    source = FakeSource()
+
+    def read() -> object:
+        time.sleep(0.01)
+        return source.next_image() if moving.is_set() else picture(1)
+
+    source._read = read
+    async with running(make_runner(source, frozen_after_seconds=0.3)) as runner:
+        await eventually(lambda: runner.health.state == "frozen")
+        with pytest.raises(NotLive, match="has not changed"):
+            runner.picture(overlay=False)
+        assert runner.health.connected
+        moving.set()
+        await eventually(lambda: runner.health.state == "live")
+
+
+async def test_a_frame_that_is_too_old_is_a_stall_before_the_watchdog_says_so() -> None:
+    hang = threading.Event()
+    source = FakeSource()
+    source._read = lambda: source.next_image() if source._number < 3 else hang.wait()
+    async with running(make_runner(source, stale_after_seconds=0.1, stall_timeout_seconds=2)) as runner:
+        await eventually(lambda: runner.frame is not None)
+        await eventually(lambda: runner.health.state == "stalled", seconds=1)
+        assert "no image for" in (runner.health.reason or "")
+        with pytest.raises(NotLive):
+            runner.picture(overlay=False)
+        hang.set()
+
+
+async def test_a_predict_that_raises_drops_its_frame_and_viewers_notice_nothing() -> None:
+    calls = itertools.count()
+
+    def predict(image: np.ndarray) -> object:
+        if next(calls) == 0:
+            raise ModelError("out of memory")
+        return prediction(image)
+
+    async with running(make_runner(FakeSource(predict=predict))) as runner:
+        await eventually(lambda: runner.model_health.state == "retrying")
+        assert runner.model_health.reason == "out of memory"
+        assert runner.health.state == "live"
+        await eventually(lambda: runner.model_health.state == "ready")
+        assert runner.counts.dropped["failed"] == 1
+
+
+async def test_a_predict_that_hangs_is_abandoned_and_viewers_notice_nothing() -> None:
+    hang, calls = threading.Event(), itertools.count()
+
+    def predict(image: np.ndarray) -> object:
+        if next(calls) == 1:
+            hang.wait()
+        return prediction(image)
+
+    async with running(make_runner(FakeSource(predict=predict), predict_timeout_seconds=0.1)) as runner:
+        await eventually(lambda: runner.stuck_workers == 1)
+        assert runner.model_health.reason == "no prediction within 0.1 s"
+        assert runner.health.state == "live"
+        await eventually(lambda: runner.counts.predicted >= 3)
+        hang.set()
+
+
+async def test_a_predictor_that_returns_rubbish_is_a_bug() -> None:
+    async with running(make_runner(FakeSource(predict=lambda _: {"boxes": []}))) as runner:
+        await eventually(lambda: runner.bugs["predictor"] >= 1)
+        assert "dict, not a Prediction" in (runner.model_health.reason or "")
+        assert runner.health.state == "live"
+
+
+async def test_the_rate_of_predictions_is_kept_and_changes_at_once() -> None:
+    async with running(make_runner(FakeSource(predict=prediction, fps=100), predict_fps=10)) as runner:
+        await eventually(lambda: runner.counts.predicted >= 1)
+        start, begun = runner.counts.predicted, time.monotonic()
+        await asyncio.sleep(1)
+        rate = (runner.counts.predicted - start) / (time.monotonic() - begun)
+        assert 8 <= rate <= 11
+        runner.tune(tuning=Tuning(None, 75), thresholds={})
+        start = runner.counts.predicted
+        await eventually(lambda: runner.counts.predicted >= start + 20, seconds=2)
+
+
+async def test_pausing_closes_the_camera_keeps_the_model_and_shows_nothing() -> None:
+    source = FakeSource(predict=prediction)
+    async with running(make_runner(source)) as runner:
+        await eventually(lambda: runner.counts.predicted >= 1)
+        runner.pause()
+        assert runner.health.state == "paused"
+        with pytest.raises(NotLive, match="paused"):
+            runner.picture(overlay=False)
+        await eventually(lambda: source.closed == 1)
+        newest = runner.newest_frame_id
+        await asyncio.sleep(0.05)
+        assert runner.newest_frame_id == newest
+        assert runner.health.state == "paused"
+        runner.resume()
+        await eventually(lambda: runner.health.state == "live")
+        assert (source.opened, source.loaded) == (2, 1)
+
+
+async def test_thresholds_change_while_the_camera_runs_and_are_checked() -> None:
+    source = FakeSource(predict=prediction)
+    async with running(make_runner(source)) as runner:
+        runner.tune(tuning=runner.tuning, thresholds={"confidence": 0.6})
+        assert source.params is not None
+        assert source.params.confidence == 0.6
+        with pytest.raises(ValueError, match="less than or equal to 1"):
+            runner.tune(tuning=runner.tuning, thresholds={"confidence": 1.5})
+        assert source.params.confidence == 0.6
+
+
+async def test_a_broken_camera_is_failed_with_its_reason_and_still_stops() -> None:
+    async with running(make_runner(None, failure="plugin `x` is broken")) as runner:
+        assert runner.health.state == "failed"
+        assert runner.health.reason == "plugin `x` is broken"
+
+
+async def test_a_disabled_camera_is_listed_as_stopped_and_never_opened() -> None:
+    source = FakeSource()
+    async with running(make_runner(source, enabled=False)) as runner:
+        await asyncio.sleep(0.02)
+        assert (runner.health.state, runner.health.reason) == ("stopped", "disabled in the configuration")
+        assert source.opened == 0
+
+
+async def test_a_camera_without_a_model_accounts_for_its_frames() -> None:
+    async with running(make_runner(FakeSource())) as runner:
+        await eventually(lambda: runner.counts.dropped["no_model"] >= 3)
+        assert runner.model_health.state == "none"
+        with pytest.raises(NotLive, match="no model watches it"):
+            runner.picture(overlay=True)
+
+
+async def test_who_waits_for_a_newer_frame_is_told_at_once_and_let_go_at_a_stop() -> None:
+    async with running(make_runner(FakeSource(fps=50))) as runner:
+        await eventually(lambda: runner.frame is not None)
+        newest = runner.newest_frame_id
+        assert await runner.wait_newer(newest, overlay=False, timeout=1)
+        assert not await runner.wait_newer(newest + 10_000, overlay=False, timeout=0.05)
+        waiting = asyncio.create_task(runner.wait_newer(10_000_000, overlay=False, timeout=60))
+        await asyncio.sleep(0.01)
+        runner.release_waiters()
+        assert await asyncio.wait_for(waiting, 1) is False
+
+
+async def test_cancelling_a_camera_whose_read_hangs_ends_at_once() -> None:
+    hang = threading.Event()
+    runner = make_runner(FakeSource(read=hang.wait), stall_timeout_seconds=60)
+    task = asyncio.create_task(runner.run())
+    await asyncio.sleep(0.05)
+    begun = time.monotonic()
+    task.cancel()
+    await asyncio.wait([task], timeout=2)
+    assert task.done()
+    assert time.monotonic() - begun < 0.5
+    assert runner.health.state == "stopped"
+    assert runner.stuck_workers == 1
+    hang.set()

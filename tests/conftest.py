@@ -1,0 +1,17 @@
+"""What every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The real weights and clips; the test is skipped where they are absent."""
+    folder = Path(os.environ.get("HEALTHD_TEST_ASSETS", ROOT.parent / "shared" / "assets"))
+    if not (folder / "weights").is_dir():
+        pytest.skip(f"no real weights: set HEALTHD_TEST_ASSETS (looked in {folder.name}/ beside the repository)")
+    return folder

@@ -1,0 +1,14 @@
+"""Waiting for something to become true, with a bound."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+
+async def eventually(condition: Callable[[], object], *, seconds: float = 5.0) -> None:
+    """Wait until the condition holds; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s")
+        await asyncio.sleep(0.005)

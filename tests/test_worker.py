@@ -1,0 +1,155 @@
+"""Workers: one thread, one call at a time, abandoned when it does not answer."""
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from healthd.worker import EnterTimeout, Worker, WorkerTimeout, entered
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker("test")
+    worker.start()
+    yield worker
+    worker.close()
+
+
+async def test_calls_run_on_one_thread_in_order(worker: Worker) -> None:
+    names = [await worker.call(threading.current_thread, timeout=1) for _ in range(3)]
+    assert len(set(names)) == 1
+    assert names[0].daemon
+    assert names[0].name == "test"
+
+
+async def test_what_the_call_raises_is_raised_to_the_caller(worker: Worker) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await worker.call(lambda: 1 // 0, timeout=1)
+
+
+@pytest.mark.parametrize("error", [StopIteration(), SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+async def test_errors_that_would_end_the_loop_become_ordinary_ones(worker: Worker, error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(RuntimeError) as caught:
+        await worker.call(fail, timeout=1)
+    assert caught.value.__cause__ is error
+
+
+async def test_a_timeout_error_of_the_call_is_not_the_workers(worker: Worker) -> None:
+    def fail() -> None:
+        raise TimeoutError("the driver's own")
+
+    with pytest.raises(TimeoutError, match="own"):
+        await worker.call(fail, timeout=1)
+    assert not worker.abandoned
+
+
+async def test_a_stuck_call_delays_nobody_and_its_worker_is_abandoned(worker: Worker) -> None:
+    stuck = threading.Event()
+    begun = time.monotonic()
+    with pytest.raises(WorkerTimeout, match=r"no image within 0\.05 s"):
+        await worker.call(stuck.wait, timeout=0.05, late="no image")
+    assert time.monotonic() - begun < 1
+    assert worker.abandoned
+    assert worker.alive
+    worker.abandon()
+    stuck.set()
+    while worker.alive:
+        await asyncio.sleep(0.001)
+
+
+async def test_context_variables_of_the_caller_are_seen_by_the_call(worker: Worker) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("camera")
+    variable.set("gym")
+    assert await worker.call(variable.get, timeout=1) == "gym"
+
+
+class Door:
+    """A context manager that notes on which thread it was entered and left."""
+
+    def __init__(self, *, slow: threading.Event | None = None) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.slow = slow
+
+    @contextmanager
+    def open(self) -> Iterator[str]:
+        self.note("enter")
+        if self.slow:
+            self.slow.wait()
+        yield "inside"
+        self.note("leave")  # no `finally`: healthd leaves it as after an ordinary end
+
+    def note(self, what: str) -> None:
+        self.events.append((what, threading.current_thread().name))
+
+
+async def test_a_manager_is_entered_used_and_left_on_one_thread() -> None:
+    door = Door()
+    with pytest.raises(ValueError, match="in between"):
+        async with entered("t", door.open, enter_timeout=1, exit_timeout=1, on_abandoned=lambda _: None) as (w, value):
+            assert value == "inside"
+            await w.call(lambda: door.note("use"), timeout=1)
+            raise ValueError("in between")
+    assert door.events == [("enter", "t"), ("use", "t"), ("leave", "t")]
+
+
+async def test_nothing_to_enter_is_none() -> None:
+    async with entered("t", lambda: None, enter_timeout=1, exit_timeout=1, on_abandoned=lambda _: None) as (_, value):
+        assert value is None
+
+
+async def test_a_manager_whose_entering_hangs_is_left_when_it_comes_back() -> None:
+    hang, abandoned = threading.Event(), []
+    door = Door(slow=hang)
+    with pytest.raises(EnterTimeout, match="did not open within"):
+        async with entered(
+            "t", door.open, enter_timeout=0.05, exit_timeout=1, on_abandoned=abandoned.append, late="did not open"
+        ):
+            pytest.fail("it was not entered")
+    assert [worker.name for worker in abandoned] == ["t"]
+    hang.set()
+    while abandoned[0].alive:
+        await asyncio.sleep(0.001)
+    assert door.events == [("enter", "t"), ("leave", "t")]
+
+
+async def test_the_release_waits_for_the_read_that_is_still_inside_the_driver() -> None:
+    door, hang, abandoned = Door(), threading.Event(), []
+
+    async def session() -> None:
+        async with entered("t", door.open, enter_timeout=1, exit_timeout=1, on_abandoned=abandoned.append) as (w, _):
+            await w.call(lambda: (hang.wait(), door.note("read")), timeout=None)
+
+    task = asyncio.create_task(session())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert door.events == [("enter", "t")]
+    hang.set()
+    while abandoned[0].alive:
+        await asyncio.sleep(0.001)
+    assert door.events == [("enter", "t"), ("read", "t"), ("leave", "t")]
+
+
+async def test_a_close_that_hangs_is_bounded() -> None:
+    hang, abandoned = threading.Event(), []
+
+    @contextmanager
+    def sticky() -> Iterator[None]:
+        yield
+        hang.wait()
+
+    begun = time.monotonic()
+    async with entered("t", sticky, enter_timeout=1, exit_timeout=0.05, on_abandoned=abandoned.append):
+        pass
+    assert time.monotonic() - begun < 1
+    assert len(abandoned) == 1
+    hang.set()
