@@ -122,23 +122,28 @@ def _register_query(scrubber: Scrubber, query: str) -> None:
 
 def _register(scrubber: Scrubber, raw: str, parts: _Parts) -> None:
     """Hide every part of the URL that a text must not contain; of an unclear URL, every way to read it."""
+    if parts.scheme is None and not _is_doubtful(raw):
+        return
     rest = raw.partition("://")[2] if parts.scheme else raw
     user_infos = [parts.user_info] if parts.host is not None else [rest[:at] for at in _at_signs(rest)]
     for user_info in user_infos:
         _register_user_info(scrubber, user_info or "")
-    doubtful = parts.scheme is not None or "@" in rest
-    query = re.search(r"[?#](.*)", parts.tail if parts.host is not None else rest if doubtful else "", re.DOTALL)
+    query = re.search(r"[?#](.*)", parts.tail if parts.host is not None else rest, re.DOTALL)
     if query:
         _register_query(scrubber, query[1])
     for value in _PATH_PASSWORD.findall(rest):
         scrubber.register(value)
 
 
+def _is_doubtful(path: str) -> bool:
+    """Tell whether what should be a path looks like a URL, or holds one."""
+    return bool("://" in path or re.search(r":.*@|\?.*=", path, re.DOTALL) or _PATH_PASSWORD.search(path))
+
+
 def _shown(raw: str, parts: _Parts) -> str:
     """Return the redacted form."""
     if parts.scheme is None:
-        doubtful = "://" in raw or re.search(r":.*@|\?.*=", raw, re.DOTALL) or _PATH_PASSWORD.search(raw)
-        return MASK if doubtful else raw
+        return MASK if _is_doubtful(raw) else raw
     if parts.host is None:
         return f"{parts.scheme}://{MASK}"
     user_info = f"{MASK}@" if parts.user_info is not None else ""

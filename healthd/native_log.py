@@ -1,0 +1,198 @@
+"""What C libraries write to standard error, as events of the log.
+
+FFmpeg and OpenCV print straight to file descriptor 2: without time, without level, with the URL of the camera in it.
+`NativeLog` puts a pipe there and keeps the true standard error for Python.
+"""
+
+import contextlib
+import faulthandler
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Self, TextIO
+
+import structlog
+
+from healthd.redact import SCRUBBER
+
+_STDERR = 2
+_CHUNK_BYTES = 64 * 1024
+_LONGEST_RAW_BYTES = 8192
+_UNSAFE_TAIL = 1024
+"""Where a line was cut, half a secret may stand that nobody recognizes: so much of its end is not shown."""
+_LONGEST_SHOWN = 500
+_CONTROL = dict.fromkeys((*range(0x20), 0x7F))
+
+log = structlog.get_logger("healthd.native")
+
+
+class NativeLog:
+    """While entered, logs each line that anything writes to file descriptor 2 as `native_output` (debug).
+
+    Python's own `sys.stderr` keeps writing to the true standard error. Writers never wait: the pipe does not block, and
+    what does not fit is lost. At most `lines_per_second` are logged; the rest is counted in `native_output_dropped`.
+    Leaving takes a second at most. Where there is no standard error, it does nothing.
+    """
+
+    def __init__(self, *, lines_per_second: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = _RateLimit(lines_per_second, clock)
+        self._kept: TextIO | None = None
+        self._before: tuple[TextIO | None, TextIO | None] = (None, None)
+        self._faults = False
+        self._wake = -1
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            true_stderr = os.dup(_STDERR)
+        except OSError:
+            return self
+        self._kept = os.fdopen(true_stderr, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self._before = (sys.stderr, sys.__stderr__)
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        reading, writing = os.pipe()
+        woken, self._wake = os.pipe()
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
+        os.dup2(writing, _STDERR, inheritable=True)
+        os.close(writing)
+        if _writes_to_stderr(self._before[0]):
+            sys.stderr = self._kept
+        sys.__stderr__ = self._kept  # type: ignore[misc]
+        self._faults = faulthandler.is_enabled()
+        faulthandler.enable(self._kept)
+        self._thread = threading.Thread(target=self._read, args=(reading, woken), name="native-log", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._kept is None or self._thread is None:
+            return
+        os.dup2(self._kept.fileno(), _STDERR)
+        with contextlib.suppress(BrokenPipeError):  # the reader saw the end by itself
+            os.write(self._wake, b".")
+        self._thread.join(timeout=1)
+        os.close(self._wake)
+        sys.__stderr__ = self._before[1]  # type: ignore[assignment,misc]
+        if sys.stderr is self._kept:
+            sys.stderr = self._before[0]
+        faulthandler.disable()
+        if self._faults and sys.__stderr__ is not None:
+            faulthandler.enable(sys.__stderr__)
+        self._kept.close()
+        self._kept = None
+
+    def _read(self, reading: int, woken: int) -> None:
+        """Read until the pipe has no writer, or somebody wakes us to stop."""
+        lines = _Lines()
+        stopping = False
+        while True:
+            wait = 0 if stopping else self._limit.seconds_to_report()
+            ready, _, _ = select.select([reading, woken], [], [], wait)
+            stopping = stopping or woken in ready
+            chunk = _read_some(reading) if reading in ready else None
+            for line, cut in lines.feed(chunk or b""):
+                self._log(line, cut=cut)
+            self._report(last=False)
+            if chunk == b"" or (stopping and chunk is None):
+                break
+        for line, cut in lines.rest():
+            self._log(line, cut=cut)
+        self._report(last=True)
+        os.close(reading)
+        os.close(woken)
+
+    def _log(self, line: bytes, *, cut: bool) -> None:
+        if not line.strip() or not self._limit.admit():
+            return
+        text = SCRUBBER.scrub(line.decode("utf-8", "backslashreplace"))
+        if cut:
+            text = text[:-_UNSAFE_TAIL]
+        cut = cut or len(text) > _LONGEST_SHOWN
+        log.debug(
+            "native_output", text=text[:_LONGEST_SHOWN].translate(_CONTROL).strip(), **({"cut": True} if cut else {})
+        )
+
+    def _report(self, *, last: bool) -> None:
+        dropped = self._limit.take_dropped(now=last)
+        if dropped:
+            log.debug("native_output_dropped", lines=dropped)
+
+
+def _writes_to_stderr(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.fileno() == _STDERR
+    except (OSError, ValueError):  # a stream in memory
+        return False
+
+
+def _read_some(descriptor: int) -> bytes | None:
+    """Return what is there, empty at the end; None when nothing is there now."""
+    with contextlib.suppress(BlockingIOError):
+        return os.read(descriptor, _CHUNK_BYTES)
+    return None
+
+
+class _Lines:
+    """Splits chunks into lines of bounded length; of a longer line, the beginning."""
+
+    def __init__(self) -> None:
+        self._begun = b""
+        self._skipping = False
+
+    def feed(self, chunk: bytes) -> list[tuple[bytes, bool]]:
+        """Return each line that is complete now, and whether it was cut."""
+        *complete, begun = (self._begun + chunk).replace(b"\r", b"\n").split(b"\n")
+        lines = []
+        for line in complete:
+            if not self._skipping:
+                lines.append((line[:_LONGEST_RAW_BYTES], len(line) > _LONGEST_RAW_BYTES))
+            self._skipping = False
+        if self._skipping:
+            begun = b""
+        elif len(begun) > _LONGEST_RAW_BYTES:
+            lines.append((begun[:_LONGEST_RAW_BYTES], True))
+            begun, self._skipping = b"", True
+        self._begun = begun
+        return lines
+
+    def rest(self) -> list[tuple[bytes, bool]]:
+        """Return the last line, which nobody has ended."""
+        return [(self._begun, False)] if self._begun else []
+
+
+class _RateLimit:
+    """Admits so many a second; counts the others."""
+
+    def __init__(self, per_second: int, clock: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._clock = clock
+        self._since = clock()
+        self._admitted = 0
+        self._dropped = 0
+
+    def admit(self) -> bool:
+        """Tell whether one more may pass in this second."""
+        if self._clock() - self._since >= 1 and not self._dropped:
+            self._since, self._admitted = self._clock(), 0
+        if self._admitted >= self._per_second:
+            self._dropped += 1
+            return False
+        self._admitted += 1
+        return True
+
+    def seconds_to_report(self) -> float | None:
+        """Return how long to wait until the dropped ones are reported; None when there are none."""
+        return max(0.0, self._since + 1 - self._clock()) if self._dropped else None
+
+    def take_dropped(self, *, now: bool) -> int:
+        """Return how many were dropped, once their second is over, and begin the next one."""
+        if not self._dropped or (not now and self._clock() - self._since < 1):
+            return 0
+        dropped, self._dropped = self._dropped, 0
+        self._since, self._admitted = self._clock(), 0
+        return dropped
