@@ -5,7 +5,7 @@ from typing import Any
 
 from litestar import Litestar, Response, Router, get
 from litestar.config.cors import CORSConfig
-from litestar.datastructures import State
+from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
@@ -52,7 +52,13 @@ def create_app(services: Services) -> Litestar:
             wall,
             process_router,
             api,
-            create_static_files_router("/static", directories=[WEB], opt={"open": True}, include_in_schema=False),
+            create_static_files_router(
+                "/static",
+                directories=[WEB],
+                opt={"open": True},
+                include_in_schema=False,
+                cache_control=CacheControlHeader(no_cache=True),
+            ),
         ],
         dependencies={"services": Provide(provide_services, sync_to_thread=False)},
         exception_handlers={Exception: answer_error},

@@ -40,6 +40,15 @@ class StartError(HealthdError):
 class _Server(uvicorn.Server):
     """uvicorn without hands on the signals: stock uvicorn re-raises them, and what comes after `serve()` never runs."""
 
+    def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -140,11 +149,10 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
         services = await build(settings, await load_installed_plugins())
         log.info("daemon_started", version=__version__, cameras=len(services.supervisor), pid=os.getpid())
         services.supervisor.start()
-        server = _server(settings, services)
+        server = _server(settings, services, on_started=lambda: on_listening(_url(settings, bound)))
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
         housekeeping = asyncio.create_task(_keep_house(services), name="housekeeping")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        on_listening(_url(settings, bound))
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         crashed = serving.done() and not stop.is_set()
         if crashed:
@@ -198,19 +206,20 @@ def _own_signals(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _server(settings: Settings, services: Services) -> uvicorn.Server:
+def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:
     options: dict[str, Any] = {
         "lifespan": "off",
         "http": "httptools",
         "ws": "none",
         "log_config": None,
+        "log_level": "warning",
         "access_log": False,
         "server_header": False,
         "proxy_headers": False,
         "timeout_graceful_shutdown": settings.shutdown.grace_seconds,
         "root_path": settings.server.root_path,
     }
-    return _Server(uvicorn.Config(create_app(services), **options))
+    return _Server(uvicorn.Config(create_app(services), **options), on_started=on_started)
 
 
 async def _keep_house(services: Services) -> None:
