@@ -1,0 +1,61 @@
+# The verbs of healthd. `make` alone lists them. Paths are relative, so that a checkout may lie anywhere, spaces included.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+SOURCES := pyproject.toml plugins/healthd-yolo/pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types pytest bench bench-quick format clean
+
+help: ## list the verbs
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+run: $(VENV)/light ## set up (light: no torch), then watch two demo cameras at http://127.0.0.1:8080
+	@exec $(BIN)/python -m healthd demo
+
+test: $(VENV)/full ## set up everything, then lint, types and all tests
+	@$(MAKE) --no-print-directory lint types pytest
+
+lint: $(VENV)/full ## ruff: rules and format
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+types: $(VENV)/full ## mypy, strict
+	$(BIN)/python -m mypy
+
+pytest: $(VENV)/full ## all tests
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/full ## all figures of docs/benchmarks.md, measured here (about 6 minutes)
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/full ## the same in about two minutes, less exact
+	$(BIN)/python -m benchmarks --quick
+
+format: $(VENV)/full ## let ruff mend what it can
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean: ## remove what the verbs made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'healthd needs Python 3.11 or newer: make PYTHON=python3.12 ...' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/light: $(VENV)/made $(SOURCES)
+	@echo 'installing healthd with the light engine ...'
+	$(PIP) -e . -e plugins/healthd-yolo
+	@touch $@
+
+# ultralytics asks for opencv-python, which owns the same folder cv2/ as our headless build: the headless one must win.
+$(VENV)/full: $(VENV)/made $(SOURCES)
+	@echo 'installing everything, torch included: 6 GB, a few minutes ...'
+	$(PIP) -e '.[dev]' -e 'plugins/healthd-yolo[ultralytics]'
+	@$(BIN)/python -m pip --disable-pip-version-check uninstall --quiet --yes opencv-python
+	$(PIP) --force-reinstall --no-deps opencv-python-headless
+	@touch $(VENV)/light $@
