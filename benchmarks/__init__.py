@@ -1,0 +1,1 @@
+"""The figures of docs/benchmarks.md: anyone can measure them with `make bench`."""
