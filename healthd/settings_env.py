@@ -89,6 +89,8 @@ class EnvironmentSource(PydanticBaseSettingsSource):
 
     def _find(self, rest: str) -> tuple[Path, Any]:
         """Return the key that the rest of a variable's name stands for, and its type."""
+        if rest.endswith("__"):
+            raise _Unknown
         path: Path = ()
         annotation: Any = self.settings_cls
         while rest:
@@ -176,10 +178,10 @@ def is_foreign(name: str, environ: Mapping[str, str]) -> bool:
         return True
     if "__" in name:
         return False
-    port = _SERVICE_PORT.fullmatch(name)
-    if port:  # HEALTHD_SERVER_PORT may be a slip for HEALTHD_SERVER__PORT
-        return f"{port[1]}_SERVICE_HOST" in environ
-    return bool(_SERVICE.fullmatch(name) or _SERVICE_LINK.fullmatch(name))
+    if _SERVICE.fullmatch(name) or _SERVICE_LINK.fullmatch(name):
+        return True
+    port = _SERVICE_PORT.fullmatch(name)  # HEALTHD_SERVER_PORT alone may be a slip for HEALTHD_SERVER__PORT
+    return port is not None and f"{port[1]}_SERVICE_HOST" in environ
 
 
 def _parse(text: str, annotation: Any) -> Any:
