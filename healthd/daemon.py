@@ -31,6 +31,7 @@ from healthd.worker import Worker, WorkerTimeout
 
 log = structlog.get_logger(__name__)
 HOUSEKEEPING_SECONDS = 15.0
+SAME_SIGNAL_SECONDS = 0.05
 
 
 class StartError(HealthdError):
@@ -188,14 +189,22 @@ async def _stop(settings: Settings, services: Services, *, server: uvicorn.Serve
 
 @contextlib.contextmanager
 def _own_signals(stop: asyncio.Event) -> Iterator[None]:
-    """The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once (exit 143 or 130)."""
+    """The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once (exit 143 or 130).
+
+    `timeout` and some supervisors send one signal to the process and once more to its group: what comes within
+    `SAME_SIGNAL_SECONDS` is the first one still.
+    """
     loop = asyncio.get_running_loop()
+    first = float("inf")
 
     def received(number: signal.Signals) -> None:
-        if stop.is_set():
+        nonlocal first
+        if stop.is_set() and loop.time() - first > SAME_SIGNAL_SECONDS:
             os._exit(128 + number)
-        log.info("signal_received", signal=number.name)
-        stop.set()
+        if not stop.is_set():
+            first = loop.time()
+            log.info("signal_received", signal=number.name)
+            stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received, number)
