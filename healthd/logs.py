@@ -4,6 +4,7 @@ Every line goes through the same processors, and the last of them before the ren
 Python prints about an error goes around it: the hooks for uncaught exceptions log too, and tracebacks show no locals.
 """
 
+import io
 import logging
 import math
 import os
@@ -149,6 +150,16 @@ def _formatter(fmt: Format, stream: TextIO) -> logging.Formatter:
     )
 
 
+class _Nowhere(io.StringIO):
+    """Stands in for a standard error that was closed before Python began."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+_NOWHERE = _Nowhere()
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes to the stream it was given, or to whatever standard error is at the time (`NativeLog` moves it)."""
 
@@ -159,7 +170,7 @@ class _Handler(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         """Where lines go now."""
-        return self._fixed or sys.stderr
+        return self._fixed or sys.stderr or _NOWHERE
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         """Say that a line could not be written. The standard way quotes its arguments, secrets included."""

@@ -34,7 +34,7 @@ class NativeLog:
 
     Python's own `sys.stderr` keeps writing to the true standard error. Writers never wait: the pipe does not block, and
     what does not fit is lost. At most `lines_per_second` are logged; the rest is counted in `native_output_dropped`.
-    Leaving takes a second at most. Where there is no standard error, it does nothing.
+    Leaving takes a second at most. Where there is no standard error, what is written there goes nowhere.
     """
 
     def __init__(self, *, lines_per_second: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,6 +49,7 @@ class NativeLog:
         try:
             true_stderr = os.dup(_STDERR)
         except OSError:
+            _park_descriptor()
             return self
         self._kept = os.fdopen(true_stderr, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
         self._before = (sys.stderr, sys.__stderr__)
@@ -121,6 +122,14 @@ class NativeLog:
         dropped = self._limit.take_dropped(now=last)
         if dropped:
             log.debug("native_output_dropped", lines=dropped)
+
+
+def _park_descriptor() -> None:
+    """Take descriptor 2, or the next file that is opened would get it, and all that C libraries print."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != _STDERR:
+        os.dup2(nowhere, _STDERR)
+        os.close(nowhere)
 
 
 def _writes_to_stderr(stream: TextIO | None) -> bool:
