@@ -102,8 +102,10 @@ def _register_user_info(scrubber: Scrubber, user_info: str) -> None:
     user, colon, password = user_info.partition(":")
     if colon:
         scrubber.register(user_info)
-        scrubber.register(password if len(password) >= SHORTEST_PART else "")
-        scrubber.register(password, before=":", after="@")
+        if len(password) >= SHORTEST_PART:
+            scrubber.register(password)
+        else:
+            scrubber.register(password, before=":", after="@")
         scrubber.register(base64.b64encode(unquote(user_info).encode("utf-8", "surrogatepass")).decode())
     elif len(user) > SHORTEST_PART:  # a lone user name is often a token
         scrubber.register(user)

@@ -123,7 +123,8 @@ class Scrubber:
                 return
             for form in new:
                 left, middle, right = map(_source, form)
-                self._known[form] = re.compile(f"({left}){middle}({right})")
+                # without neighbours also without groups: these cost the search its fast path
+                self._known[form] = re.compile(f"({left}){middle}({right})" if left or right else middle)
             longest_first = sorted(self._known, key=lambda form: len(form[1]), reverse=True)
             self._patterns = tuple(self._known[form] for form in longest_first)
 
@@ -137,7 +138,7 @@ class Scrubber:
     def scrub_known(self, text: str) -> str:
         """Return the text with `***` wherever a registered secret stood; what only looks like one stays."""
         for pattern in self._patterns:
-            text = pattern.sub(_HIDDEN, text)
+            text = pattern.sub(_HIDDEN if pattern.groups else MASK, text)
         return text
 
     def scrub_object(self, obj: Any) -> Any:
