@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,8 @@ class InstalledPlugins:
 
     sources: Plugins[type[CameraSource]]
     families: Plugins[type[ModelFamily]]
+    made: Mapping[type[ModelFamily], ModelFamily]
+    """The one object of each family that is loaded."""
 
 
 check_source = checked_class(CameraSource, contract=CONTRACT)  # type: ignore[type-abstract]  # it makes no instance
@@ -68,10 +70,18 @@ check_family = checked_class(ModelFamily, contract=CONTRACT)  # type: ignore[typ
 
 
 async def load_installed_plugins() -> InstalledPlugins:
-    """Import every installed plugin."""
+    """Import every installed plugin and make the families; one that cannot be made is as broken as an import."""
+    made: dict[type[ModelFamily], ModelFamily] = {}
+
+    def check_and_make(loaded: Any) -> type[ModelFamily]:
+        family = check_family(loaded)
+        made[family] = family()
+        return family
+
     return InstalledPlugins(
         sources=await load_plugins(SOURCES, installed(SOURCES), check=check_source),
-        families=await load_plugins(FAMILIES, installed(FAMILIES), check=check_family),
+        families=await load_plugins(FAMILIES, installed(FAMILIES), check=check_and_make),
+        made=made,
     )
 
 
@@ -98,7 +108,7 @@ def listen(settings: Settings) -> socket.socket:
 async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     """Build the parts of the daemon; starts no camera."""
     metrics = Metrics()
-    families = {plugin.name: plugin.target() for plugin in plugins.families if plugin.target is not None}
+    families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
     models = ModelManager(
         families,
         directory=settings.models.directory,
@@ -121,7 +131,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         for name, camera in settings.cameras.items()
     )
     auth = Authenticator(
-        [(key.name, key.key.reveal(), key.scope) for key in settings.auth.keys],
+        [(key.name, key.key.reveal(), key.scope) for key in settings.auth.keys if settings.auth.needs_key],
         session_seconds=settings.auth.session_hours * 3600,
     )
     services = Services(
@@ -138,6 +148,10 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     return services
 
 
+async def _load_and_build(settings: Settings) -> Services:
+    return await build(settings, await load_installed_plugins())
+
+
 async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lambda _: None) -> int:
     """Run the daemon until SIGTERM or SIGINT; return its exit code. Must run on the main thread.
 
@@ -147,13 +161,20 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
     stop = asyncio.Event()
     with _own_signals(stop):
         bound = listen(settings)
-        services = await build(settings, await load_installed_plugins())
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        building = asyncio.create_task(_load_and_build(settings), name="build")
+        await asyncio.wait([building, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not building.done():  # a plugin is still being imported, or makes its camera: nothing runs that must stop
+            building.cancel()
+            await asyncio.wait([building], timeout=1.0)
+            log.info("stopped_before_start")
+            return 0
+        services = building.result()
         log.info("daemon_started", version=__version__, cameras=len(services.supervisor), pid=os.getpid())
         services.supervisor.start()
         server = _server(settings, services, on_started=lambda: on_listening(_url(settings, bound)))
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
         housekeeping = asyncio.create_task(_keep_house(services), name="housekeeping")
-        stopping = asyncio.create_task(stop.wait(), name="stop")
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         crashed = serving.done() and not stop.is_set()
         if crashed:
@@ -173,15 +194,16 @@ async def _stop(settings: Settings, services: Services, *, server: uvicorn.Serve
     services.supervisor.release_waiters()
     log.info("stop_requested", grace_seconds=shutdown.grace_seconds, drain_seconds=shutdown.drain_seconds)
 
-    # Phase 2: no new connections; requests in hand are answered, bounded by uvicorn and once more by us.
+    # Phase 2: readers stop at the next frame, predictors after the frame in hand; who does not answer is abandoned.
+    # HTTP goes on meanwhile: uvicorn closes its door at once when told to, and nobody could read the two probes any more.
+    abandoned = await services.supervisor.drain(shutdown.drain_seconds)
+
+    # Phase 3: no new connections; requests in hand are answered, bounded by uvicorn and once more by us.
     server.should_exit = True
     _, late = await asyncio.wait([serving], timeout=shutdown.grace_seconds + 1.0)
     if late:
         log.warning("http_abandoned", grace_seconds=shutdown.grace_seconds)
         serving.cancel()
-
-    # Phase 3: readers stop at the next frame, predictors after the frame in hand; who does not answer is abandoned.
-    abandoned = await services.supervisor.drain(shutdown.drain_seconds)
 
     # Phase 4: done; the caller exits, whatever threads still hang.
     log.info("stopped", seconds=round(loop.time() - begun, 3), abandoned=list(abandoned))
@@ -206,13 +228,14 @@ def _own_signals(stop: asyncio.Event) -> Iterator[None]:
             log.info("signal_received", signal=number.name)
             stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
         loop.add_signal_handler(number, received, number)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():  # not the loop's way: it leaves a moment in which a signal kills
+            signal.signal(number, handler)
 
 
 def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:
