@@ -48,7 +48,7 @@ class SharedModel:
         self._begun = clock.monotonic()
         self._ready = threading.Event()
         self._model: Model | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     @property
     def task(self) -> str:
@@ -93,16 +93,13 @@ class SharedModel:
         """Load and warm up; what goes wrong is raised to everybody who waits."""
         begun = self._clock.monotonic()
         try:
-            model = family.load(self.spec)
-            model.warm_up()
-        except Exception as exc:
+            self._model = _warm_model(family, self.spec)
+        except BaseException as exc:  # a library that calls sys.exit() must not leave a model that never comes
             self._error = exc
             raise
-        else:
-            self._model = model
-            self.load_seconds = self._clock.monotonic() - begun
-            self.last_used = self._clock.monotonic()
         finally:
+            self.last_used = self._clock.monotonic()
+            self.load_seconds = self.last_used - begun
             self._ready.set()
 
     def wait_loaded(self, timeout_seconds: float) -> None:
@@ -112,6 +109,22 @@ class SharedModel:
         if self._error is not None:
             kind = SettingsError if isinstance(self._error, SettingsError) else ModelError
             raise kind(str(self._error) or repr(self._error)) from self._error
+
+    def describe(self) -> LoadedModel | None:
+        """Tell about the model; None when it is not loaded, or not any more."""
+        model = self._model
+        if model is None:
+            return None
+        return LoadedModel(
+            model_id=self.spec.model_id,
+            family=self.family,
+            task=model.task,
+            users=self.users,
+            predictions=self.predictions,
+            load_seconds=self.load_seconds,
+            memory_bytes=_memory_of(model),
+            last_used_age_seconds=self._clock.monotonic() - self.last_used,
+        )
 
     def close(self) -> None:
         """Give the model back; nobody uses it any more."""
@@ -128,9 +141,9 @@ class SharedModel:
 class ModelManager:
     """Loads models on first use and shares them. Thread-safe; its calls block and belong on a worker.
 
-    Lives as long as the daemon. A model that nobody uses is kept for `idle_unload_seconds`, so that a camera which is
-    restarted finds it loaded. A model whose load or prediction hangs longer than `stuck_after_seconds` is left to its
-    thread: the next user gets a fresh one.
+    Lives as long as the daemon. A model that nobody uses is kept for `idle_unload_seconds` (0: for ever), so that a
+    camera which is restarted finds it loaded. A model whose load or prediction hangs longer than
+    `stuck_after_seconds` is left to its thread: the next user gets a fresh one.
     """
 
     def __init__(
@@ -169,30 +182,33 @@ class ModelManager:
     def loaded(self) -> tuple[LoadedModel, ...]:
         """Tell what is loaded now."""
         with self._lock:
-            models = [model for model in self._models.values() if model.ready]
-        return tuple(self._describe(model) for model in models)
+            models = list(self._models.values())
+        told = [model.describe() for model in models]
+        return tuple(model for model in told if model is not None)
 
     def unload_idle(self) -> int:
-        """Unload what nobody has used for long enough; return how many."""
-        now = self._clock.monotonic()
-        with self._lock:
-            idle = [
-                key
-                for key, model in self._models.items()
-                if model.users == 0 and model.ready and now - model.last_used >= self._idle_unload_seconds
-            ]
-            gone = [self._models.pop(key) for key in idle]
-        for model in gone:
-            model.close()
-            log.info("model_unloaded", model=model.spec.model_id)
-        return len(gone)
+        """Unload what nobody has used for `idle_unload_seconds` (0: nothing, ever); return how many."""
+        number = 0
+        while (idle := self._take_idle()) is not None:
+            number += 1
+            log.info("model_unloaded", model=idle.spec.model_id)
+            try:
+                idle.close()
+            except Exception as exc:  # noqa: BLE001  one that will not go must not keep the others
+                log.warning("model_close_failed", model=idle.spec.model_id, error=repr(exc))
+        return number
 
     def resolve(self, model_id: str) -> Path | None:
         """Find the file or folder of a model: a path as it is, else a name in the models directory."""
-        given = Path(model_id).expanduser()
-        for candidate in (given, self._directory / given):
-            if candidate.exists():
-                return candidate.resolve()
+        if not model_id:
+            return None
+        try:
+            given = Path(model_id).expanduser()
+            for candidate in (given, self._directory / given):
+                if candidate.exists():
+                    return candidate.resolve()
+        except (OSError, RuntimeError, ValueError):  # no name of a file: too long, `~nobody`, a NUL
+            return None
         return None
 
     def _acquire(self, family_name: str, model_id: str, options: ModelOptions) -> SharedModel:
@@ -219,7 +235,7 @@ class ModelManager:
                 self._load(shared, family)
             else:
                 shared.wait_loaded(self.load_timeout_seconds)
-        except Exception:
+        except BaseException:
             with self._lock:
                 shared.users -= 1
                 if self._models.get(key) is shared and not shared.ready:
@@ -232,9 +248,21 @@ class ModelManager:
         shared.load(family)
         log.info("model_loaded", model=shared.spec.model_id, task=shared.task, seconds=round(shared.load_seconds, 3))
 
+    def _take_idle(self) -> SharedModel | None:
+        """Take out one model that nobody has used for long enough."""
+        if self._idle_unload_seconds <= 0:
+            return None
+        now = self._clock.monotonic()
+        with self._lock:
+            for key, model in self._models.items():
+                if model.users == 0 and model.ready and now - model.last_used >= self._idle_unload_seconds:
+                    return self._models.pop(key)
+        return None
+
     def _release(self, shared: SharedModel) -> None:
         with self._lock:
             shared.users -= 1
+            shared.last_used = self._clock.monotonic()
             replaced = shared.users == 0 and shared not in self._models.values()
         if replaced:
             shared.close()
@@ -242,14 +270,28 @@ class ModelManager:
     def _limit(self, shared: SharedModel) -> float:
         return self._stuck_after_seconds if shared.ready else self.load_timeout_seconds
 
-    def _describe(self, model: SharedModel) -> LoadedModel:
-        return LoadedModel(
-            model_id=model.spec.model_id,
-            family=model.family,
-            task=model.task,
-            users=model.users,
-            predictions=model.predictions,
-            load_seconds=model.load_seconds,
-            memory_bytes=model._loaded().memory_bytes,  # noqa: SLF001  same file, same owner
-            last_used_age_seconds=self._clock.monotonic() - model.last_used,
-        )
+
+def _warm_model(family: ModelFamily, spec: ModelSpec) -> Model:
+    """Load a model, see that it keeps the contract, and warm it up; one that fails at that is given back."""
+    model: object = family.load(spec)
+    if not isinstance(model, Model):
+        raise TypeError(f"{type(family).__name__}.load returned {type(model).__name__}, not a Model")
+    for fact in ("task", "labels"):
+        if not hasattr(model, fact):
+            raise TypeError(f"{type(model).__name__} does not say its `{fact}`")
+    try:
+        model.warm_up()
+    except BaseException:
+        try:
+            model.close()
+        except Exception as exc:  # noqa: BLE001  why it failed to warm up is what people must read
+            log.warning("model_close_failed", model=spec.model_id, error=repr(exc))
+        raise
+    return model
+
+
+def _memory_of(model: Model) -> int | None:
+    try:
+        return model.memory_bytes
+    except Exception:  # noqa: BLE001  whoever asks for the state of the daemon gets it
+        return None
