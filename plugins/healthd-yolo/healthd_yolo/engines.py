@@ -1,0 +1,32 @@
+"""Which engine runs which file."""
+
+from pathlib import Path, PurePath
+from typing import Literal, TypeAlias
+
+Engine: TypeAlias = Literal["auto", "openvino", "ultralytics"]
+
+_OPENVINO_SUFFIXES = (".onnx", ".xml")
+_OPENVINO_FOLDER = "_openvino_model"
+_ULTRALYTICS_SUFFIXES = (".pt", ".torchscript", ".engine", ".mlpackage", ".mlmodel", ".pb", ".tflite", ".mnn")
+_ULTRALYTICS_FOLDERS = ("_saved_model", "_paddle_model", "_ncnn_model", "_rknn_model", "_executorch_model")
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a name looks like a file or folder that ultralytics writes."""
+    plain = name.rstrip("/").lower()
+    return plain.endswith((*_OPENVINO_SUFFIXES, _OPENVINO_FOLDER, *_ULTRALYTICS_SUFFIXES, *_ULTRALYTICS_FOLDERS))
+
+
+def automatic_engine(name: str, path: Path | None = None) -> Literal["openvino", "ultralytics"]:
+    """Return the engine that `auto` stands for: OpenVINO for what it reads by itself, ultralytics for the rest."""
+    plain = PurePath(name).name.lower()
+    if plain.endswith((*_OPENVINO_SUFFIXES, _OPENVINO_FOLDER)):
+        return "openvino"
+    if path is not None and path.is_dir() and any(path.glob("*.xml")):
+        return "openvino"
+    return "ultralytics"
+
+
+def shared_engine(engine: Engine, name: str) -> Engine:
+    """Return `auto` where it stands for the engine asked for: so `auto` and its meaning share one loaded model."""
+    return "auto" if engine == automatic_engine(name) else engine

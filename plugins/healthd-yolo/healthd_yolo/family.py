@@ -1,0 +1,54 @@
+"""The model family `yolo`: which engine loads which file."""
+
+from typing import ClassVar
+
+from healthd.errors import SettingsError
+from healthd.models.model import Model, ModelFamily, ModelOptions, ModelSpec
+from healthd_yolo.engines import automatic_engine, is_model_name
+from healthd_yolo.model_options import YoloModelOptions
+from healthd_yolo.threads import thread_limit
+
+
+class YoloFamily(ModelFamily):
+    """YOLOv8, YOLO11 and YOLO26, detect and pose."""
+
+    options_model: ClassVar[type[ModelOptions]] = YoloModelOptions
+
+    def serves(self, model_id: str) -> bool:
+        """Whether the name is that of a file or folder which one of the engines loads."""
+        return is_model_name(model_id)
+
+    def load(self, spec: ModelSpec) -> Model:
+        """Load a model with the engine that its options or its name ask for.
+
+        Raises:
+            SettingsError: it can never be loaded (missing file, missing extra, not a model), with what to do.
+            ModelError: it cannot be loaded now.
+        """
+        options = spec.options if isinstance(spec.options, YoloModelOptions) else YoloModelOptions()
+        engine = automatic_engine(spec.model_id, spec.path) if options.engine == "auto" else options.engine
+        if engine == "openvino":
+            return _load_openvino(spec, options)
+        from healthd_yolo.ultralytics_model import load_ultralytics  # noqa: PLC0415  engines are imported on need
+
+        return load_ultralytics(spec, options)
+
+
+def _load_openvino(spec: ModelSpec, options: YoloModelOptions) -> Model:
+    from healthd_yolo.openvino_model import OpenVinoYolo  # noqa: PLC0415  engines are imported on need
+    from healthd_yolo.openvino_network import CompileOptions, Network  # noqa: PLC0415
+
+    is_folder = spec.path is not None and spec.path.is_dir()
+    if automatic_engine(spec.model_id, spec.path) != "openvino" and not is_folder:
+        raise SettingsError(
+            f"{spec.model_id} is not for engine `openvino`, which reads .onnx and OpenVINO directories; set"
+            f" engine = `ultralytics`, or export it: `yolo export model={spec.model_id} format=onnx`"
+        )
+    if spec.path is None:
+        raise SettingsError(
+            f"model: there is no `{spec.model_id}`, neither as a path nor in models.directory ({spec.directory})"
+        )
+    compile_options = CompileOptions(
+        device=options.device or "CPU", half=options.half, threads=thread_limit(options.threads)
+    )
+    return OpenVinoYolo(spec.model_id, Network(spec.path, compile_options), image_size=options.imgsz)
