@@ -1,0 +1,265 @@
+"""The engine `ultralytics`: any format it loads, on torch. No other module of this plugin sees a type of theirs.
+
+ultralytics is imported with the first model that needs it, into a setting of its own: usage statistics, settings sync
+and automatic installs off, its configuration in a private temporary folder instead of the home directory, and
+checkpoints read with the classes that ultralytics knows and no others (a `.pt` file is a program otherwise).
+"""
+
+import atexit
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from healthd.cpus import usable_cpus
+from healthd.errors import ModelError, SettingsError
+from healthd.frames import Image
+from healthd.models.model import Detection, InferenceParams, Model, ModelSpec, Prediction
+from healthd_yolo.downloads import Downloads
+from healthd_yolo.envelope import check_image, records
+from healthd_yolo.labels import class_ids
+from healthd_yolo.metadata import TASKS
+from healthd_yolo.model_options import YoloModelOptions
+from healthd_yolo.threads import thread_limit
+
+INSTALL = 'pip install "healthd-yolo[ultralytics]"'
+
+_WARM_UP_SIZE = (720, 1280)
+_importing = threading.Lock()
+_downloads = Downloads()
+
+
+class UltralyticsYolo(Model):
+    """One model of ultralytics. Lives from load to `close`; called by one thread at a time, not always the same."""
+
+    def __init__(self, model_id: str, path: Path, options: YoloModelOptions) -> None:
+        """Load and set up; blocking, some seconds.
+
+        Raises:
+            SettingsError: the file is no model, its task is not one of ours, or the device is not there.
+            ModelError: it cannot be loaded now.
+        """
+        self.model_id = model_id
+        self._arguments = _arguments(options)
+        vendor = _ultralytics()
+        with _as_load_error(path.name):
+            self._yolo = vendor.YOLO(str(path))
+        self.task = str(self._yolo.task)
+        if self.task not in TASKS:
+            raise SettingsError(f"{model_id} is a `{self.task}` model; healthd-yolo knows {' and '.join(TASKS)}")
+        with _as_load_error(path.name):
+            self._run(np.zeros((*_WARM_UP_SIZE, 3), dtype=np.uint8), InferenceParams(), None)
+            self.labels: Mapping[int, str] = {int(key): str(name) for key, name in self._yolo.names.items()}
+            self._device = str(self._yolo.predictor.device)
+        _set_threads(options.threads, self._device)
+        self._memory_bytes = _memory_bytes(self._yolo, path)
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what it holds: the size of its parameters, or of its file where they are not torch's."""
+        return self._memory_bytes
+
+    def warm_up(self) -> None:
+        """Predict once on black: the load did so on the loading thread, torch warms up per thread."""
+        self.predict(np.zeros((*_WARM_UP_SIZE, 3), dtype=np.uint8), InferenceParams())
+
+    def predict(self, image: Image, params: InferenceParams) -> Prediction:
+        """Say what is in the image, (height, width, 3) uint8 BGR of any size.
+
+        Raises:
+            ModelError: it is no such image, or ultralytics failed on it.
+            SettingsError: `params` names a class that the model does not have.
+        """
+        begun = perf_counter()
+        height, width = check_image(image)
+        keep = class_ids(self.labels, params.classes)
+        try:
+            result = self._run(image, params, keep)
+        except Exception as exc:
+            raise ModelError(f"ultralytics failed on this image: {_first_line(exc)}") from exc
+        results = _detections(result, self.labels)
+        return Prediction(
+            model_id=self.model_id,
+            inference_time_ms=(perf_counter() - begun) * 1e3,
+            results=results,
+            metadata={
+                "task": self.task,
+                "width": width,
+                "height": height,
+                "engine": "ultralytics",
+                "device": self._device,
+                "precision": "f16" if self._arguments.get("quantize") else "f32",
+            },
+        )
+
+    def close(self) -> None:
+        """Let go of the network."""
+        self._yolo = None
+
+    def _run(self, image: Image, params: InferenceParams, keep: frozenset[int] | None) -> Any:
+        return self._yolo.predict(
+            image,
+            conf=params.confidence,
+            iou=params.iou,
+            max_det=params.max_det,
+            classes=None if keep is None else sorted(keep),
+            verbose=False,
+            save=False,
+            **self._arguments,
+        )[0]
+
+
+def load_ultralytics(spec: ModelSpec, options: YoloModelOptions) -> UltralyticsYolo:
+    """Load a model; a known weight name that is nowhere on this machine is downloaded into `models.directory`.
+
+    Raises:
+        SettingsError: the extra is not installed, there is no such model, or the file is none.
+        ModelError: it cannot be downloaded or loaded now.
+    """
+    _require_extra(spec.model_id)
+    if spec.model_id.lower().endswith((".yaml", ".yml")):
+        raise SettingsError(f"{spec.model_id} describes a network and holds no weights; name a model file")
+    return UltralyticsYolo(spec.model_id, spec.path or _download(spec), options)
+
+
+def _require_extra(model_id: str) -> None:
+    missing = [name for name in ("ultralytics", "torch") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"{model_id} needs the engine `ultralytics`, and {' and '.join(missing)} is not installed: {INSTALL}"
+        )
+
+
+def _download(spec: ModelSpec) -> Path:
+    vendor = _ultralytics()
+    name = spec.model_id
+    if name not in vendor.utils.downloads.GITHUB_ASSETS_NAMES:
+        raise SettingsError(
+            f"model: there is no `{name}`, neither as a path nor in models.directory ({spec.directory}),"
+            " and it is no weight name that ultralytics knows"
+        )
+    if vendor.utils.env_bool("YOLO_OFFLINE"):
+        raise SettingsError(f"model: `{name}` is not in models.directory, and YOLO_OFFLINE forbids to download it")
+    spec.directory.mkdir(parents=True, exist_ok=True)
+    fetch = partial(vendor.utils.downloads.attempt_download_asset, progress=False)
+    return _downloads.get(spec.directory / name, fetch)
+
+
+def _ultralytics() -> Any:
+    """Return ultralytics, imported by whoever comes first while the others wait."""
+    with _importing:
+        return _import_ultralytics()
+
+
+@cache
+def _import_ultralytics() -> Any:
+    """Import ultralytics with everything off that a camera daemon must not do."""
+    folder = tempfile.mkdtemp(prefix="healthd-ultralytics-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with _environment(
+        YOLO_CONFIG_DIR=folder,
+        MPLCONFIGDIR=folder,
+        YOLO_AUTOINSTALL="false",
+        YOLO_VERBOSE="false",
+        YOLO_OFFLINE="true",  # at import only: no name look-up, and statistics stay off for good
+        ULTRALYTICS_SAFE_LOAD=os.environ.get("ULTRALYTICS_SAFE_LOAD", "true"),
+        OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(usable_cpus())),
+    ):
+        try:
+            import ultralytics  # noqa: PLC0415  only when a model needs it
+            import ultralytics.utils.downloads  # noqa: PLC0415
+            from ultralytics import YOLO  # noqa: F401, PLC0415  pulls in torch now, inside this environment
+        except ImportError as exc:
+            raise SettingsError(f"ultralytics cannot be imported ({_first_line(exc)}): {INSTALL}") from exc
+    _switch_off(ultralytics)
+    return ultralytics
+
+
+def _switch_off(vendor: Any) -> None:
+    """Say it once more at run time, for the case that somebody else imported ultralytics before us.
+
+    The settings are changed in memory only: that somebody's file stays as it is. What ultralytics logs goes where the
+    rest of the process logs.
+    """
+    from ultralytics.utils import checks, events  # noqa: PLC0415  not before _import_ultralytics
+
+    checks.AUTOINSTALL = False
+    events.events.enabled = False
+    dict.__setitem__(vendor.settings, "sync", False)  # not `[]=`, which writes their file
+    logger = logging.getLogger("ultralytics")
+    logger.handlers.clear()
+    logger.propagate = True
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _as_load_error(name: str) -> Iterator[None]:
+    """Sort what a load may raise: a lack of memory may pass, a bad file or a missing package will not."""
+    try:
+        yield
+    except (MemoryError, ConnectionError) as exc:
+        raise ModelError(f"{name} cannot be loaded now: {_first_line(exc)}") from exc
+    except ImportError as exc:
+        raise SettingsError(f"{name} needs a package that is not installed: {_first_line(exc)}") from exc
+    except Exception as exc:
+        if type(exc).__name__ == "OutOfMemoryError":
+            raise ModelError(f"{name} cannot be loaded now: {_first_line(exc)}") from exc
+        raise SettingsError(f"{name} cannot be loaded by ultralytics: {_first_line(exc)}") from exc
+
+
+def _arguments(options: YoloModelOptions) -> dict[str, Any]:
+    wishes = {"imgsz": options.imgsz, "device": options.device, "quantize": 16 if options.half else None}
+    return {name: value for name, value in wishes.items() if value is not None}
+
+
+def _set_threads(asked: int | None, device: str) -> None:
+    """Give torch the threads of this process; ultralytics leaves one CPU of two unused."""
+    if device == "cpu":
+        import torch  # noqa: PLC0415  loaded already
+
+        torch.set_num_threads(thread_limit(asked) or usable_cpus())
+
+
+def _memory_bytes(yolo: Any, path: Path) -> int:
+    network = yolo.predictor.model
+    held = sum(int(weights.numel() * weights.element_size()) for weights in network.parameters())
+    if held:
+        return held
+    files = [path] if path.is_file() else list(path.rglob("*"))
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _detections(result: Any, labels: Mapping[int, str]) -> tuple[Detection, ...]:
+    boxes = result.boxes.data.cpu().numpy().astype(np.float32)
+    points = None if result.keypoints is None else result.keypoints.data.cpu().numpy().astype(np.float32)
+    return records(boxes[:, :4], boxes[:, 4], boxes[:, 5].astype(np.intp), points, labels=labels)
+
+
+def _first_line(exc: BaseException) -> str:
+    """Return type and first line of an error, without the ornaments that ultralytics puts around it."""
+    lines = [line.strip() for line in str(exc).encode("ascii", "ignore").decode().splitlines() if line.strip()]
+    told = lines[0].removeprefix("ERROR").strip() if lines else ""
+    return f"{type(exc).__name__}: {told[:200]}" if told else repr(exc)
