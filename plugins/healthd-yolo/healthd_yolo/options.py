@@ -1,0 +1,28 @@
+"""The settings of a YOLO camera."""
+
+from pydantic import Field
+
+from healthd.cameras.capture import CaptureOptions
+from healthd.cameras.source import PredictOptions
+from healthd_yolo.engines import Engine, shared_engine
+from healthd_yolo.model_options import DEVICE_HELP, ENGINE_HELP, HALF_HELP, IMGSZ_HELP, YoloModelOptions
+
+
+class YoloOptions(CaptureOptions, PredictOptions):
+    """The settings under `[cameras.NAME.options]` of `yolo-pose` and `yolo-detect`."""
+
+    model: str = Field(
+        min_length=1,
+        description="Model file or OpenVINO directory: a path, or a name in `models.directory`,"
+        " e.g. `yolo11n-pose.onnx`; with engine `ultralytics` also a known weight name such as `yolo11n-pose.pt`.",
+    )
+    engine: Engine = Field("auto", description=ENGINE_HELP)
+    imgsz: int | None = Field(None, ge=32, le=4096, description=IMGSZ_HELP)
+    half: bool = Field(False, description=HALF_HELP)
+    device: str | None = Field(None, description=DEVICE_HELP)
+
+    def model_options(self) -> YoloModelOptions:
+        """Return what decides how the model is loaded, in the form under which equal wishes are equal."""
+        return YoloModelOptions(
+            engine=shared_engine(self.engine, self.model), imgsz=self.imgsz, half=self.half, device=self.device
+        )
