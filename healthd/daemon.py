@@ -112,6 +112,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     models = ModelManager(
         families,
         directory=settings.models.directory,
+        threads=settings.performance.threads or None,
         idle_unload_seconds=settings.models.idle_unload_seconds,
         load_timeout_seconds=settings.models.load_timeout_seconds,
     )
