@@ -30,6 +30,10 @@ class Variant(NamedTuple):
     def __str__(self) -> str:
         return f"q{self.quality}w{self.width or 0}{'o' if self.overlay else ''}"
 
+    def fitting(self, frame: Frame) -> "Variant":
+        """Return the one variant that stands for all that show this frame the same: nothing is ever enlarged."""
+        return self if self.width is None or self.width < frame.width else self._replace(width=None)
+
 
 class Picture(NamedTuple):
     """A frame to be encoded, with its prediction where that is to be drawn."""
@@ -66,6 +70,7 @@ class JpegCache:
         self._done: dict[tuple[int, Variant], bytes] = {}
         self._running: dict[tuple[int, Variant], asyncio.Task[bytes]] = {}
         self._newest = {False: 0, True: 0}
+        self._drops = 0
         self.hits = 0
         self.encodes = 0
 
@@ -94,7 +99,8 @@ class JpegCache:
         return await asyncio.shield(task)  # one viewer who leaves must not take the picture from the others
 
     def drop(self) -> None:
-        """Forget every JPEG: the camera is lost."""
+        """Forget every JPEG, those that are still being encoded too: the camera is lost."""
+        self._drops += 1
         self._done.clear()
 
     def __len__(self) -> int:
@@ -102,10 +108,12 @@ class JpegCache:
 
     async def _encode(self, key: tuple[int, Variant], picture: Picture, variant: Variant) -> bytes:
         self.encodes += 1
+        drops = self._drops
         jpeg, seconds = await self._encoder.encode(picture, variant)
         if self._on_encoded is not None:
             self._on_encoded(seconds)
-        self._keep(key, jpeg)
+        if drops == self._drops:
+            self._keep(key, jpeg)
         return jpeg
 
     def _keep(self, key: tuple[int, Variant], jpeg: bytes) -> None:
