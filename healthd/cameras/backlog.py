@@ -20,11 +20,11 @@ SETTLE_SECONDS = 0.4
 FALL_SECONDS = 0.04
 """What counts as falling: with the settle time, everything that comes more than a tenth faster than it was made."""
 
-LATE_SECONDS = 0.7
+LATE_SECONDS = 0.6
 """Later than this is old. With what the baseline may be wrong, it keeps what is published under a second."""
 
 CAUGHT_UP_SECONDS = 0.1
-"""A session that has been late is live again once it is no later than this; what comes before is still backlog."""
+"""A session becomes live with an image no later than this; what comes before is still backlog."""
 
 _PATIENCE_SECONDS = 2.0
 """An image that stays late for so long, without catching up, belongs to a session that will not catch up."""
@@ -138,16 +138,18 @@ class BacklogGate:
         self._began_at = self._marked_at = now
 
     def _settle(self, now: float, offset: float) -> None:
-        """Become live once the offset has stopped falling, or is where it was before."""
+        """Become live once the offset has stopped falling, or is again where it was before."""
         self._base = min(self._base, offset)
         if offset < self._mark - FALL_SECONDS:
             self._mark, self._marked_at = offset, now
-        settled = now - self._marked_at >= self._settle_seconds
-        if settled or (self._edge_known and offset - self._base <= CAUGHT_UP_SECONDS):
+        lateness = offset - self._base if self._clocked else 0.0
+        if lateness > CAUGHT_UP_SECONDS:
+            self._expect_progress(now, lateness)
+            return
+        self._late = None
+        if self._edge_known or now - self._marked_at >= self._settle_seconds:
             self._settling = False
             self._mark, self._marked_at = self._base, now
-        elif self._edge_known:
-            self._expect_progress(now, offset - self._base)
         elif now - self._began_at >= _LONGEST_CATCH_UP_SECONDS:
             if self._clocked:
                 raise CameraError(f"the stream has not caught up with real time within {_LONGEST_CATCH_UP_SECONDS:g} s")
@@ -175,6 +177,6 @@ class BacklogGate:
         since, then = self._late = self._late or (now, lateness)
         if now - since < _PATIENCE_SECONDS:
             return
-        if lateness > max(LATE_SECONDS, then - _PATIENCE_SECONDS / 4):
+        if lateness > then - _PATIENCE_SECONDS / 4:
             raise CameraError(f"the stream lags {lateness:.1f} s behind and does not catch up")
         self._late = (now, lateness)
