@@ -44,22 +44,26 @@ _MADE_UP_PACE = 0.6
 """Without a clock only what comes much faster than usual is a backlog: the pace is known but roughly."""
 
 
+def _mean(values: deque[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
 class _Pace:
     """How long an image takes to come, from the last ones."""
 
     def __init__(self) -> None:
-        self._usual: deque[float] = deque([0.0], maxlen=16)
-        self._all: deque[float] = deque([0.0], maxlen=16)
+        self._usual: deque[float] = deque(maxlen=16)
+        self._all: deque[float] = deque(maxlen=16)
 
     @property
     def usual_seconds(self) -> float:
         """The mean, without gaps."""
-        return sum(self._usual) / len(self._usual)
+        return _mean(self._usual)
 
     @property
     def gap_seconds(self) -> float:
         """Longer than this is no pace but a gap, until it has happened a few times."""
-        return max(_SHORTEST_GAP_SECONDS, 3 * sum(self._all) / len(self._all))
+        return max(_SHORTEST_GAP_SECONDS, 3 * _mean(self._all))
 
     def note(self, interval: float) -> None:
         if interval <= self.gap_seconds:
@@ -86,11 +90,6 @@ class BacklogGate:
         self._marked_at = self._began_at = 0.0
         self._edge_known = False
         self._late: tuple[float, float] | None = None
-
-    @property
-    def catching_up(self) -> bool:
-        """Whether the session was just opened or came back from a gap and has not been live since."""
-        return self._settling
 
     def admits(self, now: float, position: float | None = None) -> bool:
         """Tell whether the image that arrived `now` is live. Call it for every image, in order.

@@ -105,11 +105,13 @@ def test_a_password_of_nasty_characters_reaches_the_camera(*, digest: bool) -> N
         assert watch(camera, url, until=live_pictures(1)).live
 
 
-def reason_of_failed_open(url: str, *, open_timeout_seconds: float = 10.0) -> tuple[str, float]:
+def reason_of_failed_open(
+    url: str, *, open_timeout_seconds: float = 10.0, options: CaptureOptions = LIVE
+) -> tuple[str, float]:
     began = time.monotonic()
     with (
         pytest.raises(CameraError) as caught,
-        open_camera(SourceUrl(url), LIVE, open_timeout_seconds=open_timeout_seconds),
+        open_camera(SourceUrl(url), options, open_timeout_seconds=open_timeout_seconds),
     ):
         pass
     return str(caught.value), time.monotonic() - began
@@ -140,6 +142,14 @@ def test_a_camera_that_never_sends_a_picture_fails_within_the_open_timeout(behav
     with RtspServer(behaviour=behaviour) as camera:
         told, took = reason_of_failed_open(camera.url, open_timeout_seconds=2)
     assert reason in told
+    assert took < 3.0
+
+
+def test_pictures_that_a_firewall_drops_are_no_picture() -> None:
+    with RtspServer(behaviour=Behaviour(loses_udp=True)) as camera:
+        udp = CaptureOptions(transport="udp")
+        told, took = reason_of_failed_open(camera.url, open_timeout_seconds=2, options=udp)
+    assert "no picture could be opened" in told
     assert took < 3.0
 
 
