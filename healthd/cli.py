@@ -100,6 +100,8 @@ def _demo(chosen: argparse.Namespace) -> int:
 
 
 def _serve(chosen: argparse.Namespace, settings: "Settings") -> int:
+    import structlog  # noqa: PLC0415
+
     from healthd.daemon import StartError, serve  # noqa: PLC0415
     from healthd.logs import configure_logging  # noqa: PLC0415
     from healthd.native_log import NativeLog  # noqa: PLC0415
@@ -109,7 +111,7 @@ def _serve(chosen: argparse.Namespace, settings: "Settings") -> int:
     with NativeLog():
         configure_logging(chosen.log_level or settings.log.level, chosen.log_format or settings.log.format, sys.stderr)
         for hint in settings_hints(settings):
-            print(f"hint: {hint}", file=sys.stderr)
+            structlog.get_logger("healthd.settings").warning("settings_hint", hint=hint)
 
         def listening(url: str) -> None:
             print(f"healthd is at {url}  (Ctrl-C stops it)", flush=True)
