@@ -176,7 +176,7 @@ async def test_wrong_settings_fail_the_camera_for_good_until_it_is_restarted() -
     async with running(make_runner(source)) as runner:
         await eventually(lambda: runner.health.state == "failed")
         assert runner.health.reason == "no such preset"
-        assert runner.failures["reader"] == 1
+        assert runner.failures.sessions["reader"] == 1
         wrong[0] = False
         await asyncio.sleep(0.05)
         assert runner.health.state == "failed"
@@ -188,8 +188,8 @@ async def test_a_bug_in_the_plugin_is_counted_and_tried_again() -> None:
     source = FakeSource()
     source._read = listed([picture(1), ZeroDivisionError("oops"), *[picture(n) for n in range(2, 9)]])
     async with running(make_runner(source)) as runner:
-        await eventually(lambda: runner.bugs["reader"] == 1)
-        assert runner.errors[0].reason == "ZeroDivisionError: oops"
+        await eventually(lambda: runner.failures.bugs["reader"] == 1)
+        assert runner.failures.errors[0].reason == "ZeroDivisionError: oops"
         await eventually(lambda: source.opened >= 2)
 
 
@@ -399,7 +399,7 @@ async def test_a_shared_model_that_hangs_costs_one_thread_and_is_loaded_anew() -
 
 async def test_a_predictor_that_returns_rubbish_is_a_bug() -> None:
     async with running(make_runner(FakeSource(predict=lambda _: {"boxes": []}))) as runner:
-        await eventually(lambda: runner.bugs["predictor"] >= 1)
+        await eventually(lambda: runner.failures.bugs["predictor"] >= 1)
         assert "dict, not a Prediction" in (runner.model_health.reason or "")
         assert runner.health.state == "live"
 
