@@ -91,7 +91,9 @@ def _run(chosen: argparse.Namespace) -> int:
 def _demo(chosen: argparse.Namespace) -> int:
     from healthd.demo import demo_settings  # noqa: PLC0415
     from healthd.errors import SettingsError  # noqa: PLC0415
+    from healthd.logs import configure_logging  # noqa: PLC0415
 
+    configure_logging(chosen.log_level or "info", chosen.log_format or "auto", sys.stderr)
     try:
         settings = demo_settings(port=chosen.port)
     except SettingsError as exc:

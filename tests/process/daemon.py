@@ -20,6 +20,7 @@ import psutil
 TESTS = Path(__file__).resolve().parent.parent
 INSTALLED = TESTS / "faulty_plugin" / "installed"
 HANGING = TESTS / "faulty_plugin" / "hanging"
+DEMO = TESTS / "faulty_plugin" / "demo"
 
 START_SECONDS = 40.0
 """Generous: the machine may have other things to do."""
