@@ -188,7 +188,7 @@ async def open_house(
 
 @asynccontextmanager
 async def _serving(services: Services, *, root_path: str) -> AsyncIterator[str]:
-    listening = socket.socket()
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # without it, 40 ms an answer
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         create_app(services),

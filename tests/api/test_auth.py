@@ -211,6 +211,7 @@ async def test_a_session_ends_by_itself() -> None:
         assert (await house.get("/api/v1/cameras")).status_code == 200
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("body", "status_code"),
     [
@@ -226,14 +227,13 @@ async def test_a_session_ends_by_itself() -> None:
     ],
 )
 async def test_a_log_in_with_something_else_than_a_key_sets_no_cookie_and_repeats_nothing(
-    body: dict[str, Any], status_code: int
+    locked: House, body: dict[str, Any], status_code: int
 ) -> None:
-    async with open_house(auth=AUTH) as house:
-        answer = await house.client.post("/api/v1/auth/login", json=body)
-        assert_error(answer, status_code)
-        assert "set-cookie" not in answer.headers
-        for secret in ("hunter2", "wrong-key", "12345678"):
-            assert secret not in answer.text
+    answer = await locked.client.post("/api/v1/auth/login", json=body)
+    assert_error(answer, status_code)
+    assert "set-cookie" not in answer.headers
+    for secret in ("hunter2", "wrong-key", "12345678"):
+        assert secret not in answer.text
 
 
 async def test_without_keys_everybody_may_do_everything_and_is_told_so() -> None:

@@ -1,19 +1,29 @@
 """Errors: one shape for all, never an image, a traceback or a secret."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 import structlog
 from litestar.exceptions import ImproperlyConfiguredException
 
 from healthd.errors import CameraError, ModelError, SettingsError
 from healthd.redact import SourceUrl
-from tests.api.house import Feed, assert_error, open_house
+from tests.api.house import Feed, House, assert_error, open_house
 from tests.eventually import eventually
 from tests.fakes import FakeSource, picture
 
 CAMERAS = "/api/v1/cameras/gym"
 URL = SourceUrl("rtsp://viewer:hunter2hunter2@cam.lan/1?token=abcdef123456")
+"""Its being made is enough: from now on nothing may show what is in it."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gym() -> AsyncIterator[House]:
+    """A house for the tests that change nothing."""
+    async with open_house({"gym": FakeSource()}) as house:
+        yield house
 
 
 @pytest.mark.parametrize(
@@ -58,6 +68,7 @@ async def test_a_frame_that_cannot_be_encoded_is_an_error_in_json() -> None:
         assert (await house.get(f"{CAMERAS}/snapshot?width=1000")).status_code == 200
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -76,15 +87,15 @@ async def test_a_frame_that_cannot_be_encoded_is_an_error_in_json() -> None:
         ("TRACE", "/healthz", 405),
     ],
 )
-async def test_what_is_not_there_is_an_error_of_the_same_shape(method: str, path: str, status: int) -> None:
-    async with open_house({"gym": FakeSource()}) as house:
-        answer = await house.client.request(method, path)
-        assert_error(answer, status)
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        if status == 405:
-            assert "allow" in answer.headers
+async def test_what_is_not_there_is_an_error_of_the_same_shape(gym: House, method: str, path: str, status: int) -> None:
+    answer = await gym.client.request(method, path)
+    assert_error(answer, status)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    if status == 405:
+        assert "allow" in answer.headers
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     "request_",
     [
@@ -94,15 +105,14 @@ async def test_what_is_not_there_is_an_error_of_the_same_shape(method: str, path
         b"GET /api/v1/cameras/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
     ],
 )
-async def test_what_is_no_http_hurts_nobody_else(request_: bytes) -> None:
-    async with open_house({"gym": FakeSource()}) as house:
-        host, port = house.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(request_)
-        answer = await asyncio.wait_for(reader.read(10_000), 10)
-        assert b"Traceback" not in answer
-        writer.close()
-        assert (await house.get("/healthz")).status_code == 200
+async def test_what_is_no_http_hurts_nobody_else(gym: House, request_: bytes) -> None:
+    host, port = gym.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request_)
+    answer = await asyncio.wait_for(reader.read(10_000), 10)
+    assert b"Traceback" not in answer
+    writer.close()
+    assert (await gym.get("/healthz")).status_code == 200
 
 
 async def test_every_answer_carries_the_headers_that_keep_browsers_from_guessing() -> None:
@@ -114,7 +124,7 @@ async def test_every_answer_carries_the_headers_that_keep_browsers_from_guessing
             assert headers.get_list("referrer-policy") == ["no-referrer"], path
 
 
-async def test_errors_are_kept_by_no_cache() -> None:
-    async with open_house({"gym": FakeSource()}) as house:
-        for path in ("/nothing", "/api/v1/cameras/nobody", f"{CAMERAS}/snapshot?q=0"):
-            assert (await house.get(path)).headers["cache-control"] == "no-store"
+@pytest.mark.asyncio(loop_scope="module")
+async def test_errors_are_kept_by_no_cache(gym: House) -> None:
+    for path in ("/nothing", "/api/v1/cameras/nobody", f"{CAMERAS}/snapshot?q=0"):
+        assert (await gym.get(path)).headers["cache-control"] == "no-store"
