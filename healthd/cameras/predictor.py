@@ -83,6 +83,8 @@ class Predictor:
             due = self._clock.monotonic()
             while self._control.staying("predictor", generation):
                 await self._wait_until(due)
+                if not self._control.staying("predictor", generation):
+                    return  # the order came while it waited: nobody will wake it a second time
                 frame = await self._latest.take()
                 if frame is not None:
                     due = self._next_due(due)

@@ -130,7 +130,10 @@ def test_the_log_names_who_was_abandoned_and_nobody_else(name: str, hung: dict[s
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_healthy_daemon_stops_within_a_second_with_exit_code_0(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    cameras = {f"c{i}": camera(model="counter", journal=str(path)) for i in range(4)}
+    cameras = {f"c{i}": camera(model="counter", journal=str(path)) for i in range(8)}
+    for name in list(cameras)[::2]:  # these wait most of the time, for the next picture or for their turn to predict
+        cameras[name]["predict_fps"] = 4
+        cameras[name]["options"]["fps"] = 5
     with Daemon(tmp_path, {"cameras": cameras}) as daemon:
         daemon.until_ready()
         for name in cameras:
