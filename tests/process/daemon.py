@@ -257,8 +257,13 @@ class Daemon:
         return self._client
 
     def get(self, path: str, **parameters: Any) -> httpx.Response:
-        """GET a path."""
-        return self.client.get(path, params=parameters or None)
+        """GET a path. Where no answer comes, the daemon says what all its threads do, and ends."""
+        try:
+            return self.client.get(path, params=parameters or None)
+        except httpx.TimeoutException as exc:
+            self.send(signal.SIGABRT)
+            self.wait(seconds=10)
+            raise AssertionError(f"no answer to {path}: {exc!r}\n{self.story()}") from exc
 
     def camera(self, name: str) -> dict[str, Any]:
         """Return what the API says of one camera."""
