@@ -46,7 +46,7 @@ class Predictor:
         self._control = control
         self._latest = latest
         self._counts = counts
-        self._models = models
+        self._models = models.patient(settings.predict_timeout_seconds)
         self._tuning = tuning
         self._clock = clock
         self._on_predicted = on_predicted
