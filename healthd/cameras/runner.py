@@ -32,8 +32,8 @@ from healthd.waiting import Backoff, Signal
 from healthd.worker import EnterTimeout, Worker, WorkerTimeout
 
 log = structlog.get_logger(__name__)
-STUCK_CHECK_SECONDS = 0.5
-"""How often a camera with too many stuck threads looks whether one has come back."""
+LOOK_SECONDS = 0.5
+"""How often it is looked whether the newest frame has grown too old, or whether a stuck thread has come back."""
 
 
 class CameraRunner:
@@ -201,7 +201,7 @@ class CameraRunner:
         return self.shown.newest_predicted()
 
     async def wait_newer(self, frame_id: int, *, overlay: bool, timeout: float) -> bool:  # noqa: ASYNC109
-        """Wait for a frame newer than `frame_id`; False when time ran out or the camera stops."""
+        """Wait for a frame newer than `frame_id`; False when time ran out, or at once when the camera is not live."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while not (self._control.stopping or self._released):
@@ -209,8 +209,9 @@ class CameraRunner:
             if newest is not None and newest.frame_id > frame_id:
                 return True
             left = deadline - loop.time()
-            if left <= 0 or not await self.published.wait(left):
+            if left <= 0 or self.health.state is not State.LIVE:
                 return False
+            await self.published.wait(min(left, LOOK_SECONDS))
         return False
 
     # -- what others order ---------------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ class CameraRunner:
         """Run sessions until stop. The only place that catches: sorts the failure, notes it, waits, tries again."""
         while not self._control.stopping:
             if not self._control.wants(task):
-                await self._control.changed.wait(STUCK_CHECK_SECONDS if self._too_many_stuck else None)
+                await self._control.changed.wait(LOOK_SECONDS if self._too_many_stuck else None)
                 self._try_again_with_free_threads()
                 continue
             generation = self._control.generation

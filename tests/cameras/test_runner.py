@@ -479,6 +479,15 @@ async def test_who_waits_for_a_newer_frame_is_told_at_once_and_let_go_at_a_stop(
         assert await asyncio.wait_for(waiting, 1) is False
 
 
+async def test_who_waits_at_a_camera_that_is_paused_is_told_at_once() -> None:
+    async with running(make_runner(FakeSource(fps=50))) as runner:
+        await eventually(lambda: runner.frame is not None)
+        waiting = asyncio.create_task(runner.wait_newer(10_000_000, overlay=False, timeout=60))
+        await asyncio.sleep(0.01)
+        runner.pause()
+        assert await asyncio.wait_for(waiting, 1) is False
+
+
 async def test_cancelling_a_camera_whose_read_hangs_ends_at_once() -> None:
     hang = threading.Event()
     runner = make_runner(FakeSource(read=hang.wait), stall_timeout_seconds=60)
