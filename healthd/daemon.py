@@ -17,6 +17,7 @@ import uvicorn
 from healthd import __version__
 from healthd.api.auth import Authenticator
 from healthd.api.services import Services
+from healthd.api.shapes import model_name
 from healthd.app import create_app
 from healthd.cameras.factory import make_sources
 from healthd.cameras.jpeg import JpegEncoder
@@ -292,8 +293,8 @@ def _samples(services: Services) -> Iterator[Sample]:
     yield Sample("healthd_ready", float(services.readiness == "ready"))
     loaded = services.models.loaded()
     yield Sample("healthd_models_loaded", len(loaded))
-    for model_id in {model.model_id for model in loaded}:  # loaded twice with other options: one line all the same
-        same = [model for model in loaded if model.model_id == model_id]
+    for model_id in {model_name(model.model_id) for model in loaded}:  # loaded twice, with other options: one line
+        same = [model for model in loaded if model_name(model.model_id) == model_id]
         yield Sample("healthd_model_users", sum(model.users for model in same), {"model": model_id})
         yield Sample("healthd_model_predictions_total", sum(model.predictions for model in same), {"model": model_id})
 

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins",),
     (
         *("settings", "settings_sections", "settings_env", "settings_file", "settings_references", "settings_tree"),
+        "settings_options",
         *("metrics", "logs", "native_log"),
     ),
     ("frames", "latest", "waiting", "worker", "redact", "scrubber", "cpus", "clock", "errors", "__init__"),
