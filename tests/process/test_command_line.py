@@ -166,7 +166,13 @@ def test_help_names_every_verb_and_version_the_version(tmp_path: Path) -> None:
     assert (told.returncode, told.stdout, told.stderr) == (0, f"healthd {__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [[], ["walk"], ["run", "--log-level", "loud"], ["check-config"]])
+WRONG_USAGE = [
+    *([], ["walk"], ["run", "--log-level", "loud"], ["check-config"]),
+    *(["demo", "--port", port] for port in ("99999", "65536", "-1", "eighty", "")),
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG_USAGE)
 def test_wrong_usage_exits_with_2_and_says_how_it_is_meant(arguments: list[str], tmp_path: Path) -> None:
     told = run_verb(*arguments, folder=tmp_path)
     assert (told.returncode, told.stdout) == (2, "")
@@ -203,3 +209,19 @@ def test_a_demo_that_is_broken_is_named_and_the_next_one_shown(tmp_path: Path) -
         daemon.until_state("shown", "live", seconds=60)
         assert "the clips are missing" in daemon.stderr
         assert daemon.stop()[0] == 0
+
+
+def test_plugins_lists_the_settings_of_each_plugin_once(tmp_path: Path) -> None:
+    told = run_verb("plugins", folder=tmp_path)
+    assert (told.returncode, told.stderr) == (0, "")
+    lines = told.stdout.splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    plugin = next(number for number, line in enumerate(lines) if line.startswith("faulty  "))
+    settings = [re.split(r"  +", line.strip()) for line in lines[plugin + 1 :]]
+    assert ["fps", "number > 0", "25", "Images per second."] in settings
+    assert ["journal", "text", "absent", "File in which it notes what it does."] in settings
+    assert ["confidence", "number 0 to 1", "0.25", "Detections below this confidence are left out."] in settings
+    assert told.stdout.count("Images per second.") == 1
+    assert lines.count("    as faulty") >= 1, "two entry points with one model of settings"
+    broken = next(number for number, line in enumerate(lines) if "BROKEN" in line)
+    assert not lines[broken + 1].startswith(" ")
