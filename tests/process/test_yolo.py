@@ -141,7 +141,6 @@ for thread in threads: thread.join()
 with a C++ lock held that another thread waits for with the GIL in its hand. Then the whole process stands still."""
 
 
-@pytest.mark.xfail(strict=False, reason="healthd_yolo.openvino_network does not make that table under its import lock")
 def test_networks_that_are_loaded_at_the_same_time_do_not_lock_each_other_out(yolo: Path) -> None:
     for _ in range(3):
         raced = subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True, timeout=60, check=False)
