@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         *("settings", "settings_sections", "settings_env", "settings_file", "settings_references", "settings_tree"),
         "settings_options",
-        *("metrics", "logs", "native_log"),
+        *("metrics", "logs", "native_log", "log_writer"),
     ),
     ("frames", "latest", "waiting", "worker", "redact", "scrubber", "cpus", "clock", "errors", "__init__"),
 )
