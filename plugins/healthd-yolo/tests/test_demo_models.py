@@ -134,7 +134,7 @@ def test_keypoints_lie_where_they_are(gym: tuple[dict[str, Any], list[Seen]]) ->
     errors = np.linalg.norm(people(seen) - true[..., :2], axis=2) / (boxes[:, 3] - boxes[:, 1]).max()
     shown = errors[true[..., 2] == 2]
     assert shown.mean() < 0.02
-    assert np.quantile(shown, 0.95) < 0.05
+    assert np.quantile(shown, 0.95) < 0.08
 
 
 def test_repetitions_counted_from_the_model_are_those_of_the_truth(gym: tuple[dict[str, Any], list[Seen]]) -> None:
