@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 HOUSEKEEPING_SECONDS = 15.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_SIGNAL_SECONDS = 0.05
+BACKLOG = 2048
 FORCE_SECONDS = 3.0
 """A stop that takes so much longer than grace and drain together has come to nothing, and is forced."""
 
@@ -104,6 +105,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen(BACKLOG)  # now, so that a second daemon on this port fails here and says what to do
     except OSError as exc:
         bound.close()
         why = exc.strerror or repr(exc)
