@@ -21,6 +21,8 @@ from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
 from healthd.api.plugins import plugins
 from healthd.api.services import Services
+from healthd.api.streams import StreamController
+from healthd.api.viewers import ViewerController
 
 WEB = Path(__file__).parent / "web"
 CSP = "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
@@ -42,7 +44,7 @@ def create_app(services: Services) -> Litestar:
 
     api = Router(
         "/api/v1",
-        route_handlers=[CameraController, AuthController, state, plugins],
+        route_handlers=[CameraController, StreamController, ViewerController, AuthController, state, plugins],
         guards=[guard],
         security=[{"key": []}, {"bearer": []}] if services.auth.required else None,
     )

@@ -42,7 +42,7 @@ class CameraController(Controller):
     @get("/", summary="All configured cameras")
     async def cameras(self, services: Services) -> list[schemas.Camera]:
         """Every configured camera, from the first answer on, in the order of the configuration."""
-        return [shapes.camera(runner) for runner in services.supervisor]
+        return [shapes.camera(runner, services.viewers.count(runner.name)) for runner in services.supervisor]
 
     @get("/{name:str}", summary="One camera", responses={404: ERROR})
     async def camera(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
@@ -118,7 +118,7 @@ class CameraController(Controller):
         """Leave the camera and its model and begin anew, also when it has failed, ended or was paused."""
         runner = _startable(services, name)
         runner.restart()
-        return shapes.camera(runner)
+        return shapes.camera(runner, services.viewers.count(runner.name))
 
     @post("/{name:str}/pause", status_code=202, summary="Close the camera for now", responses={404: ERROR, 409: ERROR})
     async def pause(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
@@ -127,14 +127,14 @@ class CameraController(Controller):
         if runner.health.state == "failed":
             raise ClientException(f"camera `{name}` has failed: {runner.health.reason}", status_code=409)
         runner.pause()
-        return shapes.camera(runner)
+        return shapes.camera(runner, services.viewers.count(runner.name))
 
     @post("/{name:str}/resume", status_code=202, summary="Open a paused camera", responses={404: ERROR, 409: ERROR})
     async def resume(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
         """Open a paused camera again; nothing happens to one that is not paused."""
         runner = _startable(services, name)
         runner.resume()
-        return shapes.camera(runner)
+        return shapes.camera(runner, services.viewers.count(runner.name))
 
     @patch("/{name:str}", summary="Change a running camera", responses={404: ERROR, 422: ERROR})
     async def change(
@@ -149,7 +149,7 @@ class CameraController(Controller):
             quality=given.pop("quality", runner.tuning.quality),
         )
         runner.tune(tuning=tuning, thresholds=given)
-        return shapes.camera(runner)
+        return shapes.camera(runner, services.viewers.count(runner.name))
 
 
 def find(services: Services, name: str) -> CameraRunner:
@@ -190,7 +190,7 @@ def _no_picture(runner: CameraRunner, health: Health) -> NoPicture:
     detail = f"camera `{runner.name}` has no picture to show: {health.state}"
     if health.reason:
         detail += f", {health.reason}"
-    extra = {"state": health.state.value, "reason": health.reason, "since": _rfc3339(health.since)}
+    extra = {"state": health.state.value, "reason": health.reason, "since": rfc3339(health.since)}
     return NoPicture(detail, extra=extra)
 
 
@@ -200,13 +200,14 @@ def _headers(services: Services, runner: CameraRunner, frame: Frame, variant: Va
         "ETag": f'"{services.boot_id}-{frame.frame_id}-{variant}"',
         "Cache-Control": "no-cache",
         "X-Frame-Id": str(frame.frame_id),
-        "X-Frame-Timestamp": _rfc3339(frame.captured_at),
+        "X-Frame-Timestamp": rfc3339(frame.captured_at),
         "X-Frame-Age-Ms": f"{age * 1000:.0f}",
         "X-Camera-State": runner.health.state.value,
     }
 
 
-def _rfc3339(moment: datetime) -> str:
+def rfc3339(moment: datetime) -> str:
+    """Return a time of the wire, in milliseconds, UTC."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

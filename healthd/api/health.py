@@ -67,7 +67,7 @@ async def state(services: Services) -> schemas.DaemonState:
         started_at=services.started_at,
         uptime_seconds=round(services.uptime_seconds, 1),
         cameras=dict(services.supervisor.by_state()),
-        viewers=services.viewers(),
+        viewers=len(services.viewers),
         models_loaded=len(services.models.loaded()),
         waiting_for=list(services.waiting_for),
     )

@@ -1,14 +1,15 @@
 """What the API works with: the parts of the house, built in `daemon.py`."""
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from healthd.api.auth import Authenticator
+from healthd.cameras.events import EventHub
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
+from healthd.cameras.viewers import Viewers
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.metrics import Metrics
 from healthd.models.manager import ModelManager
@@ -37,8 +38,8 @@ class Services:
     boot_id: str = field(default_factory=lambda: secrets.token_hex(4))
     """Makes ETags of this process differ from those of any other."""
     draining: bool = False
-    viewers: Callable[[], int] = lambda: 0
-    """Open streams."""
+    viewers: Viewers
+    events: EventHub
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)

@@ -6,8 +6,8 @@ from healthd.cameras.runner import CameraRunner
 from healthd.models.model import Detection, Prediction
 
 
-def camera(runner: CameraRunner) -> schemas.Camera:
-    """Shape one camera."""
+def camera(runner: CameraRunner, viewers: int) -> schemas.Camera:
+    """Shape one camera; `viewers`: its open streams."""
     health, frame, age = runner.health, runner.frame, runner.frame_age_seconds
     counts, model = runner.counts, runner.model_health
     return schemas.Camera(
@@ -30,7 +30,7 @@ def camera(runner: CameraRunner) -> schemas.Camera:
         recording=bool(runner.source and runner.source.recording),
         frames=schemas.FrameCounts(counts.read, counts.predicted, dict(counts.dropped), counts.in_hand),
         reconnects=runner.reconnects,
-        viewers=0,
+        viewers=viewers,
         model=schemas.CameraModel(model.model_id, model.state, model.reason),
         tuning=tuning(runner),
         errors=[schemas.CameraError(error.at, error.task, error.reason) for error in runner.errors],

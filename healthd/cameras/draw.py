@@ -1,6 +1,9 @@
-"""Draws a prediction on the image it was made from: boxes, skeletons, names and confidences."""
+"""Draws predictions on the image they were made from, and the picture that says that there is none."""
+
+import textwrap
 
 import cv2
+import numpy as np
 
 from healthd.frames import Image
 from healthd.models.model import Detection, Keypoint, Prediction
@@ -56,3 +59,25 @@ def _draw_keypoints(
     for place in points:
         if place is not None:
             cv2.circle(image, place, line + 1, (255, 255, 255), cv2.FILLED, cv2.LINE_AA)
+
+
+def no_signal_image(name: str, state: str, reason: str | None, *, width: int) -> Image:
+    """Return a neutral picture, 16:9, that says in words that a camera is not live."""
+    height = max(9, width * 9 // 16)
+    image = np.full((height, width, 3), 56, np.uint8)
+    lines = [(name, 1.6, (235, 235, 235)), (state.upper(), 1.3, (90, 180, 255))]
+    lines += [(line, 0.7, (190, 190, 190)) for line in textwrap.wrap(_plain(reason or ""), 48)[:3]]
+    row = height * 0.36
+    for text, size, colour in lines:
+        scale = size * width / 900
+        thickness = max(1, round(2 * scale))
+        (text_width, text_height), _ = cv2.getTextSize(_plain(text), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+        place = (max(2, (width - text_width) // 2), round(row))
+        cv2.putText(image, _plain(text), place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
+        row += text_height * 2.0
+    return image
+
+
+def _plain(text: str) -> str:
+    """OpenCV's letters are ASCII."""
+    return text.encode("ascii", "replace").decode()

@@ -14,7 +14,7 @@ import structlog
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.control import Control, Task
 from healthd.cameras.health import FreezeDetector, Health, HealthRecord, State
-from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture
+from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture, SignCache
 from healthd.cameras.predictor import Predictor
 from healthd.cameras.reader import Reader
 from healthd.cameras.records import LoggedError, ModelHealth, NotLive, PredictedFrame, Tuning
@@ -59,11 +59,16 @@ class CameraRunner:
         self.source = source
         self.counts = FrameCounts()
         self.jpegs = JpegCache(encoder, on_encoded=metrics.encode_seconds.labels(name).observe)
+        self._signs = SignCache(encoder, name)
         self.tuning = Tuning(settings.predict_fps, settings.quality or default_quality)
         self.errors: deque[LoggedError] = deque(maxlen=20)
         self.failures = {"reader": 0, "predictor": 0}
         self.bugs = {"reader": 0, "predictor": 0}
         self.abandoned_total = 0
+        self.on_health: Callable[[], None] = lambda: None
+        """Called after every change of state or reason."""
+        self.on_prediction: Callable[[PredictedFrame], None] = lambda _: None
+        """Called after every prediction that is shown."""
         self.published = Signal()
         """Notified after every new frame, prediction and change of health."""
         self._clock = clock
@@ -212,6 +217,11 @@ class CameraRunner:
             raise NotLive(replace(health, reason=f"{reason}: {model.reason}" if model.reason else reason))
         return predicted
 
+    async def no_signal(self, *, width: int | None) -> bytes:
+        """Return a JPEG that says in words that the camera is not live, and why."""
+        health = self.health
+        return await self._signs.get(health.state.value, health.reason, width=width)
+
     async def wait_newer(self, frame_id: int, *, overlay: bool, timeout: float) -> bool:  # noqa: ASYNC109
         """Wait for a frame newer than `frame_id`; False when time ran out or the camera stops."""
         loop = asyncio.get_running_loop()
@@ -350,6 +360,7 @@ class CameraRunner:
         if self._frame is not None:
             self._predicted = predicted
             self.published.notify_all()
+            self.on_prediction(predicted)
 
     def _forget_frames(self) -> None:
         """The camera is lost or left: nothing it showed may be shown any more."""
@@ -408,6 +419,7 @@ class CameraRunner:
         if before.state is not after.state:
             log.info("camera_state", state=after.state.value, was=before.state.value, reason=after.reason)
         self.published.notify_all()
+        self.on_health()
 
 
 def _reason(exc: Exception) -> str:
