@@ -42,12 +42,12 @@ class CameraController(Controller):
     @get("/", summary="All configured cameras")
     async def cameras(self, services: Services) -> list[schemas.Camera]:
         """Every configured camera, from the first answer on, in the order of the configuration."""
-        return [shapes.camera(runner, services.viewers.count(runner.name)) for runner in services.supervisor]
+        return [_shape(services, runner) for runner in services.supervisor]
 
     @get("/{name:str}", summary="One camera", responses={404: ERROR})
     async def camera(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
         """Health, rates and accounting of one camera."""
-        return shapes.camera(find(services, name))
+        return _shape(services, find(services, name))
 
     @route(
         "/{name:str}/snapshot",
@@ -118,7 +118,7 @@ class CameraController(Controller):
         """Leave the camera and its model and begin anew, also when it has failed, ended or was paused."""
         runner = _startable(services, name)
         runner.restart()
-        return shapes.camera(runner, services.viewers.count(runner.name))
+        return _shape(services, runner)
 
     @post("/{name:str}/pause", status_code=202, summary="Close the camera for now", responses={404: ERROR, 409: ERROR})
     async def pause(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
@@ -127,14 +127,14 @@ class CameraController(Controller):
         if runner.health.state == "failed":
             raise ClientException(f"camera `{name}` has failed: {runner.health.reason}", status_code=409)
         runner.pause()
-        return shapes.camera(runner, services.viewers.count(runner.name))
+        return _shape(services, runner)
 
     @post("/{name:str}/resume", status_code=202, summary="Open a paused camera", responses={404: ERROR, 409: ERROR})
     async def resume(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
         """Open a paused camera again; nothing happens to one that is not paused."""
         runner = _startable(services, name)
         runner.resume()
-        return shapes.camera(runner, services.viewers.count(runner.name))
+        return _shape(services, runner)
 
     @patch("/{name:str}", summary="Change a running camera", responses={404: ERROR, 422: ERROR})
     async def change(
@@ -149,7 +149,7 @@ class CameraController(Controller):
             quality=given.pop("quality", runner.tuning.quality),
         )
         runner.tune(tuning=tuning, thresholds=given)
-        return shapes.camera(runner, services.viewers.count(runner.name))
+        return _shape(services, runner)
 
 
 def find(services: Services, name: str) -> CameraRunner:
@@ -162,6 +162,10 @@ def find(services: Services, name: str) -> CameraRunner:
     if runner is None:
         raise NotFoundException("unknown camera", extra={"camera": name[:80]})
     return runner
+
+
+def _shape(services: Services, runner: CameraRunner) -> schemas.Camera:
+    return shapes.camera(runner, services.viewers.count(runner.name))
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:
