@@ -4,11 +4,10 @@ Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start or its
 configuration; 130 or 143 a second SIGINT or SIGTERM cut the stop short.
 """
 
-# Heavy imports stand inside the verbs: as PID 1 a process without handlers ignores SIGTERM, so the first thing done
-# here, before a second of imports, is to own the signals.
+# Heavy imports stand inside the verbs, asyncio too: as PID 1 a process without handlers ignores SIGTERM, so the first
+# thing done here, before a second of imports, is to own the signals.
 
 import argparse
-import asyncio
 import os
 import signal
 import sys
@@ -26,9 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process, whatever threads still hang in a driver."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(OK))  # nothing has been started yet: nothing has to be stopped
-    code = _run_verb(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    code = FAILED
+    try:
+        code = _run_verb(arguments)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except BrokenPipeError:  # nobody reads it any more
+        pass
+    except Exception:  # noqa: BLE001  a bug; whatever it is, the process ends here
+        sys.excepthook(*sys.exc_info())
     # An ordinary exit runs the destructors of native libraries, which may wait for a thread that never returns.
     os._exit(code)
 
@@ -112,6 +117,8 @@ def _serve(chosen: argparse.Namespace, settings: "Settings") -> int:
 
 def _run_loop(main: Coroutine[None, None, int]) -> int:
     """Run the daemon's task. The loop is left as it is: closing it would wait for what was abandoned."""
+    import asyncio  # noqa: PLC0415
+
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     return loop.run_until_complete(main)
@@ -145,6 +152,8 @@ def _plugins(chosen: argparse.Namespace) -> int:
 
 
 def _run_loop_of(main: Coroutine[None, None, list[str]]) -> list[str]:
+    import asyncio  # noqa: PLC0415
+
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     return loop.run_until_complete(main)

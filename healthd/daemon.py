@@ -172,7 +172,7 @@ async def _stop(settings: Settings, services: Services, *, server: uvicorn.Serve
     log.info("stop_requested", grace_seconds=shutdown.grace_seconds, drain_seconds=shutdown.drain_seconds)
 
     # Phase 2: readers stop at the next frame, predictors after the frame in hand; who does not answer is abandoned.
-    # HTTP goes on meanwhile: uvicorn closes its door at once when told to, and nobody could read the probes any more.
+    # HTTP goes on meanwhile: uvicorn closes its door as soon as it is told to, and the probes could not be read.
     abandoned = await services.supervisor.drain(shutdown.drain_seconds)
 
     # Phase 3: no new connections; requests in hand are answered, bounded by uvicorn and once more by us.

@@ -84,7 +84,8 @@ class NativeLog:
         faulthandler.disable()
         if self._faults and sys.__stderr__ is not None:
             faulthandler.enable(sys.__stderr__)
-        self._kept.close()
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            self._kept.close()
         self._kept = None
 
     def _read(self, reading: int, woken: int) -> None:

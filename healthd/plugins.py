@@ -1,22 +1,27 @@
 """Plugins: entry points by name. One that cannot be loaded is listed with its reason and hurts nobody else."""
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import structlog
 from pydantic import BaseModel, ValidationError
+from pydantic_core.core_schema import ErrorType
 
 from healthd.errors import PluginError, SettingsError
-from healthd.redact import SCRUBBER
+from healthd.redact import MASK, SCRUBBER
 from healthd.worker import Worker, WorkerTimeout
 
 SOURCES = "healthd.camera_sources"
 FAMILIES = "healthd.model_families"
 DEMOS = "healthd.demos"
 IMPORT_SECONDS = 20.0
+_QUOTING = {"value_error", "assertion_error", "union_tag_invalid", "import_error"}
+_FIXED_MESSAGES = set(get_args(ErrorType)) - _QUOTING
+"""Errors of pydantic whose messages are its own; all others may quote the value."""
 
 T = TypeVar("T")
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
@@ -98,22 +103,53 @@ def validated_options(model: type[OptionsT], options: dict[str, Any], *, where: 
     try:
         return model.model_validate(options)
     except ValidationError as exc:
-        problems = "; ".join(
-            _problem(error, model, where) for error in exc.errors(include_input=False, include_url=False)
-        )
-        raise SettingsError(SCRUBBER.scrub(problems)) from None
+        problems = "; ".join(_problem(error, model, where) for error in exc.errors(include_url=False))
+    except Exception as exc:
+        log.exception("options_bug", model=model.__name__, where=where)
+        problems = f"{where}: {model.__name__} of the plugin failed at them: {type(exc).__name__}"
+    raise SettingsError(SCRUBBER.scrub(problems)) from None
 
 
 def _problem(error: Any, model: type[BaseModel], where: str) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join([where, *(str(part) for part in error["loc"])])
     if error["type"] == "extra_forbidden":
-        known = list(model.model_fields)
-        near = get_close_matches(key, known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known) or 'none'}"
-        return f"{where}.{key}: unknown key; {hint}"
+        return f"{key}: unknown key{_nearest_key(model, error['loc'])}"
     if error["type"] == "missing":
-        return f"{where}.{key}: missing, but this plugin needs it"
-    return f"{where}.{key}: {error['msg']}"
+        return f"{key}: missing, but this plugin needs it"
+    quoting = error["type"] not in _FIXED_MESSAGES
+    return f"{key}: {_without_values(error['msg'], error.get('input'), quoting=quoting)}"
+
+
+def _nearest_key(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
+    """Say which key may have been meant, or which there are."""
+    for part in path[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ""
+        model = inner
+    near = get_close_matches(str(path[-1]), model.model_fields, n=1)
+    return f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(model.model_fields) or 'none'}"
+
+
+def _without_values(message: str, value: object, *, quoting: bool) -> str:
+    """Take what was configured out of a message: it may be a secret. `quoting`: the message may quote it."""
+    texts = {text for leaf in _leaves(value) for text in (leaf, repr(leaf)[1:-1]) if quoting or len(text) >= 4}
+    for text in sorted(texts, key=len, reverse=True):
+        whole_word = re.escape(text) if len(text) >= 4 else rf"(?<!\w){re.escape(text)}(?!\w)"
+        message = re.sub(whole_word, MASK, message)
+    return message
+
+
+def _leaves(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _leaves(inner)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for inner in value:
+            yield from _leaves(inner)
+    elif value is not None and not isinstance(value, bool) and str(value):
+        yield str(value)
 
 
 async def _load_bounded(point: EntryPoint, check: Callable[[Any], T], timeout_seconds: float) -> Plugin[T]:
@@ -130,7 +166,9 @@ async def _load_bounded(point: EntryPoint, check: Callable[[Any], T], timeout_se
 
 
 def _owner(point: EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist else ("unknown", "unknown")
+    if point.dist is None:
+        return "unknown", "unknown"
+    return point.dist.name or "unknown", point.dist.version or "unknown"
 
 
 def _load(point: EntryPoint, check: Callable[[Any], T]) -> Plugin[T]:
@@ -140,15 +178,21 @@ def _load(point: EntryPoint, check: Callable[[Any], T]) -> Plugin[T]:
     try:
         target = check(point.load())
     except PluginError as exc:
-        reason = str(exc)
-    except BaseException as exc:  # an import may raise anything, SystemExit included
-        if isinstance(exc, KeyboardInterrupt):
-            raise
-        reason = SCRUBBER.scrub(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
-        log.warning("plugin_broken", plugin=point.name, distribution=distribution, exc_info=True)
+        reason = SCRUBBER.scrub(str(exc))
+    except BaseException as exc:  # an import may raise anything: SystemExit, and worse
+        reason = SCRUBBER.scrub(_told(exc))
+        log.warning("plugin_broken", plugin=point.name, distribution=distribution, reason=reason, exc_info=True)
     return Plugin(
         name=point.name, group=point.group, distribution=distribution, version=version, target=target, reason=reason
     )
+
+
+def _told(exc: BaseException) -> str:
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001  an error that cannot even be told
+        text = ""
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 def _without_doubles(plugins: list[Plugin[T]]) -> list[Plugin[T]]:
@@ -176,6 +220,9 @@ def checked_class(base: type[T], *, contract: int) -> Callable[[Any], type[T]]:
         missing = sorted(getattr(loaded, "__abstractmethods__", ()))
         if missing:
             raise PluginError(f"{loaded.__name__} does not implement {', '.join(missing)}")
+        options = getattr(loaded, "options_model", None)
+        if not (isinstance(options, type) and issubclass(options, getattr(base, "options_model", BaseModel))):
+            raise PluginError(f"{loaded.__name__}.options_model is {options!r:.80}, not a model of pydantic for this")
         wanted = getattr(loaded, "contract", None)
         if wanted != contract:
             raise PluginError(

@@ -34,7 +34,7 @@ async def readyz(services: Services) -> Response[schemas.Status]:
 @get("/health", opt=OPEN, summary="Health for people and uptime monitors", tags=["process"])
 async def health(
     services: Services,
-    strict: Annotated[bool, Parameter(query="strict", description="503 when an enabled camera is not live.")] = False,  # noqa: FBT002  a query parameter
+    strict: Annotated[bool, Parameter(description="503 when an enabled camera is not live.")] = False,  # noqa: FBT002  a query parameter
 ) -> Response[schemas.Health]:
     """Status, version, uptime, cameras by state, models loaded."""
     dark = [

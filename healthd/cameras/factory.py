@@ -9,7 +9,7 @@ from healthd.errors import HealthdError, SettingsError
 from healthd.plugins import Plugins, validated_options
 from healthd.redact import SCRUBBER
 from healthd.settings import CameraSettings
-from healthd.worker import Worker, WorkerTimeout
+from healthd.worker import Worker
 
 log = structlog.get_logger(__name__)
 MAKE_SECONDS = 5.0
@@ -25,12 +25,20 @@ def make_source(plugins: Plugins[type[CameraSource]], name: str, settings: Camer
     plugin = plugins.get(settings.plugin)
     options = validated_options(plugin.options_model, settings.options, where=f"cameras.{name}.options")
     try:
-        return plugin(name, url=settings.url, options=options)
+        return _complete(plugin(name, url=settings.url, options=options))
     except HealthdError:
         raise
     except Exception as exc:
         log.exception("source_bug", camera=name, plugin=settings.plugin)
         raise SettingsError(SCRUBBER.scrub(f"plugin `{settings.plugin}` failed: {type(exc).__name__}: {exc}")) from exc
+
+
+def _complete(source: object) -> CameraSource:
+    """Ask a new source for everything that is asked of it later outside of any retry, so that it fails here."""
+    if not isinstance(source, CameraSource):
+        raise TypeError(f"made {type(source).__name__}, not a CameraSource")
+    _ = source.name, source.params, source.recording, source.model_id
+    return source
 
 
 async def make_sources(
@@ -47,8 +55,10 @@ async def make_sources(
                 timeout=MAKE_SECONDS,
                 late=f"plugin `{settings.plugin}` did not make its camera",
             )
-        except (HealthdError, WorkerTimeout) as exc:
+        except HealthdError as exc:
             made[name] = SCRUBBER.scrub(str(exc))
+        except RuntimeError as exc:  # a constructor that raises SystemExit, or worse
+            made[name] = SCRUBBER.scrub(f"plugin `{settings.plugin}` failed: {exc}")
         finally:
             worker.close()
     return made

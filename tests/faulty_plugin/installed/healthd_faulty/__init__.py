@@ -1,0 +1,1 @@
+"""Cameras and models that do everything wrong, for the tests of healthd."""

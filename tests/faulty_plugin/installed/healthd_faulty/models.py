@@ -1,0 +1,63 @@
+"""A family of models that predict nothing much, and that are told by their name what to do wrong."""
+
+from collections.abc import Mapping
+
+from healthd.errors import ModelError, SettingsError
+from healthd.frames import Image
+from healthd.models.model import Detection, InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
+from healthd_faulty.misdeeds import hang, note
+from healthd_faulty.stamps import stamp_of
+
+
+class FaultyModelOptions(ModelOptions):
+    """Where to note what is done."""
+
+    journal: str | None = None
+
+
+class FaultyModel(Model):
+    """Says of each picture the number that it carries."""
+
+    task = "count"
+    labels: Mapping[int, str] = {0: "picture"}
+
+    def __init__(self, journal: str | None) -> None:
+        self._journal = journal
+
+    def predict(self, image: Image, params: InferenceParams) -> Prediction:
+        return counted(image)
+
+    def close(self) -> None:
+        note(self._journal, "model-closed")
+
+
+class FaultyFamily(ModelFamily):
+    """Serves `counter`, `hang`, `error`, `wrong` and `bug`."""
+
+    options_model = FaultyModelOptions
+
+    def serves(self, model_id: str) -> bool:
+        return model_id in {"counter", "hang", "error", "wrong", "bug"}
+
+    def load(self, spec: ModelSpec) -> Model:
+        journal = getattr(spec.options, "journal", None)
+        note(journal, "model-loaded")
+        match spec.model_id:
+            case "hang":
+                hang("read")
+            case "error":
+                raise ModelError("the accelerator is busy")
+            case "wrong":
+                raise SettingsError("there is no such model")
+            case "bug":
+                raise ZeroDivisionError("in the loader")
+        return FaultyModel(journal)
+
+
+def counted(image: Image) -> Prediction:
+    """Return a prediction that tells the number of the picture."""
+    height, width = image.shape[:2]
+    stamp = stamp_of(image)
+    detection = Detection((0.0, 0.0, width / 2, height / 2), 1.0, 0, "picture")
+    metadata = {"task": "count", "width": width, "height": height, "number": stamp.number if stamp else None}
+    return Prediction("counter", 0.1, (detection,), metadata)

@@ -1,0 +1,247 @@
+"""The stop: always clean, always in bounded time, whatever a camera, a model or a viewer does."""
+
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.process.daemon import Daemon, new_client, until
+
+pytestmark = pytest.mark.process
+
+SLACK_SECONDS = 1.5
+"""What a loaded machine may take beyond what was configured."""
+
+DRAIN_SECONDS = 1.0
+GRACE_SECONDS = 1.0
+
+HANGING: dict[str, dict[str, Any]] = {
+    "read": {"do": "hang", "after": 5, "way": "lock"},
+    "read-deaf": {"do": "hang", "after": 5, "way": "swallow"},
+    "read-spinning": {"do": "hang", "after": 5, "way": "spin"},
+    "open": {"do": "hang-open", "way": "read"},
+    "close": {"do": "hang-close", "way": "read"},
+    "predict": {"model": "own", "model_do": "hang", "model_after": 5, "way": "read"},
+    "load": {"model": "own", "model_do": "hang-load", "way": "read"},
+    "shared-load": {"model": "hang"},
+    "model-close": {"model": "own", "model_do": "hang-close", "way": "lock"},
+}
+"""A camera for each way to hang, by name."""
+
+
+def camera(**options: Any) -> dict[str, Any]:
+    """A camera of the faulty plugin that is given up only by the stop itself."""
+    return {
+        "plugin": "faulty",
+        "stall_timeout_seconds": 60,
+        "open_timeout_seconds": 60,
+        "predict_timeout_seconds": 60,
+        "options": options,
+    }
+
+
+@dataclass
+class Stopped:
+    """How one daemon stopped."""
+
+    code: int
+    seconds: float
+    daemon: Daemon
+
+
+def hangs(daemon: Daemon, name: str) -> bool:
+    """Tell whether the camera has got to where it hangs."""
+    seen = daemon.camera(name)
+    match name:
+        case "open":
+            return "opening" in journal(daemon)
+        case "load":
+            return "loading" in journal(daemon) and bool(seen["frame_id"])
+        case "shared-load":
+            return "model-loaded" in journal(daemon) and bool(seen["frame_id"])
+        case "predict":
+            return bool(seen["frames"]["predicted"] == 5 and seen["frames"]["in_hand"] and seen["frames"]["read"] > 8)
+        case "close" | "model-close":
+            return bool(seen["frame_id"])
+    return bool(seen["frame_id"] == 5)
+
+
+def journal(daemon: Daemon) -> str:
+    """What the plugin has noted."""
+    path = daemon.folder / "journal"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def hung(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stopped]]:
+    """One daemon for each way to hang, all stopped at the same time."""
+    with contextlib.ExitStack() as stack:
+        daemons = {}
+        for name, options in HANGING.items():
+            folder = tmp_path_factory.mktemp(name)
+            settings = {
+                "shutdown": {"grace_seconds": GRACE_SECONDS, "drain_seconds": DRAIN_SECONDS},
+                "cameras": {name: camera(journal=str(folder / "journal"), **options), "fine": camera()},
+            }
+            daemons[name] = stack.enter_context(Daemon(folder, settings))
+        for name, daemon in daemons.items():
+            until(lambda d=daemon, n=name: hangs(d, n), seconds=60, what=daemon.story)
+            daemon.until_state("fine", "live", seconds=60)
+        stopped: dict[str, Stopped] = {}
+
+        def stop(name: str) -> None:
+            code, seconds = daemons[name].stop(seconds=30)
+            stopped[name] = Stopped(code, seconds, daemons[name])
+
+        threads = [threading.Thread(target=stop, args=(name,)) for name in daemons]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        yield stopped
+
+
+@pytest.mark.parametrize("name", HANGING)
+def test_a_call_that_never_returns_delays_the_stop_by_the_drain_and_no_more(
+    name: str, hung: dict[str, Stopped]
+) -> None:
+    assert name in hung, "it did not stop at all"
+    stopped = hung[name]
+    assert stopped.code == 0, stopped.daemon.story()
+    assert stopped.seconds < DRAIN_SECONDS + SLACK_SECONDS, stopped.daemon.story()
+    assert stopped.daemon.left_behind() == []
+
+
+@pytest.mark.parametrize("name", HANGING)
+def test_the_log_names_who_was_abandoned_and_nobody_else(name: str, hung: dict[str, Stopped]) -> None:
+    (stopped,) = hung[name].daemon.events("stopped")
+    assert stopped["abandoned"] == [name], hung[name].daemon.story()
+    abandoned = [event["camera"] for event in hung[name].daemon.events("camera_abandoned")]
+    assert abandoned == [name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_healthy_daemon_stops_within_a_second_with_exit_code_0(number: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    cameras = {f"c{i}": camera(model="counter", journal=str(path)) for i in range(4)}
+    with Daemon(tmp_path, {"cameras": cameras}) as daemon:
+        daemon.until_ready()
+        for name in cameras:
+            daemon.until_state(name, "live")
+        code, seconds = daemon.stop(number)
+        assert code == 0
+        assert seconds < 1.0 + SLACK_SECONDS / 2
+        assert daemon.left_behind() == []
+        lines = path.read_text(encoding="utf-8").split("\n")
+        assert sorted(line for line in lines if line.endswith(" closed")) == [f"{name} closed" for name in cameras]
+        assert daemon.events("stopped")[0]["abandoned"] == []
+        assert daemon.errors() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_as_pid_1_of_a_container_it_stops_too_with_everything_hung_at_once(
+    number: signal.Signals, pid_namespace: None, tmp_path: Path
+) -> None:
+    shared = {"journal": str(tmp_path / "journal")}
+    cameras = {name: camera(**options, **shared) for name, options in HANGING.items()}
+    with Daemon(tmp_path, {"cameras": cameras}, as_pid_1=True) as daemon:
+        for name in cameras:
+            until(lambda n=name: hangs(daemon, n), seconds=60, what=daemon.story)
+        code, seconds = daemon.stop(number)
+        assert code == 0
+        assert seconds < DRAIN_SECONDS + SLACK_SECONDS, daemon.story()
+        assert daemon.left_behind() == []
+        assert set(daemon.events("stopped")[0]["abandoned"]) == set(cameras)
+
+
+@pytest.fixture
+def held_open(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon with a camera that will keep it draining for three seconds."""
+    settings = {
+        "shutdown": {"grace_seconds": GRACE_SECONDS, "drain_seconds": 3},
+        "cameras": {"hung": camera(do="hang", after=5), "fine": camera(model="own")},
+    }
+    with Daemon(tmp_path, settings) as daemon:
+        until(lambda: daemon.camera("hung")["frame_id"] == 5, what=daemon.story)
+        daemon.until_state("fine", "live")
+        yield daemon
+
+
+def test_during_a_drain_it_is_alive_but_not_ready_and_answers_whoever_asks(held_open: Daemon) -> None:
+    daemon = held_open
+    begun = daemon.send()
+    until(lambda: daemon.events("stop_requested"), what=daemon.story)
+    while time.monotonic() - begun < 2:
+        with new_client(daemon.url) as client:  # a new connection each, as a kubelet makes it
+            ready, alive, picture = (
+                client.get(path) for path in ("/readyz", "/healthz", "/api/v1/cameras/fine/snapshot?after=1&wait=60000")
+            )
+        assert (ready.status_code, ready.json()["status"]) == (503, "draining")
+        assert alive.status_code == 200
+        assert picture.status_code in {200, 404}, picture.text
+    assert daemon.wait(seconds=10) == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_it_at_once_with_the_code_of_that_signal(
+    number: signal.Signals, code: int, held_open: Daemon
+) -> None:
+    held_open.send()
+    until(lambda: held_open.events("stop_requested"), what=held_open.story)
+    time.sleep(0.2)  # a supervisor's double signal is one signal, and this is none
+    assert held_open.stop(number)[0] == code
+    assert held_open.left_behind() == []
+
+
+@contextlib.contextmanager
+def connected(daemon: Daemon, *sent: bytes) -> Iterator[socket.socket]:
+    """A client that sends so much and then waits."""
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as connection:
+        for part in sent:
+            connection.sendall(part)
+        yield connection
+
+
+def test_clients_that_wait_or_say_nothing_do_not_hold_the_stop_open(tmp_path: Path) -> None:
+    settings = {
+        "shutdown": {"grace_seconds": GRACE_SECONDS, "drain_seconds": DRAIN_SECONDS},
+        "cameras": {"slow": camera(fps=0.05, after=0), "fine": camera()},
+    }
+    host = b"Host: 127.0.0.1\r\n"
+    poll = b"GET /api/v1/cameras/%s/snapshot?after=0&wait=60000&overlay=true HTTP/1.1\r\n" + host + b"\r\n"
+    with (
+        Daemon(tmp_path, settings) as daemon,
+        connected(daemon, b"GET /healthz HTTP/1.1\r\n" + host + b"\r\n") as idle,
+        connected(daemon) as silent,
+        connected(daemon, b"GET /api/v1/cameras HTTP/1.1\r\nHost: 127.") as half_a_head,
+        connected(daemon, b"POST /api/v1/auth/login HTTP/1.1\r\n" + host + b"Content-Length: 400\r\n\r\n{") as half,
+        connected(daemon, poll % b"fine") as polling,
+    ):
+        daemon.until_state("fine", "live")
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+        time.sleep(0.3)  # let the half requests arrive
+        begun = daemon.send()
+        answer = polling.recv(4096)
+        assert time.monotonic() - begun < 0.5 + SLACK_SECONDS, "the long poll was not answered at once"
+        assert answer.split()[1] in {b"404", b"304", b"200"}
+        code = daemon.wait(seconds=20)
+        seconds = time.monotonic() - begun
+        assert code == 0, daemon.story()
+        assert seconds < DRAIN_SECONDS + GRACE_SECONDS + SLACK_SECONDS, daemon.story()
+        assert [error for error in daemon.errors() if error["logger"] != "uvicorn.error"] == []
+        assert silent.recv(1) == b""
+        assert b" 200 " not in half_a_head.recv(4096) + half.recv(4096)
+
+
+def test_whoever_reads_its_output_may_leave_before_it_stops(tmp_path: Path) -> None:
+    with Daemon(tmp_path, {"cameras": {"fine": camera()}}) as daemon:
+        daemon.until_state("fine", "live")
+        daemon.close_pipes()
+        assert daemon.stop()[0] == 0

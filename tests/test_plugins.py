@@ -1,0 +1,273 @@
+"""Plugins: entry points by name; a broken one is listed with its reason and hurts nobody else."""
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, distributions
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from healthd.cameras.source import CameraSource, PredictOptions, SourceOptions
+from healthd.daemon import check_family, check_source
+from healthd.errors import PluginError, SettingsError
+from healthd.plugins import FAMILIES, SOURCES, Plugins, load_plugins, validated_options
+
+NO_CAMERA = "from healthd.cameras.source import CameraSource\nclass Source(CameraSource): pass"
+GOOD = """
+    from contextlib import contextmanager
+    from healthd.cameras.source import CameraSource
+
+    class Source(CameraSource):
+        @contextmanager
+        def camera(self):
+            yield lambda: None
+"""
+Site = Callable[..., list[EntryPoint]]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Install distributions into a folder of their own: real modules, real metadata, found the real way."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    known = set(sys.modules)
+
+    def install(
+        module: str,
+        code: str,
+        *,
+        distribution: str | None = None,
+        version: str = "1.2",
+        group: str = SOURCES,
+        **points: str,
+    ) -> list[EntryPoint]:
+        distribution = distribution or f"dist-{module}"
+        (folder / f"{module}.py").write_text(textwrap.dedent(code))
+        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        lines = [
+            f"{name.replace('_', '-')} = {target}" for name, target in (points or {module: f"{module}:Source"}).items()
+        ]
+        (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
+        found = [point for one in distributions(path=[str(folder)]) for point in one.entry_points]
+        return [point for point in found if point.group == group]
+
+    yield install
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+async def loaded(points: list[EntryPoint], *, timeout_seconds: float = 10.0) -> Plugins[type[CameraSource]]:
+    return await load_plugins(SOURCES, points, check=check_source, timeout_seconds=timeout_seconds)
+
+
+async def reason_of(points: list[EntryPoint], name: str) -> str:
+    """Why the plugin is broken."""
+    plugins = await loaded(points)
+    (plugin,) = [plugin for plugin in plugins if plugin.name == name]
+    assert plugin.target is None
+    assert plugin.reason
+    with pytest.raises(PluginError) as raised:
+        plugins.get(name)
+    assert plugin.reason in str(raised.value)
+    return plugin.reason
+
+
+async def test_a_plugin_is_loaded_with_the_distribution_and_version_it_came_from(site: Site) -> None:
+    (plugin,) = await loaded(site("steps", GOOD, distribution="healthd-steps", version="0.3.1"))
+    assert (plugin.name, plugin.group, plugin.distribution, plugin.version) == (
+        "steps",
+        SOURCES,
+        "healthd-steps",
+        "0.3.1",
+    )
+    assert plugin.reason is None
+    assert issubclass(plugin.require(), CameraSource)
+
+
+async def test_plugins_stand_in_the_order_of_their_names(site: Site) -> None:
+    points = site("zebra", GOOD) + site("ant", GOOD)
+    assert [plugin.name for plugin in await loaded(points)] == ["ant", "zebra"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import no_such_vendor_sdk", "ModuleNotFoundError: No module named 'no_such_vendor_sdk'"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import sys; sys.exit('licence expired')", "SystemExit: licence expired"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("x = 1 / 0", "ZeroDivisionError: division by zero"),
+        ("class X(BaseException): __str__ = None\nraise X", "X"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("Source = 3", "the entry point names 3, not a subclass of CameraSource"),
+        ("class Source: pass", "not a subclass of CameraSource"),
+        ("from healthd.models.model import ModelFamily as Source", "not a subclass of CameraSource"),
+        ("class Other: pass", "AttributeError: module 'broken' has no attribute 'Source'"),
+        (NO_CAMERA, "Source does not implement camera"),
+        (GOOD + "        contract = 99", "contract 99, this healthd speaks contract 1: upgrade healthd"),
+        (GOOD + "        contract = 0", "contract 0, this healthd speaks contract 1: upgrade the plugin"),
+        (GOOD + "        contract = None", "contract None, this healthd speaks contract 1: upgrade the plugin"),
+        (GOOD + "        options_model = dict", "options_model is <class 'dict'>"),
+    ],
+)  # fmt: skip
+async def test_a_broken_plugin_says_why_and_the_others_are_loaded(site: Site, code: str, reason: str) -> None:
+    site("fine", GOOD)
+    points = site("broken", code)
+    assert reason in await reason_of(points, "broken")
+    assert (await loaded(points)).get("fine")
+
+
+async def test_the_reason_of_a_broken_plugin_tells_no_secret(site: Site) -> None:
+    points = site("broken", "raise RuntimeError('cannot reach rtsp://admin:hunter2hunter2@cam.lan/1')")
+    reason = await reason_of(points, "broken")
+    assert "cam.lan" in reason
+    assert "hunter2" not in reason
+
+
+async def test_a_family_is_checked_against_its_own_contract(site: Site) -> None:
+    points = site("family", GOOD, group=FAMILIES)
+    families = await load_plugins(FAMILIES, points, check=check_family)
+    assert [plugin.reason for plugin in families] == [
+        "the entry point names <class 'family.Source'>, not a subclass of ModelFamily"
+    ]
+
+
+async def test_an_import_that_hangs_is_a_broken_plugin_and_the_others_are_loaded(site: Site) -> None:
+    site("fine", GOOD)
+    points = site(
+        "hanging", "import threading\nbegun = threading.Event()\ngo_on = threading.Event()\nbegun.set()\ngo_on.wait(10)"
+    )
+    plugins = await loaded(points, timeout_seconds=0.3)
+    with pytest.raises(PluginError, match=r"hanging.*not imported within 0\.3 s"):
+        plugins.get("hanging")
+    assert plugins.get("fine")
+    sys.modules["hanging"].go_on.set()
+
+
+async def test_a_name_that_two_distributions_claim_belongs_to_neither(site: Site) -> None:
+    site("one", GOOD, distribution="first-dist", yolo="one:Source")
+    points = site("two", GOOD, distribution="second-dist", yolo="two:Source")
+    reason = await reason_of(points, "yolo")
+    assert "first-dist, second-dist" in reason
+    assert "uninstall all but one" in reason
+
+
+async def test_one_distribution_may_bring_several_plugins(site: Site) -> None:
+    points = site("many", GOOD, distribution="many", yolo_pose="many:Source", yolo_detect="many:Source")
+    assert [plugin.name for plugin in await loaded(points)] == ["yolo-detect", "yolo-pose"]
+
+
+async def test_an_unknown_plugin_is_answered_with_the_nearest_name_and_what_is_installed(site: Site) -> None:
+    plugins = await loaded(site("many", GOOD, yolo_pose="many:Source", yolo_detect="many:Source"))
+    with pytest.raises(PluginError) as raised:
+        plugins.get("yolo-pos")
+    assert str(raised.value) == (
+        "no plugin `yolo-pos` is installed (installed: yolo-detect, yolo-pose); did you mean `yolo-pose`?"
+    )
+    with pytest.raises(PluginError, match=r"\(installed: yolo-detect, yolo-pose\)$"):
+        plugins.get("thermal")
+    with pytest.raises(PluginError, match=r"\(installed: none\)$"):
+        (await loaded([])).get("thermal")
+
+
+class Zone(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    left: int = Field(0, ge=0)
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+
+
+class Options(PredictOptions):
+    token: str = Field("abcdefgh", min_length=8, max_length=12)
+    mode: Literal["fast", "exact"] = "fast"
+    pin: int = 0
+    zone: Zone = Zone()
+    zones: tuple[Zone, ...] = ()
+    pet: Cat | Dog | None = Field(None, discriminator="kind")
+
+    @field_validator("token")
+    @classmethod
+    def _plain(cls, token: str) -> str:
+        if token == "explode!":
+            raise KeyError(token)
+        if not token.isalnum():
+            raise ValueError(f"{token!r} has other characters than letters and digits: {token}")
+        return token
+
+    @model_validator(mode="after")
+    def _pin(self) -> "Options":
+        assert self.pin != 4711, f"the pin {self.pin} is on every list"
+        return self
+
+
+class Needy(SourceOptions):
+    path: str
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidance": 0.5}, "cameras.gym.options.confidance: unknown key; did you mean `confidence`?"),
+        ({"zzz": 1}, "cameras.gym.options.zzz: unknown key; known: confidence, iou, max_det, classes, token"),
+        ({"zone": {"lft": 1}}, "cameras.gym.options.zone.lft: unknown key; did you mean `left`?"),
+        ({"zones": [{"lft": 1}]}, "cameras.gym.options.zones.0.lft: unknown key"),
+        ({"confidence": 1.5}, "cameras.gym.options.confidence: Input should be less than or equal to 1"),
+        ({"max_det": "many"}, "cameras.gym.options.max_det: Input should be a valid integer"),
+        ({"mode": "fastest"}, "cameras.gym.options.mode: Input should be 'fast' or 'exact'"),
+        ({"iou": 7, "max_det": 0}, "cameras.gym.options.iou: Input should be less than or equal to 1; cameras.gym.opt"),
+        ({"token": "explode!"}, "cameras.gym.options: Options of the plugin failed at them: KeyError"),
+    ],
+)
+def test_wrong_options_are_told_with_key_and_reason(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        validated_options(Options, options, where="cameras.gym.options")
+    assert message in str(raised.value)
+
+
+def test_a_missing_option_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"options\.path: missing, but this plugin needs it"):
+        validated_options(Needy, {}, where="options")
+
+
+def test_right_options_become_the_settings_of_the_plugin() -> None:
+    options = validated_options(Options, {"confidence": 0.5, "zone": {"left": 3}}, where="options")
+    assert (options.confidence, options.zone.left) == (0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "secret"),
+    [
+        ({"token": "hunter2"}, "hunter2"),
+        ({"token": "hunter2hunter2"}, "hunter2"),
+        ({"token": "hunter2-hidden"}, "hunter2"),
+        ({"token": 'hunter2"\n\\x'}, "hunter2"),
+        ({"token": ["hunter2hunter2"]}, "hunter2"),
+        ({"token": "a-b?"}, "a-b"),
+        ({"token": {"deep": "hunter2hunter2"}}, "hunter2"),
+        ({"mode": "hunter2hunter2"}, "hunter2"),
+        ({"pin": "hunter2"}, "hunter2"),
+        ({"pin": 4711}, "4711"),
+        ({"pet": {"kind": "hunter2"}}, "hunter2"),
+        ({"zone": "hunter2hunter2"}, "hunter2"),
+        ({"classes": "hunter2hunter2"}, "hunter2"),
+    ],
+)
+def test_what_is_wrong_with_options_is_told_without_their_values(options: dict[str, Any], secret: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        validated_options(Options, options, where="cameras.gym.options")
+    error: BaseException | None = raised.value
+    assert secret not in str(error)
+    assert "cameras.gym.options" in str(error)
+    assert raised.value.__suppress_context__
