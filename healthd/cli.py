@@ -91,7 +91,9 @@ def _run(chosen: argparse.Namespace) -> int:
 def _demo(chosen: argparse.Namespace) -> int:
     from healthd.demo import demo_settings  # noqa: PLC0415
     from healthd.errors import SettingsError  # noqa: PLC0415
+    from healthd.logs import configure_logging  # noqa: PLC0415
 
+    configure_logging(chosen.log_level or "info", chosen.log_format or "auto", sys.stderr)
     try:
         settings = demo_settings(port=chosen.port)
     except SettingsError as exc:
@@ -100,6 +102,8 @@ def _demo(chosen: argparse.Namespace) -> int:
 
 
 def _serve(chosen: argparse.Namespace, settings: "Settings") -> int:
+    import structlog  # noqa: PLC0415
+
     from healthd.daemon import StartError, serve  # noqa: PLC0415
     from healthd.logs import configure_logging  # noqa: PLC0415
     from healthd.native_log import NativeLog  # noqa: PLC0415
@@ -109,7 +113,7 @@ def _serve(chosen: argparse.Namespace, settings: "Settings") -> int:
     with NativeLog():
         configure_logging(chosen.log_level or settings.log.level, chosen.log_format or settings.log.format, sys.stderr)
         for hint in settings_hints(settings):
-            print(f"hint: {hint}", file=sys.stderr)
+            structlog.get_logger("healthd.settings").warning("settings_hint", hint=hint)
 
         def listening(url: str) -> None:
             print(f"healthd is at {url}  (Ctrl-C stops it)", flush=True)

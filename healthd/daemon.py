@@ -78,6 +78,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         threads=settings.performance.threads or None,
         idle_unload_seconds=settings.models.idle_unload_seconds,
         load_timeout_seconds=settings.models.load_timeout_seconds,
+        stuck_after_seconds=min((camera.predict_timeout_seconds for camera in settings.cameras.values()), default=10.0),
     )
     encoder = JpegEncoder()
     made = await make_sources(plugins.sources, settings.cameras)

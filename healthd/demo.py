@@ -1,20 +1,38 @@
 """The demo: cameras and models that an installed plugin brings along, so that no camera and no network is needed."""
 
+from importlib.metadata import EntryPoint
+
+import structlog
+
 from healthd.errors import SettingsError
 from healthd.plugins import DEMOS, installed
+from healthd.redact import SCRUBBER
 from healthd.settings import CameraSettings, Settings, load_settings
+
+log = structlog.get_logger(__name__)
 
 
 def demo_settings(*, port: int | None = None) -> Settings:
     """Return the settings of the demo: the environment's, with the cameras of the first plugin that has a demo.
 
     Raises:
-        SettingsError: no installed plugin brings a demo, or a `HEALTHD_` variable is wrong.
+        SettingsError: no installed plugin brings a demo that works, or a `HEALTHD_` variable is wrong.
     """
-    points = sorted(installed(DEMOS), key=lambda point: point.name)
-    if not points:
-        raise SettingsError("no installed plugin brings a demo: pip install healthd-yolo")
-    cameras = {name: CameraSettings.model_validate(camera) for name, camera in points[0].load()()["cameras"].items()}
+    cameras = _first_demo(sorted(installed(DEMOS), key=lambda point: point.name))
     settings = load_settings(None)
     server = settings.server if port is None else settings.server.model_copy(update={"port": port})
     return settings.model_copy(update={"cameras": cameras, "server": server})
+
+
+def _first_demo(points: list[EntryPoint]) -> dict[str, CameraSettings]:
+    """Return the cameras of the first demo that can be made; one that cannot is named in the log."""
+    reasons = []
+    for point in points:
+        try:
+            cameras = point.load()()["cameras"]
+            return {name: CameraSettings.model_validate(camera) for name, camera in cameras.items()}
+        except Exception as exc:  # noqa: BLE001  a plugin's bug, whatever it is, must not hide the next one's demo
+            reasons.append(SCRUBBER.scrub(f"{point.name}: {exc!r}"))
+            log.warning("demo_broken", demo=point.name, error=repr(exc))
+    why = "; ".join(reasons) or "none is installed"
+    raise SettingsError(f"no plugin brings a demo that works ({why}): pip install healthd-yolo")

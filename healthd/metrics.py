@@ -15,6 +15,7 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -100,6 +101,7 @@ class Metrics:
     """The registry of one daemon and the metrics that are counted as things happen. Lives as long as the daemon."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each that nobody documents
         self._reader = _Reader()
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)

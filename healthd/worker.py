@@ -75,7 +75,10 @@ class Worker:
         answer: asyncio.Future[T] = loop.create_future()
         self._unanswered += 1
         self._jobs.put(self._job(function, loop, answer))
-        done, _ = await asyncio.wait([answer], timeout=timeout)
+        try:
+            done, _ = await asyncio.wait([answer], timeout=timeout)
+        finally:
+            answer.cancel()  # nobody will ask for it any more; does nothing to an answer that came
         if not done:
             self.abandoned = True  # its owner still says what it shall do last, should it ever come back
             raise WorkerTimeout(f"{late} within {timeout:g} s")

@@ -48,8 +48,8 @@ class MjpegServer:
         self.running = True
 
     def __enter__(self) -> Self:
-        for target in (self._http.serve_forever, self._produce):
-            threading.Thread(target=target, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._produce, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

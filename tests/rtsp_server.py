@@ -67,6 +67,7 @@ class Behaviour:
     """A new client is first given pictures at least so old, at once (0: from the last key picture); None: none."""
     from_any_picture: bool = False
     """A new client is first given pictures that it cannot decode: those that follow a key picture."""
+    only_udp: bool = False
     loses_udp: bool = False
     """Take UDP and send nothing there, as through a firewall."""
     burst: int = 1
@@ -262,6 +263,8 @@ class RtspServer:
             status = "404 Not Found"
         elif method == "DESCRIBE":
             extra, body = ["Content-Type: application/sdp", f"Content-Base: {uri.rstrip('/')}/"], self._sdp()
+        elif method == "SETUP" and self.behaviour.only_udp and "TCP" in headers.get("transport", ""):
+            status = "461 Unsupported Transport"
         elif method == "SETUP":
             self.transports.append("tcp" if "TCP" in headers.get("transport", "") else "udp")
             extra = [f"Transport: {_set_up(client, headers.get('transport', ''))}", "Session: 1;timeout=60"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -69,6 +70,26 @@ async def test_context_variables_of_the_caller_are_seen_by_the_call(worker: Work
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("camera")
     variable.set("gym")
     assert await worker.call(variable.get, timeout=1) == "gym"
+
+
+async def test_what_an_abandoned_call_raises_later_bothers_nobody(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck = threading.Event()
+
+    def fail() -> None:
+        stuck.wait()
+        raise ValueError("too late")
+
+    with pytest.raises(WorkerTimeout):
+        await worker.call(fail, timeout=0.01)
+    worker.abandon()
+    stuck.set()
+    while worker.alive:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not caplog.records
 
 
 class Door:

@@ -33,7 +33,7 @@ def camera(runner: CameraRunner, viewers: int) -> schemas.Camera:
         viewers=viewers,
         model=schemas.CameraModel(model.model_id, model.state, model.reason),
         tuning=tuning(runner),
-        errors=[schemas.CameraError(error.at, error.task, error.reason) for error in runner.errors],
+        errors=[schemas.CameraError(error.at, error.task, error.reason) for error in runner.failures.errors],
     )
 
 

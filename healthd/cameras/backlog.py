@@ -20,11 +20,11 @@ SETTLE_SECONDS = 0.4
 FALL_SECONDS = 0.04
 """What counts as falling: with the settle time, everything that comes more than a tenth faster than it was made."""
 
-LATE_SECONDS = 0.7
+LATE_SECONDS = 0.6
 """Later than this is old. With what the baseline may be wrong, it keeps what is published under a second."""
 
 CAUGHT_UP_SECONDS = 0.1
-"""A session that has been late is live again once it is no later than this; what comes before is still backlog."""
+"""A session becomes live with an image no later than this; what comes before is still backlog."""
 
 _PATIENCE_SECONDS = 2.0
 """An image that stays late for so long, without catching up, belongs to a session that will not catch up."""
@@ -44,22 +44,26 @@ _MADE_UP_PACE = 0.6
 """Without a clock only what comes much faster than usual is a backlog: the pace is known but roughly."""
 
 
+def _mean(values: deque[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
 class _Pace:
     """How long an image takes to come, from the last ones."""
 
     def __init__(self) -> None:
-        self._usual: deque[float] = deque([0.0], maxlen=16)
-        self._all: deque[float] = deque([0.0], maxlen=16)
+        self._usual: deque[float] = deque(maxlen=16)
+        self._all: deque[float] = deque(maxlen=16)
 
     @property
     def usual_seconds(self) -> float:
         """The mean, without gaps."""
-        return sum(self._usual) / len(self._usual)
+        return _mean(self._usual)
 
     @property
     def gap_seconds(self) -> float:
         """Longer than this is no pace but a gap, until it has happened a few times."""
-        return max(_SHORTEST_GAP_SECONDS, 3 * sum(self._all) / len(self._all))
+        return max(_SHORTEST_GAP_SECONDS, 3 * _mean(self._all))
 
     def note(self, interval: float) -> None:
         if interval <= self.gap_seconds:
@@ -86,11 +90,6 @@ class BacklogGate:
         self._marked_at = self._began_at = 0.0
         self._edge_known = False
         self._late: tuple[float, float] | None = None
-
-    @property
-    def catching_up(self) -> bool:
-        """Whether the session was just opened or came back from a gap and has not been live since."""
-        return self._settling
 
     def admits(self, now: float, position: float | None = None) -> bool:
         """Tell whether the image that arrived `now` is live. Call it for every image, in order.
@@ -138,16 +137,18 @@ class BacklogGate:
         self._began_at = self._marked_at = now
 
     def _settle(self, now: float, offset: float) -> None:
-        """Become live once the offset has stopped falling, or is where it was before."""
+        """Become live once the offset has stopped falling, or is again where it was before."""
         self._base = min(self._base, offset)
         if offset < self._mark - FALL_SECONDS:
             self._mark, self._marked_at = offset, now
-        settled = now - self._marked_at >= self._settle_seconds
-        if settled or (self._edge_known and offset - self._base <= CAUGHT_UP_SECONDS):
+        lateness = offset - self._base if self._clocked else 0.0
+        if lateness > CAUGHT_UP_SECONDS:
+            self._expect_progress(now, lateness)
+            return
+        self._late = None
+        if self._edge_known or now - self._marked_at >= self._settle_seconds:
             self._settling = False
             self._mark, self._marked_at = self._base, now
-        elif self._edge_known:
-            self._expect_progress(now, offset - self._base)
         elif now - self._began_at >= _LONGEST_CATCH_UP_SECONDS:
             if self._clocked:
                 raise CameraError(f"the stream has not caught up with real time within {_LONGEST_CATCH_UP_SECONDS:g} s")
@@ -175,6 +176,6 @@ class BacklogGate:
         since, then = self._late = self._late or (now, lateness)
         if now - since < _PATIENCE_SECONDS:
             return
-        if lateness > max(LATE_SECONDS, then - _PATIENCE_SECONDS / 4):
+        if lateness > then - _PATIENCE_SECONDS / 4:
             raise CameraError(f"the stream lags {lateness:.1f} s behind and does not catch up")
         self._late = (now, lateness)

@@ -29,7 +29,7 @@ from pydantic import Field
 from healthd.cameras.backlog import BacklogGate
 from healthd.cameras.probe import PROBE_SECONDS, SourceKind, device_path, file_path, kind_of, why_not_open
 from healthd.cameras.source import Read, SourceOptions
-from healthd.errors import CameraError, EndOfStream
+from healthd.errors import CameraError, EndOfStream, SettingsError
 from healthd.frames import CapturedImage, StreamInfo
 from healthd.redact import SourceUrl
 
@@ -80,12 +80,11 @@ class CaptureOptions(SourceOptions):
 
 
 def is_recording(url: SourceUrl, options: CaptureOptions) -> bool:
-    """Tell whether the URL is a recording: a file whose every image is wanted, in order.
-
-    Raises:
-        SettingsError: nothing that can be opened.
-    """
-    return kind_of(url) is SourceKind.FILE and not options.realtime
+    """Tell whether the URL is a recording: a file whose every image is wanted, in order. Never raises."""
+    try:
+        return kind_of(url) is SourceKind.FILE and not options.realtime
+    except SettingsError:  # it will be said when it is opened
+        return False
 
 
 @contextmanager

@@ -189,6 +189,8 @@ def _why_not_video(answer: _Answer, kind: SourceKind, waited_seconds: float) -> 
     if kind is SourceKind.HTTP and not _VIDEO_TYPES.match(answer.content_type):
         plain = re.fullmatch(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40}", answer.content_type)
         return f"not a video: the camera answers with {answer.content_type if plain else 'something else'}"
+    if kind is SourceKind.RTSP and waited_seconds < 1:
+        return "the camera answers, but does not send this stream: try the other `transport`"
     return f"the camera answers, but no picture could be opened within {waited_seconds:.1f} s"
 
 

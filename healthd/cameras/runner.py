@@ -4,7 +4,6 @@ One function never dies (`_keep`); the sessions it runs never catch.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -13,15 +12,16 @@ import structlog
 
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.control import Control, Task
+from healthd.cameras.failures import Failures
 from healthd.cameras.health import FreezeDetector, Health, HealthRecord, State
 from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture
 from healthd.cameras.predictor import Predictor
 from healthd.cameras.reader import Reader
-from healthd.cameras.records import LoggedError, ModelHealth, NotLive, PredictedFrame, Tuning
+from healthd.cameras.records import ModelHealth, NotLive, PredictedFrame, Tuning
 from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.clock import SYSTEM_CLOCK, Clock
-from healthd.errors import CameraError, EndOfStream, HealthdError, ModelError, SettingsError
+from healthd.errors import EndOfStream, SettingsError
 from healthd.frames import Frame, StreamInfo
 from healthd.latest import Latest
 from healthd.metrics import Metrics
@@ -62,9 +62,7 @@ class CameraRunner:
         self.jpegs = JpegCache(encoder, on_encoded=metrics.encode_seconds.labels(name).observe)
         self._signs = SignCache(encoder, name)
         self.tuning = Tuning(settings.predict_fps, settings.quality or default_quality)
-        self.errors: deque[LoggedError] = deque(maxlen=20)
-        self.failures = {"reader": 0, "predictor": 0}
-        self.bugs = {"reader": 0, "predictor": 0}
+        self.failures = Failures(clock)
         self.abandoned_total = 0
         self.on_health: Callable[[], None] = lambda: None
         """Called after every change of state or reason."""
@@ -327,21 +325,21 @@ class CameraRunner:
         if isinstance(exc, EndOfStream) and task == "reader" and recording:
             self._end()
             return
-        self._note(task, exc)
+        reason = self.failures.note(task, exc, attempts=self._backoff(task).attempts)
         if isinstance(exc, SettingsError):
-            self._fail(str(exc))
+            self._fail(reason)
         elif self.stuck_workers >= self.settings.max_abandoned_workers:
             self._fail(
                 f"{self.stuck_workers} threads hang in calls that never returned; "
                 "mend the camera or its driver, then restart the camera or healthd"
             )
         elif task == "predictor" and self._predictor is not None:
-            self._predictor.set_health("retrying", _reason(exc))
+            self._predictor.set_health("retrying", reason)
         else:
             self._forget_frames()
             stalled = isinstance(exc, WorkerTimeout) and not isinstance(exc, EnterTimeout)
             if not self._control.paused:
-                self._health.set(State.STALLED if stalled else State.RECONNECTING, _reason(exc))
+                self._health.set(State.STALLED if stalled else State.RECONNECTING, reason)
 
     # -- what happened -------------------------------------------------------------------------------------------
 
@@ -386,21 +384,6 @@ class CameraRunner:
         self._forget_frames()
         self._health.set(State.ENDED, "the recording has ended")
 
-    def _note(self, task: Task, exc: Exception) -> None:
-        """Count a failure; log it when it begins or changes, not at every attempt."""
-        self.failures[task] += 1
-        reason = _reason(exc)
-        last = self.errors[-1] if self.errors else None
-        repeated = last is not None and (last.task, last.reason) == (task, reason) and self._backoff(task).attempts > 0
-        self.errors.append(LoggedError(self._clock.now(), task, reason))
-        if not isinstance(exc, HealthdError):  # a bug of the plugin, or ours
-            self.bugs[task] += 1
-            log.error("session_bug", task=task, reason=reason, exc_info=None if repeated else exc)
-        elif repeated:
-            log.debug("session_failed_again", task=task, reason=reason)
-        else:
-            log.warning("session_failed", task=task, reason=reason, error=type(exc).__name__)
-
     def _backoff(self, task: Task) -> Backoff:
         keeper = self._reader if task == "reader" else self._predictor
         return keeper.backoff if keeper is not None else Backoff()
@@ -420,11 +403,3 @@ class CameraRunner:
             log.info("camera_state", state=after.state.value, was=before.state.value, reason=after.reason)
         self.published.notify_all()
         self.on_health()
-
-
-def _reason(exc: Exception) -> str:
-    """Say what happened for people: our own errors in their words, others with their type; never a secret."""
-    text = str(exc)
-    if not isinstance(exc, (CameraError, ModelError, SettingsError, WorkerTimeout)):
-        text = f"{type(exc).__name__}: {text}" if text else type(exc).__name__
-    return SCRUBBER.scrub(text or type(exc).__name__)

@@ -105,8 +105,8 @@ def _samples(runner: CameraRunner) -> Iterator[Sample]:
         yield Sample("healthd_camera_frame_age_seconds", runner.frame_age_seconds, camera)
     yield Sample("healthd_camera_reconnects_total", runner.reconnects, camera)
     for task in ("reader", "predictor"):
-        yield Sample("healthd_camera_failures_total", runner.failures[task], {**camera, "task": task})
-        yield Sample("healthd_camera_bugs_total", runner.bugs[task], {**camera, "task": task})
+        yield Sample("healthd_camera_failures_total", runner.failures.sessions[task], {**camera, "task": task})
+        yield Sample("healthd_camera_bugs_total", runner.failures.bugs[task], {**camera, "task": task})
     yield Sample("healthd_camera_workers_abandoned_total", runner.abandoned_total, camera)
     yield Sample("healthd_camera_workers_stuck", runner.stuck_workers, camera)
     for kind, number in runner.jpegs.encodes_by_kind.items():

@@ -4,16 +4,21 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from healthd.cameras.records import NotLive, Tuning
 from healthd.cameras.runner import CameraRunner
+from healthd.cameras.source import Predict
 from healthd.errors import CameraError, EndOfStream, ModelError, SettingsError
 from healthd.frames import CapturedImage
+from healthd.models.manager import ModelManager
+from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
 from tests.eventually import eventually
 from tests.fakes import FakeSource, listed, make_runner, picture, prediction
 
@@ -171,7 +176,7 @@ async def test_wrong_settings_fail_the_camera_for_good_until_it_is_restarted() -
     async with running(make_runner(source)) as runner:
         await eventually(lambda: runner.health.state == "failed")
         assert runner.health.reason == "no such preset"
-        assert runner.failures["reader"] == 1
+        assert runner.failures.sessions["reader"] == 1
         wrong[0] = False
         await asyncio.sleep(0.05)
         assert runner.health.state == "failed"
@@ -183,8 +188,8 @@ async def test_a_bug_in_the_plugin_is_counted_and_tried_again() -> None:
     source = FakeSource()
     source._read = listed([picture(1), ZeroDivisionError("oops"), *[picture(n) for n in range(2, 9)]])
     async with running(make_runner(source)) as runner:
-        await eventually(lambda: runner.bugs["reader"] == 1)
-        assert runner.errors[0].reason == "ZeroDivisionError: oops"
+        await eventually(lambda: runner.failures.bugs["reader"] == 1)
+        assert runner.failures.errors[0].reason == "ZeroDivisionError: oops"
         await eventually(lambda: source.opened >= 2)
 
 
@@ -340,9 +345,61 @@ async def test_a_predict_that_hangs_is_abandoned_and_viewers_notice_nothing() ->
         hang.set()
 
 
+class HangingOnce(Model):
+    """A model whose first instance never answers its second image."""
+
+    task = "detect"
+    labels: ClassVar[dict[int, str]] = {}
+
+    def __init__(self, hang: threading.Event | None) -> None:
+        self._hang = hang
+        self._calls = 0
+
+    def predict(self, image: np.ndarray, params: InferenceParams) -> Prediction:
+        self._calls += 1
+        if self._hang is not None and self._calls == 2:
+            self._hang.wait()
+        return prediction(image)
+
+
+class HangingFamily(ModelFamily):
+    def __init__(self, hang: threading.Event) -> None:
+        self.hang = hang
+        self.loads = 0
+
+    def serves(self, model_id: str) -> bool:
+        return True
+
+    def load(self, spec: ModelSpec) -> Model:
+        self.loads += 1
+        return HangingOnce(self.hang if self.loads == 1 else None)
+
+
+class Sharing(FakeSource):
+    """A camera whose model comes from the manager, as those of real plugins do."""
+
+    @contextmanager
+    def model(self, models: ModelManager) -> Iterator[Predict]:
+        with models.use("hanging", "m") as shared:
+            yield lambda image: shared.predict(image, InferenceParams())
+
+
+async def test_a_shared_model_that_hangs_costs_one_thread_and_is_loaded_anew() -> None:
+    hang = threading.Event()
+    family = HangingFamily(hang)
+    models = ModelManager({"hanging": family}, directory=Path("models"), stuck_after_seconds=0.1)
+    runner = make_runner(Sharing(), models=models, predict_timeout_seconds=0.1)
+    async with running(runner):
+        await eventually(lambda: runner.counts.predicted >= 5)
+        assert (family.loads, runner.stuck_workers) == (2, 1)
+        assert runner.health.state == "live"
+        hang.set()
+        await eventually(lambda: runner.stuck_workers == 0)
+
+
 async def test_a_predictor_that_returns_rubbish_is_a_bug() -> None:
     async with running(make_runner(FakeSource(predict=lambda _: {"boxes": []}))) as runner:
-        await eventually(lambda: runner.bugs["predictor"] >= 1)
+        await eventually(lambda: runner.failures.bugs["predictor"] >= 1)
         assert "dict, not a Prediction" in (runner.model_health.reason or "")
         assert runner.health.state == "live"
 

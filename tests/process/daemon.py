@@ -20,6 +20,7 @@ import psutil
 TESTS = Path(__file__).resolve().parent.parent
 INSTALLED = TESTS / "faulty_plugin" / "installed"
 HANGING = TESTS / "faulty_plugin" / "hanging"
+DEMO = TESTS / "faulty_plugin" / "demo"
 
 START_SECONDS = 40.0
 """Generous: the machine may have other things to do."""
@@ -48,8 +49,16 @@ def to_toml(settings: Mapping[str, Any], prefix: str = "") -> str:
         if isinstance(value, Mapping):
             tables.append(f"\n[{prefix}{key}]\n{to_toml(value, f'{prefix}{key}.')}")
         elif value is not None:
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}\n")
+            lines.append(f"{key} = {_inline(value)}\n")
     return "".join([*lines, *tables])
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_inline(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def environment(plugins: Sequence[Path] = (INSTALLED,), **variables: str) -> dict[str, str]:

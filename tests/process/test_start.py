@@ -78,6 +78,12 @@ def test_a_plugin_that_hangs_at_its_import_does_not_delay_a_stop(number: int, tm
         assert daemon.left_behind() == []
 
 
+def test_an_answer_over_an_open_connection_waits_for_no_acknowledgement(tmp_path: Path) -> None:
+    with Daemon(tmp_path, {}) as daemon:
+        seconds = [daemon.get("/healthz").elapsed.total_seconds() for _ in range(20)]
+        assert min(seconds) < 0.02, "Nagle's algorithm and delayed acknowledgements make each of them take 40 ms"
+
+
 def test_a_plugin_that_hangs_in_its_constructor_does_not_delay_a_stop(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     cameras = {"slow": {"plugin": "faulty-slow-constructor"}}

@@ -14,8 +14,9 @@ from healthd_faulty.misdeeds import note
 
 
 class CapturedOptions(CaptureOptions):
-    """Where the model notes that it was loaded."""
+    """How long an open may take, and where the model notes that it was loaded."""
 
+    open_seconds: float = Field(10, gt=0, description="How long opening may take.")
     journal: str | None = Field(None, description="File in which it notes what it does.")
 
 
@@ -31,7 +32,7 @@ class CapturedCamera(CameraSource):
 
     def camera(self) -> AbstractContextManager[Read]:
         assert self.url is not None
-        return open_camera(self.url, self.options)
+        return open_camera(self.url, self.options, open_timeout_seconds=self.options.open_seconds)
 
     @contextmanager
     def model(self, models: ModelManager) -> Iterator[Predict]:

@@ -1,0 +1,51 @@
+"""What went wrong with one camera: counted, kept for people, logged when it begins and not at every attempt."""
+
+from collections import deque
+
+import structlog
+
+from healthd.cameras.control import Task
+from healthd.cameras.records import LoggedError
+from healthd.clock import Clock
+from healthd.errors import CameraError, HealthdError, ModelError, SettingsError
+from healthd.redact import SCRUBBER
+from healthd.worker import WorkerTimeout
+
+log = structlog.get_logger(__name__)
+REMEMBERED = 20
+
+
+class Failures:
+    """The failures of one camera since the process began. Event loop only."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.errors: deque[LoggedError] = deque(maxlen=REMEMBERED)
+        self.sessions = {"reader": 0, "predictor": 0}
+        """Failed sessions, by task."""
+        self.bugs = {"reader": 0, "predictor": 0}
+        """Those of them that no plugin had sorted."""
+        self._clock = clock
+
+    def note(self, task: Task, exc: Exception, *, attempts: int) -> str:
+        """Count and log a failed session, the `attempts`-th in a row; return the reason for people."""
+        reason = reason_of(exc)
+        last = self.errors[-1] if self.errors else None
+        repeated = attempts > 0 and last is not None and (last.task, last.reason) == (task, reason)
+        self.sessions[task] += 1
+        self.errors.append(LoggedError(self._clock.now(), task, reason))
+        if not isinstance(exc, HealthdError):  # a bug of the plugin, or ours
+            self.bugs[task] += 1
+            log.error("session_bug", task=task, reason=reason, exc_info=None if repeated else exc)
+        elif repeated:
+            log.debug("session_failed_again", task=task, reason=reason)
+        else:
+            log.warning("session_failed", task=task, reason=reason, error=type(exc).__name__)
+        return reason
+
+
+def reason_of(exc: Exception) -> str:
+    """Say what happened for people: our own errors in their words, others with their type; never a secret."""
+    text = str(exc)
+    if not isinstance(exc, (CameraError, ModelError, SettingsError, WorkerTimeout)):
+        text = f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+    return SCRUBBER.scrub(text or type(exc).__name__)
