@@ -14,7 +14,7 @@ from healthd.api.connection import EXTENSION, Connection
 from healthd.errors import HealthdError
 
 BACKLOG = 2048
-UNSENT_BYTES = 128 * 1024
+UNSENT_BYTES = 32 * 1024
 """What the kernel may hold unsent for one connection: a slow viewer skips frames instead of getting old ones."""
 
 
