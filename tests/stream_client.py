@@ -157,15 +157,19 @@ class StreamClient(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     async def open(self, port: int, host: str = "127.0.0.1", *, sock: socket.socket | None = None) -> Self:
-        """Connect and ask."""
-        if sock is None:
-            sock = socket.socket()
+        """Connect and ask; through a socket that is not connected yet, if one is given."""
+        loop = asyncio.get_running_loop()
+        sock = sock or socket.socket()
+        try:
+            sock.setblocking(False)
             if self.receive_buffer is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
-            sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, (host, port))
-        lines = [f"GET {self.path} HTTP/{self.http}", f"Host: {host}:{port}", *self.headers, "", ""]
-        await asyncio.get_running_loop().create_connection(lambda: self, sock=sock)
+            await loop.sock_connect(sock, (host, port))
+            lines = [f"GET {self.path} HTTP/{self.http}", f"Host: {host}:{port}", *self.headers, "", ""]
+            await loop.create_connection(lambda: self, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
         assert self._transport is not None
         self._transport.write("\r\n".join(lines).encode())
         return self

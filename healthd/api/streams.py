@@ -5,7 +5,7 @@ a send that blocks never returns to it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -67,6 +67,7 @@ class StreamController(Controller):
         """The newest frame again and again; while the camera is not live, a picture once a second that says so."""
         runner = find(services, name)
         asked = StreamRequest(quality=q, width=width, overlay=overlay, fps=fps)
+        speak = HeadsAhead() if shows_late(request.headers) else Multipart()
 
         async def run(viewer: Viewer, write: Write) -> None:
             stream = CameraStream(
@@ -77,7 +78,7 @@ class StreamController(Controller):
                 observe_send=services.metrics.send_seconds.labels("mjpeg").observe,
                 clock=services.clock,
             )
-            await stream.run(lambda part: write(part_bytes(part)))
+            await stream.run(lambda part: write(speak.part(part)))
 
         return EndlessAnswer(
             services,
@@ -85,7 +86,7 @@ class StreamController(Controller):
             camera=name,
             client=_client(request),
             content_type=b"multipart/x-mixed-replace; boundary=" + BOUNDARY,
-            opening=b"--" + BOUNDARY + b"\r\n",
+            opening=speak.opening,
             run=run,
             wake=runner.published.notify_all,
         )
@@ -254,13 +255,41 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def part_bytes(part: Part) -> bytes:
-    """Speak multipart. The boundary follows the part at once: some browsers show a part when the next one begins."""
-    headers = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n" % len(part.jpeg)
-    if part.frame_id is not None and part.captured_at is not None:
-        stamp = rfc3339(part.captured_at).encode()
-        headers += b"X-Frame-Id: %d\r\nX-Frame-Timestamp: %s\r\n" % (part.frame_id, stamp)
-    return b"%b\r\n%b\r\n--%b%b\r\n" % (headers, part.jpeg, BOUNDARY, b"--" if part.last else b"")
+class Multipart:
+    """How a stream is written. The boundary follows each part at once, so that nobody waits for the next to show it."""
+
+    opening = b"--" + BOUNDARY + b"\r\n"
+
+    def part(self, part: Part) -> bytes:
+        """Return a part with the boundary after it."""
+        head = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n" % len(part.jpeg)
+        if part.frame_id is not None and part.captured_at is not None:
+            stamp = rfc3339(part.captured_at).encode()
+            head += b"X-Frame-Id: %d\r\nX-Frame-Timestamp: %b\r\n" % (part.frame_id, stamp)
+        return b"%b\r\n%b\r\n--%b%b\r\n" % (head, part.jpeg, BOUNDARY, b"--" if part.last else b"")
+
+
+class HeadsAhead(Multipart):
+    """How a stream is written for a browser that shows a part when it has seen the head of the next one.
+
+    The head is sent ahead, when nobody knows what it will stand over: it says the type and nothing else.
+    """
+
+    head = b"Content-Type: image/jpeg\r\n\r\n"
+    opening = Multipart.opening + head
+
+    def part(self, part: Part) -> bytes:
+        """Return the body of a part, the boundary, and the head of the next part."""
+        closing = b"--\r\n" if part.last else b"\r\n" + self.head
+        return b"%b\r\n--%b%b" % (part.jpeg, BOUNDARY, closing)
+
+
+def shows_late(headers: Mapping[str, str]) -> bool:
+    """Whether this is a picture on a page in Chromium or one of its kin (https://crbug.com/527446).
+
+    Scripts of a page, which read the heads themselves, do not ask for pictures.
+    """
+    return "Chrome/" in headers.get("user-agent", "") and "image/" in headers.get("accept", "")
 
 
 def _event_bytes(boot_id: str, event: Event) -> bytes:

@@ -110,6 +110,47 @@ async def test_the_boundary_comes_with_the_part_and_not_with_the_next_one() -> N
             assert time.monotonic() - begun < 0.9
 
 
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36"
+IMAGES = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
+
+
+async def test_to_chromium_the_head_of_a_part_is_sent_ahead_because_it_shows_none_before() -> None:
+    headers = (f"User-Agent: {CHROME}", f"Accept: {IMAGES}")
+    async with open_house({"gym": Feed()}, cameras=LONG) as house:
+        await house.show(picture(1))
+        received: list[bytes] = []
+        client = StreamClient(STREAM, http="1.0", headers=headers)
+        client._take = received.append  # type: ignore[method-assign]
+        await client.open(port(house))
+        ahead = b"--healthd-frame\r\nContent-Type: image/jpeg\r\n\r\n"
+        await eventually(lambda: b"".join(received).count(ahead) == 2)
+        await house.show(picture(2))
+        await eventually(lambda: b"".join(received).count(ahead) == 3, seconds=0.9)
+        house.services.viewers.end_all(EndReason.STOP)
+        await eventually(lambda: client.lost_at)
+        body = b"".join(received)
+        assert body.endswith(b"\r\n--healthd-frame--\r\n")
+        first, *pictures = body.removesuffix(b"\r\n--healthd-frame--\r\n").split(ahead)
+        assert first == b""
+        assert all(jpeg.startswith(b"\xff\xd8") for jpeg in pictures)
+        assert all(jpeg.removesuffix(b"\r\n").endswith(b"\xff\xd9") for jpeg in pictures)
+
+
+@pytest.mark.parametrize(
+    ("agent", "accept"),
+    [(CHROME, "*/*"), (CHROME, None), ("curl/8.0", IMAGES), (None, None), ("Gecko Firefox/146.0", IMAGES)],
+)
+async def test_whoever_else_asks_gets_each_part_with_its_whole_head(agent: str | None, accept: str | None) -> None:
+    """Scripts of a page read the heads, in Chromium too."""
+    named = {"User-Agent": agent, "Accept": accept}
+    headers = tuple(f"{name}: {value}" for name, value in named.items() if value)
+    async with open_house({"gym": FakeSource(fps=30)}) as house:
+        client = await StreamClient(STREAM, headers=headers).open(port(house))
+        await eventually(lambda: len(client.frames) >= 2)
+        assert client.error is None
+        client.leave()
+
+
 async def test_width_and_quality_are_those_asked_for_and_what_is_unknown_is_ignored() -> None:
     async with open_house({"gym": Noisy(fps=30)}) as house:
         paths = [f"{STREAM}?{query}" for query in ("q=90", "q=10", "width=160", "width=8000&cachebuster=1", "")]

@@ -65,8 +65,7 @@ def environment(plugins: Sequence[Path] = (INSTALLED,), **variables: str) -> dic
     """Return the environment of a daemon: ours without what would change it, with the plugins and variables given."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("HEALTHD_")}
     kept.pop("PYTHONPATH", None)
-    if plugins:
-        kept["PYTHONPATH"] = os.pathsep.join(map(str, plugins))
+    kept["PYTHONPATH"] = os.pathsep.join(map(str, [*plugins, TESTS.parent]))  # this checkout, whichever is installed
     return {**kept, **variables}
 
 
@@ -90,7 +89,7 @@ class Daemon:
     """One run of `healthd`. Lives from `with` to the end of the block, where it is killed if it is still there.
 
     `settings` become `config.toml` in `folder`, on top of a free port and short bounds; `arguments` replace
-    `run --config config.toml`. `as_pid_1`: in a PID namespace of its own.
+    `run --config config.toml`. `as_pid_1`: in a PID namespace of its own. `prefix`: a command that becomes the daemon.
     """
 
     def __init__(
@@ -101,6 +100,7 @@ class Daemon:
         arguments: Sequence[object] | None = None,
         plugins: Sequence[Path] = (INSTALLED,),
         as_pid_1: bool = False,
+        prefix: Sequence[str] = (),
         **variables: str,
     ) -> None:
         self.folder = folder
@@ -114,6 +114,7 @@ class Daemon:
         self._arguments = ["run", "--config", self.config] if arguments is None else arguments
         self._environment = environment(plugins, **variables)
         self._as_pid_1 = as_pid_1
+        self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         self._readers: list[threading.Thread] = []
         self._lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
@@ -128,7 +129,7 @@ class Daemon:
         command = [sys.executable, "-m", "healthd", *map(str, self._arguments)]
         self.started_at = time.monotonic()
         self._process = subprocess.Popen(
-            [*NAMESPACE, *command] if self._as_pid_1 else command,
+            [*self._prefix, *(NAMESPACE if self._as_pid_1 else ()), *command],
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
