@@ -1,10 +1,12 @@
 """The composition root: builds everything, owns the signals and the order of the stop."""
 
+import _thread
 import asyncio
 import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +38,8 @@ log = structlog.get_logger(__name__)
 __all__ = ["InstalledPlugins", "StartError", "build", "load_installed_plugins", "serve"]
 HOUSEKEEPING_SECONDS = 15.0
 SAME_SIGNAL_SECONDS = 0.05
+FORCE_SECONDS = 3.0
+"""A stop that takes so much longer than grace and drain together has come to nothing, and is forced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,6 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         threads=settings.performance.threads or None,
         idle_unload_seconds=settings.models.idle_unload_seconds,
         load_timeout_seconds=settings.models.load_timeout_seconds,
-        stuck_after_seconds=min((camera.predict_timeout_seconds for camera in settings.cameras.values()), default=10.0),
     )
     encoder = JpegEncoder()
     made = await make_sources(plugins.sources, settings.cameras)
@@ -133,7 +136,8 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
         StartError: it cannot start.
     """
     stop = asyncio.Event()
-    with _own_signals(stop):
+    patience = settings.shutdown.grace_seconds + settings.shutdown.drain_seconds + FORCE_SECONDS
+    with _own_signals(stop, force_seconds=patience):
         bound = listen(
             settings.server.host,
             settings.server.port,
@@ -190,32 +194,43 @@ async def _stop(settings: Settings, services: Services, *, server: uvicorn.Serve
 
 
 @contextlib.contextmanager
-def _own_signals(stop: asyncio.Event) -> Iterator[None]:
+def _own_signals(stop: asyncio.Event, *, force_seconds: float) -> Iterator[None]:
     """The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once (exit 143 or 130).
 
     `timeout` and some supervisors send one signal to the process and once more to its group: what comes within
-    `SAME_SIGNAL_SECONDS` is the first one still.
+    `SAME_SIGNAL_SECONDS` is the first one still. A process that is still there `force_seconds` after the first signal
+    ends with exit 1, whatever its event loop waits for (a log that nobody reads, for one).
     """
     loop = asyncio.get_running_loop()
-    first = float("inf")
+    first: float | None = None
 
-    def received(number: signal.Signals) -> None:
+    def received(number: int, frame: object) -> None:
+        """Runs on the main thread, wherever that is, in a blocked write too: so it takes no lock and logs nothing."""
         nonlocal first
-        if stop.is_set() and loop.time() - first > SAME_SIGNAL_SECONDS:
+        del frame
+        now = time.monotonic()
+        if first is None:
+            first = now
+            _thread.start_new_thread(_force_exit, (force_seconds,))
+            loop.call_soon_threadsafe(asked, signal.Signals(number))
+        elif now - first > SAME_SIGNAL_SECONDS:
             os._exit(128 + number)
-        if not stop.is_set():
-            first = loop.time()
-            log.info("signal_received", signal=number.name)
-            stop.set()
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        loop.add_signal_handler(number, received, number)
+    def asked(number: signal.Signals) -> None:
+        stop.set()
+        log.info("signal_received", signal=number.name)
+
+    before = {number: signal.signal(number, received) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():  # not the loop's way: it leaves a moment in which a signal kills
+        for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _force_exit(seconds: float) -> None:
+    time.sleep(seconds)
+    os._exit(1)
 
 
 def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:

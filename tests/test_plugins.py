@@ -208,7 +208,7 @@ class Options(PredictOptions):
 
     @model_validator(mode="after")
     def _pin(self) -> "Options":
-        assert self.pin != 4711, f"the pin {self.pin} is on every list"
+        assert self.pin not in {4711, 12}, f"the pin {self.pin} is on every list of 123"
         return self
 
 
@@ -259,6 +259,7 @@ def test_right_options_become_the_settings_of_the_plugin() -> None:
         ({"mode": "hunter2hunter2"}, "hunter2"),
         ({"pin": "hunter2"}, "hunter2"),
         ({"pin": 4711}, "4711"),
+        ({"pin": 12}, "12 "),
         ({"pet": {"kind": "hunter2"}}, "hunter2"),
         ({"zone": "hunter2hunter2"}, "hunter2"),
         ({"classes": "hunter2hunter2"}, "hunter2"),

@@ -14,8 +14,8 @@ from litestar.params import Body, Parameter
 from healthd.api import schemas, shapes
 from healthd.api.errors import NoPicture, TryLater
 from healthd.api.services import House, Services
-from healthd.cameras.health import Health
-from healthd.cameras.jpeg import Picture, Variant
+from healthd.cameras.health import Health, State
+from healthd.cameras.jpeg import EncoderBusy, Picture, Variant
 from healthd.cameras.records import NotLive, Tuning
 from healthd.cameras.runner import CameraRunner
 from healthd.frames import Frame
@@ -99,8 +99,8 @@ class CameraController(Controller):
         nothing_newer = after is not None and known and picture.frame.frame_id <= after
         if nothing_newer or matches(request.headers.get("if-none-match"), _etag(services, picture.frame, variant)):
             return Response(b"", status_code=304, headers=_headers(services, runner, picture.frame, variant))
-        key = picture.frame.frame_id
-        jpeg = runner.jpegs.get(key, variant) or await runner.jpegs.get_or_encode(picture, variant)
+        jpeg = runner.jpegs.get(picture.frame.frame_id, variant) or await _encoded(runner, picture, variant)
+        _refuse_older(runner, max_age, age_ms=_age_ms(services, picture.frame))
         headers = _headers(services, runner, picture.frame, variant)
         if request.method == "HEAD":
             return Response(b"", headers={**headers, "Content-Length": str(len(jpeg))}, media_type="image/jpeg")
@@ -128,8 +128,8 @@ class CameraController(Controller):
     async def pause(self, services: House, name: Annotated[str, NAME]) -> schemas.Camera:
         """Close the camera until it is resumed; its model stays loaded."""
         runner = _startable(services, name)
-        if runner.health.state == "failed":
-            raise ClientException(f"camera `{name}` has failed: {runner.health.reason}", status_code=409)
+        if runner.health.state in {State.FAILED, State.ENDED}:
+            raise ClientException(f"camera `{name}` has {runner.health.state}: {runner.health.reason}", status_code=409)
         runner.pause()
         return _shape(services, runner)
 
@@ -185,6 +185,18 @@ def _startable(services: Services, name: str) -> CameraRunner:
     if runner.source is None or not runner.settings.enabled:
         raise ClientException(f"camera `{name}` cannot run: {runner.health.reason}", status_code=409)
     return runner
+
+
+async def _encoded(runner: CameraRunner, picture: Picture, variant: Variant) -> bytes:
+    """Encode, then see that the picture may still be shown: a camera can be lost while others are being encoded."""
+    try:
+        jpeg = await runner.jpegs.get_or_encode(picture, variant)
+        runner.shown.confirm(picture.frame)
+    except NotLive as exc:
+        raise _no_picture(runner, exc.health) from None
+    except EncoderBusy as exc:
+        raise TryLater(str(exc)) from None
+    return jpeg
 
 
 def _picture(runner: CameraRunner, *, overlay: bool) -> Picture:

@@ -70,8 +70,8 @@ def _add_errors(operation: dict[str, Any]) -> None:
 
 
 def _describe_bytes(operation: dict[str, Any], *, bodiless: bool) -> None:
-    for response in operation["responses"].values():
-        if bodiless:
+    for status, response in operation["responses"].items():
+        if bodiless or status in {"204", "304"}:
             response.pop("content", None)
         for media_type, content in response.get("content", {}).items():
             if not media_type.startswith(("application/json", "text/")):

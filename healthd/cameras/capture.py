@@ -65,11 +65,11 @@ class CaptureOptions(SourceOptions):
     device_format: str | None = Field(
         None, pattern="^[A-Z0-9]{4}$", description="Pixel format to ask of a V4L2 device, e.g. `MJPG` or `YUYV`."
     )
-    read_timeout_seconds: float = Field(
-        5,
-        ge=1,
-        le=120,
-        description="A read without an image fails after so long; raise it with `stall_timeout_seconds`.",
+    read_timeout_seconds: float | None = Field(
+        None,
+        ge=0.1,
+        le=3600,
+        description="A read without an image fails after so long; absent: the camera's `stall_timeout_seconds`.",
     )
     decoder_threads: int | None = Field(
         None,
@@ -100,7 +100,7 @@ def open_camera(
     Entering takes at most `open_timeout_seconds`, of which up to three are kept for finding out why it failed; only a
     name server that does not answer can make it longer. The callable returns a `CapturedImage`, whose pixels belong to
     the caller, or None for an image that is old (backlog). A read without an image fails after one to two times
-    `read_timeout_seconds` (None: as in the options). Leaving releases the camera.
+    `read_timeout_seconds` (None: as in the options, or 5). Leaving releases the camera.
 
     `position_seconds` is the position in the file, exact, beginning at 0 with each loop; for RTSP the time on the
     stream's own clock; None for HTTP and devices, which have none.
@@ -110,7 +110,7 @@ def open_camera(
         EndOfStream: the file has ended.
         SettingsError: the URL names nothing that can ever be opened.
     """
-    session = _Session(url, options, open_timeout_seconds, read_timeout_seconds or options.read_timeout_seconds)
+    session = _Session(url, options, open_timeout_seconds, read_timeout_seconds or options.read_timeout_seconds or 5.0)
     session.open()
     try:
         yield _FileReader(session) if session.kind is SourceKind.FILE else _live_reader(session)

@@ -25,12 +25,15 @@ def make_source(plugins: Plugins[type[CameraSource]], name: str, settings: Camer
     plugin = plugins.get(settings.plugin)
     options = validated_options(plugin.options_model, settings.options, where=f"cameras.{name}.options")
     try:
-        return _complete(plugin(name, url=settings.url, options=options))
+        source = _complete(plugin(name, url=settings.url, options=options))
+        source.open_timeout_seconds = settings.open_timeout_seconds
+        source.stall_timeout_seconds = settings.stall_timeout_seconds
     except HealthdError:
         raise
     except Exception as exc:
         log.exception("source_bug", camera=name, plugin=settings.plugin)
         raise SettingsError(SCRUBBER.scrub(f"plugin `{settings.plugin}` failed: {type(exc).__name__}: {exc}")) from exc
+    return source
 
 
 def _complete(source: object) -> CameraSource:

@@ -13,6 +13,8 @@ from healthd.worker import WorkerTimeout
 
 log = structlog.get_logger(__name__)
 REMEMBERED = 20
+LONGEST_REASON, LONGEST_RAW = 500, 20_000
+"""Characters that people see of a reason, and that are looked at for secrets."""
 
 
 class Failures:
@@ -45,7 +47,11 @@ class Failures:
 
 def reason_of(exc: Exception) -> str:
     """Say what happened for people: our own errors in their words, others with their type; never a secret."""
-    text = str(exc)
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001  an error of a plugin that cannot even say what it is
+        text = "its message cannot be read"
     if not isinstance(exc, (CameraError, ModelError, SettingsError, WorkerTimeout)):
         text = f"{type(exc).__name__}: {text}" if text else type(exc).__name__
-    return SCRUBBER.scrub(text or type(exc).__name__)
+    told = SCRUBBER.scrub(text[:LONGEST_RAW] or type(exc).__name__)
+    return told if len(told) <= LONGEST_REASON else told[: LONGEST_REASON - 3] + "..."

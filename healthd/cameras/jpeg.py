@@ -10,11 +10,13 @@ from typing import NamedTuple
 import cv2
 
 from healthd.cameras.draw import draw_prediction
-from healthd.errors import CameraError
+from healthd.errors import CameraError, HealthdError
 from healthd.frames import Frame, Image
 from healthd.models.model import Prediction
 
 VARIANT_KINDS = ("plain", "sized", "overlay", "sized_overlay")
+MAX_ENCODES = 16
+"""Encodes of one camera that may wait at a time; whoever asks for yet another variant is told to come back."""
 MAX_VARIANTS = 16
 """Variants kept per frame; the one encoded longest ago leaves first."""
 
@@ -47,6 +49,10 @@ class Picture(NamedTuple):
 
     frame: Frame
     prediction: Prediction | None = None
+
+
+class EncoderBusy(HealthdError):  # noqa: N818  a state, not a mistake
+    """So many variants of one camera are being encoded that another would only wait."""
 
 
 class JpegEncoder:
@@ -100,8 +106,11 @@ class JpegCache:
     async def get_or_encode(self, picture: Picture, variant: Variant) -> bytes:
         """Return the JPEG of a picture; who asks for the same at the same time shares one encode.
 
+        The camera may be lost meanwhile: ask whether the picture may still be shown.
+
         Raises:
             CameraError: the frame cannot be encoded.
+            EncoderBusy: too many other variants are being encoded.
         """
         key = (picture.frame.frame_id, variant)
         jpeg = self.get(*key)
@@ -109,6 +118,8 @@ class JpegCache:
             return jpeg
         task = self._running.get(key)
         if task is None:
+            if len(self._running) >= MAX_ENCODES:
+                raise EncoderBusy(f"{MAX_ENCODES} other variants of this camera are being encoded")
             task = asyncio.create_task(self._encode(key, picture, variant))
             self._running[key] = task
             task.add_done_callback(lambda _: self._running.pop(key, None))

@@ -46,7 +46,7 @@ class Predictor:
         self._control = control
         self._latest = latest
         self._counts = counts
-        self._models = models
+        self._models = models.patient(settings.predict_timeout_seconds)
         self._tuning = tuning
         self._clock = clock
         self._on_predicted = on_predicted
@@ -83,6 +83,8 @@ class Predictor:
             due = self._clock.monotonic()
             while self._control.staying("predictor", generation):
                 await self._wait_until(due)
+                if not self._control.staying("predictor", generation):
+                    return  # the order came while it waited: nobody will wake it a second time
                 frame = await self._latest.take()
                 if frame is not None:
                     due = self._next_due(due)

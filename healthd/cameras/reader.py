@@ -18,6 +18,8 @@ from healthd.waiting import Backoff
 from healthd.worker import Worker, entered
 
 log = structlog.get_logger(__name__)
+MARGIN_SECONDS = 1.0
+"""So much later than the source itself should give up, its thread is given up."""
 CLOSE_SECONDS = 2.0
 """A camera or a model that does not close within this is left to its thread."""
 
@@ -25,7 +27,7 @@ CLOSE_SECONDS = 2.0
 class Reader:
     """Reads, stamps and publishes the frames of one camera. Event loop only; lives as long as its runner."""
 
-    def __init__(  # noqa: PLR0913  it stands between the camera and everybody who wants its frames
+    def __init__(
         self,
         source: CameraSource,
         *,
@@ -34,11 +36,13 @@ class Reader:
         latest: Latest[Frame],
         counts: FrameCounts,
         clock: Clock,
-        on_opened: Callable[[], None],
         on_frame: Callable[[Frame], None],
         on_abandoned: Callable[[Worker], None],
     ) -> None:
         self.info = StreamInfo()
+        self.recording = source.recording
+        self.waits_for_predictor = False
+        """A recording stands still until the predictor takes its newest frame."""
         self.sessions = 0
         self.backoff = Backoff(longest_seconds=settings.reconnect_max_seconds)
         self.rate = RateWindow(clock)
@@ -48,7 +52,6 @@ class Reader:
         self._latest = latest
         self._counts = counts
         self._clock = clock
-        self._on_opened = on_opened
         self._on_frame = on_frame
         self._on_abandoned = on_abandoned
         self.last_frame_id = 0
@@ -59,7 +62,7 @@ class Reader:
         async with entered(
             f"{self._source.name}-reader",
             self._source.camera,
-            enter_timeout=self._settings.open_timeout_seconds,
+            enter_timeout=self._settings.open_timeout_seconds + MARGIN_SECONDS,
             exit_timeout=CLOSE_SECONDS,
             on_abandoned=self._on_abandoned,
             late="the camera did not open",
@@ -67,13 +70,14 @@ class Reader:
             if not callable(read):
                 raise TypeError(f"the plugin's camera() yielded {type(read).__name__}, not something to call")
             self.sessions += 1
-            self._on_opened()
             log.info("session_opened", attempts=self.backoff.attempts + 1)
             published_at = self._clock.monotonic()
             stall = self._settings.stall_timeout_seconds
             while self._control.staying("reader", generation):
                 output = await worker.call(read, timeout=stall, late="no image")
                 if not self._control.staying("reader", generation):
+                    self._counts.came()
+                    self._counts.drop(Drop.LOST)
                     return
                 if self._accept(output):
                     published_at = self._clock.monotonic()
@@ -83,8 +87,10 @@ class Reader:
 
     async def _wait_for_predictor(self, generation: int) -> None:
         """Pace a recording by its predictor: every frame, in order."""
-        while self._source.recording and self._latest and self._control.staying("reader", generation):
+        self.waits_for_predictor = self.recording
+        while self.recording and self._latest and self._control.staying("reader", generation):
             await self._latest.wait_changed()
+        self.waits_for_predictor = False
 
     def _accept(self, output: object) -> bool:
         """Number, stamp and publish what the camera delivered; False when it was too old to be shown."""

@@ -5,7 +5,6 @@ One function never dies (`_keep`); the sessions it runs never catch.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -17,7 +16,8 @@ from healthd.cameras.health import FreezeDetector, Health, HealthRecord, State
 from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture
 from healthd.cameras.predictor import Predictor
 from healthd.cameras.reader import Reader
-from healthd.cameras.records import ModelHealth, NotLive, PredictedFrame, Tuning
+from healthd.cameras.records import ModelHealth, PredictedFrame, Tuning
+from healthd.cameras.shown import Shown
 from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.clock import SYSTEM_CLOCK, Clock
@@ -33,6 +33,8 @@ from healthd.waiting import Backoff, Signal
 from healthd.worker import EnterTimeout, Worker, WorkerTimeout
 
 log = structlog.get_logger(__name__)
+LOOK_SECONDS = 0.5
+"""How often it is looked whether the newest frame has grown too old, or whether a stuck thread has come back."""
 
 
 class CameraRunner:
@@ -76,9 +78,15 @@ class CameraRunner:
         self._latest: Latest[Frame] = Latest()
         self._health = HealthRecord(clock, self._health_changed)
         self._freeze = FreezeDetector(clock, after_seconds=settings.frozen_after_seconds)
-        self._frame: Frame | None = None
-        self._predicted: PredictedFrame | None = None
+        self.shown = Shown(
+            clock,
+            stale_after_seconds=settings.stale_after_seconds,
+            health=lambda: self.health,
+            model_health=lambda: self.model_health,
+            may_be_old=lambda: self._reader_waits,
+        )
         self._abandoned: list[Worker] = []
+        self._too_many_stuck = False
         self._reader: Reader | None = None
         self._predictor: Predictor | None = None
         if not settings.enabled:
@@ -94,7 +102,6 @@ class CameraRunner:
             latest=self._latest,
             counts=self.counts,
             clock=clock,
-            on_opened=self._freeze.reset,
             on_frame=self._show,
             on_abandoned=self._abandon,
         )
@@ -117,8 +124,9 @@ class CameraRunner:
     @property
     def health(self) -> Health:
         """State, since and reason; a camera whose newest frame is too old is `stalled`, whatever it was before."""
-        health, frame, age = self._health.current, self._frame, self.frame_age_seconds
-        if frame is not None and age is not None and age > self.settings.stale_after_seconds and health.connected:
+        health, frame, age = self._health.current, self.shown.frame, self.frame_age_seconds or 0.0
+        old = age > self.settings.stale_after_seconds and not self._reader_waits
+        if frame is not None and old and health.connected:
             return Health(State.STALLED, frame.captured_at, f"no image for {age:.1f} s")
         return health
 
@@ -130,7 +138,7 @@ class CameraRunner:
     @property
     def frame(self) -> Frame | None:
         """The newest frame of a camera that is not lost, whether it may be shown or not."""
-        return self._frame
+        return self.shown.frame
 
     @property
     def newest_frame_id(self) -> int:
@@ -140,12 +148,12 @@ class CameraRunner:
     @property
     def frame_age_seconds(self) -> float | None:
         """Age of the newest frame in seconds; None when there is none."""
-        return None if self._frame is None else self._clock.monotonic() - self._frame.captured_monotonic
+        return None if self.shown.frame is None else self.shown.age_seconds(self.shown.frame)
 
     @property
     def has_frame(self) -> bool:
         """Whether there is a picture that can be shown now."""
-        return self._frame is not None and self.health.state is State.LIVE
+        return self.shown.frame is not None and self.health.state is State.LIVE
 
     @property
     def info(self) -> StreamInfo:
@@ -168,6 +176,11 @@ class CameraRunner:
         return max(0, self._reader.sessions - 1) if self._reader else 0
 
     @property
+    def _reader_waits(self) -> bool:
+        """Whether a recording stands still because its model, which works, is not done with the frame before."""
+        return self._reader is not None and self._reader.waits_for_predictor and self.model_health.state == "ready"
+
+    @property
     def stuck_workers(self) -> int:
         """Threads given up in a stuck call that have not come back."""
         self._abandoned = [worker for worker in self._abandoned if worker.alive]
@@ -183,54 +196,32 @@ class CameraRunner:
         return None
 
     def picture(self, *, overlay: bool) -> Picture:
-        """Return what can honestly be shown now: the newest frame, or the newest predicted one with its prediction.
-
-        Raises:
-            NotLive: the camera is not live, or there is no such frame.
-        """
+        """Return the newest frame, or the newest predicted one with its prediction; raise NotLive without one."""
         if overlay:
-            predicted = self.predicted_frame()
+            predicted = self.shown.newest_predicted()
             return Picture(predicted.frame, predicted.prediction)
-        health = self.health
-        if health.state is not State.LIVE or self._frame is None:
-            raise NotLive(health)
-        return Picture(self._frame)
+        return self.shown.newest()
 
     def predicted_frame(self) -> PredictedFrame:
-        """Return the newest predicted frame of a live camera, not older than `stale_after_seconds`.
-
-        Raises:
-            NotLive: the camera is not live, or the newest prediction is missing or too old.
-        """
-        health, predicted, model = self.health, self._predicted, self.model_health
-        if health.state is not State.LIVE:
-            raise NotLive(health)
-        if predicted is None:
-            reason = (
-                "no model watches it" if model.state == "none" else f"no prediction yet, the model is {model.state}"
-            )
-            raise NotLive(replace(health, reason=f"{reason}: {model.reason}" if model.reason else reason))
-        age = self._clock.monotonic() - predicted.frame.captured_monotonic
-        if age > self.settings.stale_after_seconds:
-            reason = f"the newest predicted frame is {age:.1f} s old, the model is {model.state}"
-            raise NotLive(replace(health, reason=f"{reason}: {model.reason}" if model.reason else reason))
-        return predicted
+        """Return the newest predicted frame of a live camera, or raise NotLive."""
+        return self.shown.newest_predicted()
 
     async def sign(self, title: str, reason: str | None, *, width: int | None) -> bytes:
         """Return a JPEG that says in words that there is no picture, and why."""
         return await self._signs.get(title, reason, width=width)
 
     async def wait_newer(self, frame_id: int, *, overlay: bool, timeout: float) -> bool:  # noqa: ASYNC109
-        """Wait for a frame newer than `frame_id`; False when time ran out or the camera stops."""
+        """Wait for a frame newer than `frame_id`; False when time ran out, or at once when the camera is not live."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while not (self._control.stopping or self._released):
-            newest = (self._predicted.frame if self._predicted else None) if overlay else self._frame
+            newest = (self.shown.predicted.frame if self.shown.predicted else None) if overlay else self.shown.frame
             if newest is not None and newest.frame_id > frame_id:
                 return True
             left = deadline - loop.time()
-            if left <= 0 or not await self.published.wait(left):
+            if left <= 0 or self.health.state is not State.LIVE:
                 return False
+            await self.published.wait(min(left, LOOK_SECONDS))
         return False
 
     # -- what others order ---------------------------------------------------------------------------------------
@@ -258,7 +249,8 @@ class CameraRunner:
         if self._control.active and self._control.paused and self._reader is not None:
             self._control.paused = False
             self._reader.backoff.reset()
-            self._health.set(State.STARTING)
+            self._freeze.reset()
+            self._health.set(State.ENDED if self._control.ended else State.STARTING)
             self._wake()
 
     def restart(self) -> None:
@@ -268,9 +260,11 @@ class CameraRunner:
         self._control.generation += 1
         self._control.paused = self._control.ended = False
         self._control.failure = None
+        self._too_many_stuck = False
         self._forget_frames()
         self._reader.backoff.reset()
         self._predictor.backoff.reset()
+        self._freeze.reset()
         self._predictor.set_health("loading")
         self._health.set(State.STARTING, "restarted by request")
         self._wake()
@@ -309,29 +303,33 @@ class CameraRunner:
         """Run sessions until stop. The only place that catches: sorts the failure, notes it, waits, tries again."""
         while not self._control.stopping:
             if not self._control.wants(task):
-                await self._control.changed.wait()
+                await self._control.changed.wait(LOOK_SECONDS if self._too_many_stuck else None)
+                self._try_again_with_free_threads()
                 continue
             generation = self._control.generation
             try:
                 await session()
             except Exception as exc:  # noqa: BLE001  sorted by kind, and a bug must not end the camera
-                self._sort(task, exc)
+                self._sort(task, exc, current=generation == self._control.generation)
                 if self._control.staying(task, generation):
                     await self._control.changed.wait(self._backoff(task).next())
 
-    def _sort(self, task: Task, exc: Exception) -> None:
-        """Decide what a failed session means for the camera."""
-        recording = self.source is not None and self.source.recording
-        if isinstance(exc, EndOfStream) and task == "reader" and recording:
-            self._end()
+    def _sort(self, task: Task, exc: Exception, *, current: bool) -> None:
+        """Decide what a failed session means for the camera; nothing, if somebody has restarted it meanwhile."""
+        if isinstance(exc, EndOfStream) and task == "reader" and self._reader is not None and self._reader.recording:
+            if current:
+                self._end()
             return
         reason = self.failures.note(task, exc, attempts=self._backoff(task).attempts)
+        if not current:
+            return
         if isinstance(exc, SettingsError):
             self._fail(reason)
         elif self.stuck_workers >= self.settings.max_abandoned_workers:
+            self._too_many_stuck = True
             self._fail(
-                f"{self.stuck_workers} threads hang in calls that never returned; "
-                "mend the camera or its driver, then restart the camera or healthd"
+                f"{self.stuck_workers} threads hang in calls that have not returned (last: {reason}); "
+                "it goes on when one returns; if none does, mend the camera or its driver and restart healthd"
             )
         elif task == "predictor" and self._predictor is not None:
             self._predictor.set_health("retrying", reason)
@@ -345,7 +343,7 @@ class CameraRunner:
 
     def _show(self, frame: Frame) -> None:
         """A new frame: the newest from now on."""
-        self._frame = frame
+        self.shown.frame = frame
         frozen = self._freeze.frozen_seconds(frame.image)
         if frozen is None:
             self._health.set(State.LIVE)
@@ -355,8 +353,7 @@ class CameraRunner:
 
     def _show_predicted(self, predicted: PredictedFrame) -> None:
         """A new prediction; of a camera that was lost meanwhile it is no longer shown."""
-        if self._frame is not None:
-            self._predicted = predicted
+        if self.shown.show_predicted(predicted):
             self.published.notify_all()
             self.on_prediction(predicted)
 
@@ -364,7 +361,7 @@ class CameraRunner:
         """The camera is lost or left: nothing it showed may be shown any more."""
         if self._latest.take_nowait() is not None:
             self.counts.drop(Drop.LOST)
-        self._frame = self._predicted = None
+        self.shown.forget(self.newest_frame_id)
         if self._reader is not None:
             self._reader.rate.clear()
         self.jpegs.drop()
@@ -378,11 +375,22 @@ class CameraRunner:
         self._health.set(State.FAILED, self._control.failure)
         self._wake()
 
+    def _try_again_with_free_threads(self) -> None:
+        """Go on by itself once a thread has come back out of a call that was given up."""
+        if self._too_many_stuck and self.stuck_workers < self.settings.max_abandoned_workers:
+            self._too_many_stuck = False
+            self._control.failure = None
+            self._health.set(State.RECONNECTING, "a thread that was stuck is free again")
+            if self._predictor is not None and self._predictor.health.state == "failed":
+                self._predictor.set_health("loading")
+            self._wake()
+
     def _end(self) -> None:
         """A recording has delivered its last frame."""
         self._control.ended = True
         self._forget_frames()
-        self._health.set(State.ENDED, "the recording has ended")
+        if not self._control.paused:
+            self._health.set(State.ENDED, "the recording has ended")
 
     def _backoff(self, task: Task) -> Backoff:
         keeper = self._reader if task == "reader" else self._predictor

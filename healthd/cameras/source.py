@@ -71,6 +71,10 @@ class CameraSource(ABC):
             self.options.params() if isinstance(self.options, PredictOptions) else None
         )
         """Thresholds for the next prediction; replaced as a whole when somebody changes them. None: there are none."""
+        self.open_timeout_seconds = 10.0
+        """How long opening may take; from the camera's settings. Give up a little earlier, and say why."""
+        self.stall_timeout_seconds = 5.0
+        """How long one read may take; from the camera's settings."""
 
     @property
     def recording(self) -> bool:

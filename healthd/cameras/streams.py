@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from healthd.cameras.health import Health, State
-from healthd.cameras.jpeg import Picture, Variant
+from healthd.cameras.jpeg import EncoderBusy, Picture, Variant
 from healthd.cameras.records import NotLive
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.viewers import EndReason, Viewer
@@ -147,7 +147,7 @@ class CameraStream:
         keep_alive_at = self._viewer.last_write_at + max(KEEP_ALIVE_SECONDS, 1 / (asked.fps or 1.0))
         new = picture.frame.frame_id != self._last_id or self._last_part is None
         if new and now >= self._due:
-            return await self._frame(picture)
+            return await self._frame(picture, keep_alive_at)
         if self._last_part is not None and now >= keep_alive_at:
             return self._last_part  # the same bytes: nothing is encoded again
         if new:  # too early for this viewer; still it is told within a second when the camera is lost
@@ -156,12 +156,22 @@ class CameraStream:
             await self._wait_changed(keep_alive_at)
         return None
 
-    async def _frame(self, picture: Picture) -> Part | None:
+    async def _frame(self, picture: Picture, keep_alive_at: float) -> Part | None:
         frame, asked = picture.frame, self._request
         self._viewer.quality = self._pace.lowered(asked.quality or self._runner.tuning.quality)
         variant = Variant(self._viewer.quality, asked.width, asked.overlay).fitting(frame)
         try:
             jpeg = await self._runner.jpegs.get_or_encode(picture, variant)
+            self._runner.shown.confirm(frame)
+        except NotLive as exc:
+            return await self._next_sign(exc.health)
+        except EncoderBusy as exc:
+            if self._last_part is None:
+                return await self._next_sign(Health(State.LIVE, frame.captured_at, str(exc)))
+            if self._clock.monotonic() >= keep_alive_at:
+                return self._last_part
+            await self._wait_changed(keep_alive_at)  # this frame is not for us
+            return None
         except CameraError as exc:
             return await self._next_sign(Health(State.LIVE, frame.captured_at, str(exc)))
         return Part(jpeg, frame.frame_id, frame.captured_at)

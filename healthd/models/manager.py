@@ -1,5 +1,6 @@
 """Models loaded once and shared by everybody who names the same one with the same options."""
 
+import copy
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ class LoadedModel:
 class SharedModel:
     """A loaded model as its users see it: one prediction at a time, in turn. Lives as long as somebody uses it."""
 
-    def __init__(self, *, family: str, spec: ModelSpec, clock: Clock, turn_timeout_seconds: float) -> None:
+    def __init__(self, *, family: str, spec: ModelSpec, clock: Clock, patience_seconds: float) -> None:
         self.family = family
         self.spec = spec
         self.users = 0
@@ -42,7 +43,8 @@ class SharedModel:
         self.load_seconds = 0.0
         self.last_used = clock.monotonic()
         self._clock = clock
-        self._turn_timeout_seconds = turn_timeout_seconds
+        self.patience_seconds = patience_seconds
+        """How long its most patient user waits for a turn, and for a prediction."""
         self._turn = threading.Lock()
         self._busy_since: float | None = None
         self._begun = clock.monotonic()
@@ -72,8 +74,8 @@ class SharedModel:
             ModelError: the turn did not come in time, or the model cannot predict on this image.
         """
         model = self._loaded()
-        if not self._turn.acquire(timeout=self._turn_timeout_seconds):
-            raise ModelError(f"{self.spec.model_id} is busy: no turn within {self._turn_timeout_seconds:g} s")
+        if not self._turn.acquire(timeout=self.patience_seconds):
+            raise ModelError(f"{self.spec.model_id} is busy: no turn within {self.patience_seconds:g} s")
         try:
             self._busy_since = self._clock.monotonic()
             prediction = model.predict(image, params)
@@ -167,6 +169,15 @@ class ModelManager:
         self._lock = threading.Lock()
         self._models: dict[_Key, SharedModel] = {}
 
+    def patient(self, seconds: float) -> "ModelManager":
+        """Return this manager for a user who waits so long, not longer, for its turn and for a prediction.
+
+        A shared model is as patient as its most patient user: one camera's short limit gives up no model of another's.
+        """
+        view = copy.copy(self)  # the models, their lock and the families are the same objects
+        view._stuck_after_seconds = seconds  # noqa: SLF001  it is a manager itself
+        return view
+
     @contextmanager
     def use(self, family: str, model_id: str, options: ModelOptions | None = None) -> Iterator[SharedModel]:
         """Load or share a model for as long as the block lasts; it is loaded and warm when the block begins.
@@ -229,9 +240,10 @@ class ModelManager:
             if shared is None:
                 spec = ModelSpec(model_id, path, self._directory, options, self._threads)
                 shared = self._models[key] = SharedModel(
-                    family=family_name, spec=spec, clock=self._clock, turn_timeout_seconds=self._stuck_after_seconds
+                    family=family_name, spec=spec, clock=self._clock, patience_seconds=self._stuck_after_seconds
                 )
             shared.users += 1
+            shared.patience_seconds = max(shared.patience_seconds, self._stuck_after_seconds)
         try:
             if first:
                 self._load(shared, family)
@@ -270,7 +282,7 @@ class ModelManager:
             shared.close()
 
     def _limit(self, shared: SharedModel) -> float:
-        return self._stuck_after_seconds if shared.ready else self.load_timeout_seconds
+        return shared.patience_seconds if shared.ready else self.load_timeout_seconds
 
 
 def _warm_model(family: ModelFamily, spec: ModelSpec) -> Model:

@@ -31,6 +31,13 @@ class Tile {
     this.picture.replaceChildren(words);
   }
 
+  // A camera that is configured no more must not leave its last picture on the wall.
+  remove() {
+    this.release();
+    this.figure.remove();
+    tiles.delete(this.name);
+  }
+
   release() {
     if (this.image.src.startsWith("blob:")) URL.revokeObjectURL(this.image.src);
     this.image.removeAttribute("src");
@@ -51,6 +58,7 @@ class Tile {
         return;
       }
       const blob = await answer.blob();
+      if (document.hidden) return;
       this.etag = answer.headers.get("ETag");
       this.release();
       this.image.src = URL.createObjectURL(blob);
@@ -81,6 +89,8 @@ async function look() {
     }
     const cameras = await answer.json();
     note.textContent = cameras.length ? "" : "no camera is configured";
+    const names = new Set(cameras.map((camera) => camera.name));
+    for (const [name, tile] of tiles) if (!names.has(name)) tile.remove();
     for (const camera of cameras) {
       if (!tiles.has(camera.name)) tiles.set(camera.name, new Tile(camera.name));
       const tile = tiles.get(camera.name);
@@ -96,10 +106,20 @@ async function look() {
 login.addEventListener("submit", async (event) => {
   event.preventDefault();
   const body = JSON.stringify({ key: new FormData(login).get("key") });
-  const answer = await fetch("api/v1/auth/login", { method: "POST", body, headers: { "Content-Type": "application/json" } });
-  if (!answer.ok) note.textContent = (await answer.json()).detail;
-  login.reset();
+  try {
+    const answer = await fetch("api/v1/auth/login", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    if (answer.ok) login.reset();
+    else note.textContent = (await answer.json()).detail;
+  } catch {
+    note.textContent = "healthd does not answer";
+  }
   look();
+});
+
+// A page that nobody sees asks for nothing, so nothing of before may be there when somebody looks again.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) for (const tile of tiles.values()) tile.say("…");
+  else look();
 });
 
 look();

@@ -1,9 +1,11 @@
 """Orders: restart, pause, resume, and changes that have effect at once."""
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from healthd.cameras.source import CameraSource, SourceOptions
 from healthd.errors import SettingsError
@@ -91,6 +93,13 @@ async def test_a_failed_camera_cannot_be_paused() -> None:
         assert "no such stream" in assert_error(await house.client.post(f"{GYM}/pause"), 409)["detail"]
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gym() -> AsyncIterator[House]:
+    """A house for the tests that ask for changes."""
+    async with open_house({"gym": FakeSource(predict=prediction)}) as house:
+        yield house
+
+
 BOUNDS = {
     "predict_fps": (0.1, 120),
     "quality": (1, 95),
@@ -100,24 +109,25 @@ BOUNDS = {
 }
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("key", BOUNDS)
-async def test_a_change_is_taken_at_its_bounds_and_refused_beyond_them_with_the_bound(key: str) -> None:
+async def test_a_change_is_taken_at_its_bounds_and_refused_beyond_them_with_the_bound(gym: House, key: str) -> None:
     low, high = BOUNDS[key]
     step = 1 if isinstance(low, int) and high > 1 else 0.001
-    async with open_house({"gym": FakeSource(predict=prediction)}) as house:
-        for value in (low, high):
-            answer = await house.client.patch(GYM, json={key: value})
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["tuning"][key] == value
-        for value in (low - step, high + step, -1, 1e30 if key != "quality" else 10**9):
-            body = assert_error(await house.client.patch(GYM, json={key: value}), 422)
-            assert key in body["detail"]
-            if value != 1e30:
-                assert f"from {low:g} to {high:g}" in body["detail"]
-            assert body["extra"][0]["key"] in {key, "body"}
-        assert (await house.get(GYM)).json()["tuning"][key] == high
+    for value in (low, high):
+        answer = await gym.client.patch(GYM, json={key: value})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["tuning"][key] == value
+    for value in (low - step, high + step, -1, 1e30 if key != "quality" else 10**9):
+        body = assert_error(await gym.client.patch(GYM, json={key: value}), 422)
+        assert key in body["detail"]
+        if value != 1e30:
+            assert f"from {low:g} to {high:g}" in body["detail"]
+        assert body["extra"][0]["key"] in {key, "body"}
+    assert (await gym.get(GYM)).json()["tuning"][key] == high
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -133,40 +143,39 @@ async def test_a_change_is_taken_at_its_bounds_and_refused_beyond_them_with_the_
         ("quality", "body"),
     ],
 )
-async def test_a_change_of_something_else_is_a_422_that_names_it(change: object, named: str) -> None:
-    async with open_house({"gym": FakeSource(predict=prediction)}) as house:
-        before = (await house.get(GYM)).json()["tuning"]
-        body = assert_error(await house.client.patch(GYM, json=change), 422)
-        assert named in body["detail"]
-        assert (await house.get(GYM)).json()["tuning"] == before
+async def test_a_change_of_something_else_is_a_422_that_names_it(gym: House, change: object, named: str) -> None:
+    before = (await gym.get(GYM)).json()["tuning"]
+    body = assert_error(await gym.client.patch(GYM, json=change), 422)
+    assert named in body["detail"]
+    assert (await gym.get(GYM)).json()["tuning"] == before
 
 
-async def test_all_that_is_out_of_bounds_is_told_at_once_and_nothing_is_changed() -> None:
-    async with open_house({"gym": FakeSource(predict=prediction)}) as house:
-        before = (await house.get(GYM)).json()["tuning"]
-        change = {"quality": 0, "iou": 7, "confidence": 0.9, "predict_fps": 5}
-        body = assert_error(await house.client.patch(GYM, json=change), 422)
-        assert [problem["key"] for problem in body["extra"]] == ["quality", "iou"]
-        assert (await house.get(GYM)).json()["tuning"] == before
+@pytest.mark.asyncio(loop_scope="module")
+async def test_all_that_is_out_of_bounds_is_told_at_once_and_nothing_is_changed(gym: House) -> None:
+    before = (await gym.get(GYM)).json()["tuning"]
+    change = {"quality": 0, "iou": 7, "confidence": 0.9, "predict_fps": 5}
+    body = assert_error(await gym.client.patch(GYM, json=change), 422)
+    assert [problem["key"] for problem in body["extra"]] == ["quality", "iou"]
+    assert (await gym.get(GYM)).json()["tuning"] == before
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("body", [b"{", b"", b"\xff\xfe", b'{"quality": }', b"quality=50", b'{"confidence": 1e999}'])
-async def test_a_body_that_is_no_json_is_an_error_in_words(body: bytes) -> None:
-    async with open_house({"gym": FakeSource()}) as house:
-        answer = await house.client.patch(GYM, content=body, headers={"Content-Type": "application/json"})
-        assert answer.status_code in {400, 422}
-        assert_error(answer, answer.status_code)
+async def test_a_body_that_is_no_json_is_an_error_in_words(gym: House, body: bytes) -> None:
+    answer = await gym.client.patch(GYM, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code in {400, 422}
+    assert_error(answer, answer.status_code)
 
 
-async def test_no_change_is_no_error() -> None:
-    async with open_house({"gym": FakeSource()}) as house:
-        before = (await house.get(GYM)).json()["tuning"]
-        assert (await house.client.patch(GYM, json={})).json()["tuning"] == before
+@pytest.mark.asyncio(loop_scope="module")
+async def test_no_change_is_no_error(gym: House) -> None:
+    before = (await gym.get(GYM)).json()["tuning"]
+    assert (await gym.client.patch(GYM, json={})).json()["tuning"] == before
 
 
-async def test_a_change_of_an_unknown_camera_is_a_404() -> None:
-    async with open_house({"gym": FakeSource()}) as house:
-        assert_error(await house.client.patch("/api/v1/cameras/nobody", json={"quality": 50}), 404)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_change_of_an_unknown_camera_is_a_404(gym: House) -> None:
+    assert_error(await gym.client.patch("/api/v1/cameras/nobody", json={"quality": 50}), 404)
 
 
 class Plain(FakeSource):

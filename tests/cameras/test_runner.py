@@ -113,7 +113,7 @@ async def test_losing_the_camera_forgets_its_picture_and_does_not_reload_the_mod
         lost.clear()
         await eventually(lambda: runner.health.state == "live")
         assert runner.picture(overlay=False).frame.frame_id > newest
-        await eventually(lambda: runner._predicted is not None)
+        await eventually(lambda: runner.shown.predicted is not None)
         assert source.loaded == 1
         assert runner.reconnects >= 1
         assert source.closed == source.opened - 1
@@ -161,7 +161,7 @@ async def test_an_open_that_hangs_is_told_apart_from_a_stall() -> None:
     hang = threading.Event()
     async with running(make_runner(FakeSource(on_open=hang.wait), open_timeout_seconds=0.1)) as runner:
         await eventually(lambda: runner.health.state == "reconnecting")
-        assert runner.health.reason == "the camera did not open within 0.1 s"
+        assert (runner.health.reason or "").startswith("the camera did not open within")
         hang.set()
 
 
@@ -387,7 +387,7 @@ class Sharing(FakeSource):
 async def test_a_shared_model_that_hangs_costs_one_thread_and_is_loaded_anew() -> None:
     hang = threading.Event()
     family = HangingFamily(hang)
-    models = ModelManager({"hanging": family}, directory=Path("models"), stuck_after_seconds=0.1)
+    models = ModelManager({"hanging": family}, directory=Path("models"))
     runner = make_runner(Sharing(), models=models, predict_timeout_seconds=0.1)
     async with running(runner):
         await eventually(lambda: runner.counts.predicted >= 5)
@@ -479,6 +479,15 @@ async def test_who_waits_for_a_newer_frame_is_told_at_once_and_let_go_at_a_stop(
         assert await asyncio.wait_for(waiting, 1) is False
 
 
+async def test_who_waits_at_a_camera_that_is_paused_is_told_at_once() -> None:
+    async with running(make_runner(FakeSource(fps=50))) as runner:
+        await eventually(lambda: runner.frame is not None)
+        waiting = asyncio.create_task(runner.wait_newer(10_000_000, overlay=False, timeout=60))
+        await asyncio.sleep(0.01)
+        runner.pause()
+        assert await asyncio.wait_for(waiting, 1) is False
+
+
 async def test_cancelling_a_camera_whose_read_hangs_ends_at_once() -> None:
     hang = threading.Event()
     runner = make_runner(FakeSource(read=hang.wait), stall_timeout_seconds=60)
@@ -492,3 +501,169 @@ async def test_cancelling_a_camera_whose_read_hangs_ends_at_once() -> None:
     assert runner.health.state == "stopped"
     assert runner.stuck_workers == 1
     hang.set()
+
+
+async def test_a_camera_given_up_for_its_stuck_threads_goes_on_by_itself_when_one_returns() -> None:
+    hang = threading.Event()
+    source = FakeSource()
+    source._read = lambda: source.next_image() if hang.is_set() else hang.wait()
+    async with running(make_runner(source, stall_timeout_seconds=0.1, max_abandoned_workers=2)) as runner:
+        await eventually(lambda: runner.health.state == "failed")
+        hang.set()
+        await eventually(lambda: runner.health.state == "live")
+        assert runner.stuck_workers == 0
+
+
+async def test_a_camera_that_reconnects_with_the_same_picture_is_frozen_all_the_same() -> None:
+    def read_a_little() -> object:
+        time.sleep(0.02)
+        if next(calls) % 10 == 9:
+            raise CameraError("the connection was closed")
+        return picture(1)
+
+    calls = itertools.count()
+    runner = make_runner(FakeSource(read=read_a_little), frozen_after_seconds=1, reconnect_max_seconds=0.1)
+    async with running(runner):
+        await eventually(lambda: runner.health.state == "frozen")
+        assert runner.reconnects >= 1
+
+
+@pytest.mark.parametrize("error", [EndOfStream("old"), SettingsError("old session")])
+async def test_what_an_old_session_ends_with_does_not_overrule_a_restart(error: Exception) -> None:
+    old, entered_read = threading.Event(), threading.Event()
+    source = FakeSource(recording=True, predict=prediction)
+
+    def read() -> object:
+        if source.opened == 1:
+            entered_read.set()
+            old.wait(0.2)
+            raise error
+        return source.next_image()
+
+    source._read = read
+    async with running(make_runner(source)) as runner:
+        await eventually(entered_read.is_set)
+        runner.restart()
+        old.set()
+        await eventually(lambda: runner.health.state == "live")
+        assert source.opened == 2
+
+
+async def test_a_recording_that_ends_while_it_is_paused_is_paused_and_then_ended() -> None:
+    late, entered_read = threading.Event(), threading.Event()
+
+    def read() -> object:
+        entered_read.set()
+        late.wait(0.25)
+        raise EndOfStream("over")
+
+    async with running(make_runner(FakeSource(read=read, recording=True))) as runner:
+        await eventually(entered_read.is_set)
+        runner.pause()
+        late.set()
+        await eventually(lambda: runner._control.ended)
+        assert runner.health.state == "paused"
+        runner.resume()
+        assert runner.health.state == "ended"
+
+
+async def test_a_prediction_from_before_a_loss_is_not_shown_after_it() -> None:
+    slow, predicting = threading.Event(), threading.Event()
+    source = FakeSource()
+
+    def predict(image: np.ndarray) -> object:
+        predicting.set()
+        slow.wait(2)
+        return prediction(image)
+
+    def read() -> object:
+        if source.opened == 1 and predicting.is_set():
+            raise CameraError("unplugged")
+        return source.next_image()
+
+    source._read, source._predict = read, predict
+    async with running(make_runner(source, predict_timeout_seconds=3, reconnect_max_seconds=0.1)) as runner:
+        await eventually(lambda: source.opened == 2 and runner.health.state == "live")
+        before = runner.counts.predicted
+        lost_at = runner.shown._forgotten_id
+        slow.set()
+        await eventually(lambda: runner.counts.predicted > before)
+        shown = runner.shown.predicted
+        assert shown is None or shown.frame.frame_id > lost_at
+
+
+async def test_a_picture_encoded_while_its_camera_was_lost_is_not_confirmed() -> None:
+    async with running(make_runner(FakeSource())) as runner:
+        await eventually(lambda: runner.shown.frame is not None)
+        frame = runner.picture(overlay=False).frame
+        runner.shown.confirm(frame)
+        runner.restart()
+        with pytest.raises(NotLive):
+            runner.shown.confirm(frame)
+        await eventually(lambda: runner.health.state == "live")
+        with pytest.raises(NotLive, match="lost and found"):
+            runner.shown.confirm(frame)
+
+
+async def test_an_image_that_comes_after_a_pause_is_counted() -> None:
+    going, held = threading.Event(), threading.Event()
+    source = FakeSource()
+
+    def read() -> object:
+        if source._number == 3:
+            held.set()
+            going.wait(0.25)
+        return source.next_image()
+
+    source._read = read
+    async with running(make_runner(source)) as runner:
+        await eventually(held.is_set)
+        lost = runner.counts.dropped["lost"]
+        runner.pause()
+        going.set()
+        await eventually(lambda: runner.counts.read == 4)
+        assert runner.counts.dropped["lost"] == lost + 1
+
+
+async def test_an_error_that_cannot_say_what_it_is_and_one_that_says_too_much_are_borne() -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    source = FakeSource()
+    source._read = listed([picture(1), MuteError(), picture(2), CameraError("x" * 100_000), picture(3)])
+    async with running(make_runner(source, reconnect_max_seconds=0.1)) as runner:
+        await eventually(lambda: len(runner.failures.errors) >= 2)
+        assert "MuteError" in runner.failures.errors[0].reason
+        assert all(len(error.reason) <= 500 for error in runner.failures.errors)
+
+
+async def test_a_recording_that_waits_for_a_slow_but_healthy_model_is_live() -> None:
+    source = FakeSource(read=listed([picture(n) for n in range(1, 200)]), predict=prediction, recording=True)
+    async with running(make_runner(source, predict_fps=2, stale_after_seconds=0.2)) as runner:
+        await eventually(lambda: runner.counts.predicted >= 2)
+        states = set()
+        for _ in range(60):
+            states.add(runner.health.state.value)
+            await asyncio.sleep(0.01)
+        assert states == {"live"}
+
+
+async def test_one_users_short_patience_gives_up_no_model_of_another() -> None:
+    def slow(image: np.ndarray) -> object:
+        time.sleep(0.3)
+        return prediction(image)
+
+    class SlowFamily(HangingFamily):
+        def load(self, spec: ModelSpec) -> Model:
+            self.loads += 1
+            model = HangingOnce(None)
+            model.predict = lambda image, params: slow(image)  # type: ignore[assignment, return-value]
+            return model
+
+    models = ModelManager({"hanging": SlowFamily(threading.Event())}, directory=Path("models"))
+    patient = make_runner(Sharing("patient"), models=models, predict_timeout_seconds=5)
+    hasty = make_runner(Sharing("hasty"), models=models, predict_timeout_seconds=0.1, max_abandoned_workers=64)
+    async with running(patient), running(hasty):
+        await eventually(lambda: patient.counts.predicted >= 3, seconds=10)
+        assert patient.counts.dropped["failed"] == 0

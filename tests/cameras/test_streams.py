@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from healthd.cameras.health import Health, State
-from healthd.cameras.jpeg import Picture, Variant
+from healthd.cameras.jpeg import EncoderBusy, Picture, Variant
 from healthd.cameras.records import NotLive, Tuning
 from healthd.cameras.streams import CameraStream, Part, StreamRequest
 from healthd.cameras.viewers import EndReason, Viewer, Viewers
@@ -49,6 +49,7 @@ class FakeRunner:
         self.clock = clock
         self.published = Signal()
         self.jpegs = FakeJpegs()
+        self.shown = self
         self.tuning = Tuning(None, 75)
         self.fps = 10.0
         self.health = Health(State.LIVE, EPOCH)
@@ -64,6 +65,10 @@ class FakeRunner:
         image = np.broadcast_to(np.uint8(0), (720, self.width, 3))
         moment = EPOCH + timedelta(seconds=self.clock.monotonic())
         return Picture(Frame("gym", self.frame_id, image, moment, self.clock.monotonic()))
+
+    def confirm(self, frame: Frame) -> None:
+        if self.health.state is not State.LIVE:
+            raise NotLive(self.health)
 
     async def sign(self, title: str, reason: str | None, *, width: int | None) -> bytes:
         return f"{title}: {reason} ({width})".encode()
@@ -322,6 +327,48 @@ async def test_a_picture_that_cannot_be_encoded_is_said_and_does_not_end_the_str
         session.runner.jpegs.failure = None
         await session.runner.film(1)
         assert len(session.frames) == 10
+
+
+@warped
+async def test_one_whose_variant_must_wait_is_kept_alive_and_gets_a_frame_when_there_is_room() -> None:
+    async with Session() as session:
+        await session.runner.film(1)
+        session.runner.jpegs.failure = EncoderBusy("16 other variants of this camera are being encoded")
+        begun = session.now
+        await session.runner.film(3.5)
+        late = [got for got in session.got if got.at >= begun]
+        assert len(late) == 3
+        assert all(got.part is session.got[9].part for got in late)
+        session.runner.jpegs.failure = None
+        await session.runner.film(1)
+        assert session.frames[-10:] == list(range(46, 56))
+
+
+@warped
+async def test_one_who_never_got_a_frame_because_too_many_variants_wait_is_told_so() -> None:
+    async with Session() as session:
+        session.runner.jpegs.failure = EncoderBusy("16 other variants of this camera are being encoded")
+        await session.runner.film(2.5)
+        assert session.times == [0, 1, 2]
+        assert session.got[0].text.startswith("no picture: 16 other variants")
+
+
+@warped
+async def test_a_frame_whose_camera_was_lost_while_it_was_encoded_is_not_shown() -> None:
+    async with Session() as session:
+        await session.runner.film(1)
+        encode = session.runner.jpegs.get_or_encode
+
+        async def slow(picture: Picture, variant: Variant) -> bytes:
+            jpeg = await encode(picture, variant)
+            session.runner.become(State.RECONNECTING, "unplugged")
+            return jpeg
+
+        session.runner.jpegs.get_or_encode = slow  # type: ignore[method-assign]
+        session.runner.publish()
+        await asyncio.sleep(0.5)
+        assert session.frames == list(range(1, 11))
+        assert session.got[-1].text.startswith("reconnecting: unplugged")
 
 
 def qualities(session: Session) -> list[int]:

@@ -1,6 +1,7 @@
 """The real daemon as a process of its own: started, asked over HTTP, stopped, and always cleaned up."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,11 +64,12 @@ def _inline(value: Any) -> str:
 
 
 def environment(plugins: Sequence[Path] = (INSTALLED,), **variables: str) -> dict[str, str]:
-    """Return the environment of a daemon: ours without what would change it, with the plugins and variables given."""
+    """Return the environment of a daemon: ours without what would change it, with the plugins and variables given.
+
+    It runs the code that lies beside these tests, whatever else is installed.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("HEALTHD_")}
-    kept.pop("PYTHONPATH", None)
-    kept["PYTHONPATH"] = os.pathsep.join(map(str, [*plugins, TESTS.parent]))  # this checkout, whichever is installed
-    return {**kept, **variables}
+    return {**kept, "PYTHONPATH": os.pathsep.join(map(str, [TESTS.parent, *plugins])), **variables}
 
 
 def run_verb(
@@ -89,7 +92,8 @@ class Daemon:
     """One run of `healthd`. Lives from `with` to the end of the block, where it is killed if it is still there.
 
     `settings` become `config.toml` in `folder`, on top of a free port and short bounds; `arguments` replace
-    `run --config config.toml`. `as_pid_1`: in a PID namespace of its own. `prefix`: a command that becomes the daemon.
+    `run --config config.toml`. `as_pid_1`: in a PID namespace of its own. `deaf`: nobody reads its log. `prefix`: a
+    command that becomes the daemon.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Daemon:
         arguments: Sequence[object] | None = None,
         plugins: Sequence[Path] = (INSTALLED,),
         as_pid_1: bool = False,
+        deaf: bool = False,
         prefix: Sequence[str] = (),
         **variables: str,
     ) -> None:
@@ -114,6 +119,7 @@ class Daemon:
         self._arguments = ["run", "--config", self.config] if arguments is None else arguments
         self._environment = environment(plugins, **variables)
         self._as_pid_1 = as_pid_1
+        self._deaf = deaf
         self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         self._readers: list[threading.Thread] = []
@@ -137,7 +143,7 @@ class Daemon:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        for name in self._lines:
+        for name in ["stdout"] if self._deaf else self._lines:
             thread = threading.Thread(target=self._collect, args=(name,), daemon=True)
             thread.start()
             self._readers.append(thread)
@@ -155,6 +161,8 @@ class Daemon:
         process.wait(timeout=10)
         for thread in self._readers:
             thread.join(timeout=5)
+        if self._deaf and process.stderr is not None:
+            process.stderr.close()
 
     @property
     def pid(self) -> int:
@@ -200,6 +208,13 @@ class Daemon:
         self._closing.set()
         for thread in self._readers:
             thread.join(timeout=5)
+
+    def unread_bytes(self) -> int:
+        """Return how much of the log of a deaf daemon waits to be read."""
+        pipe = self._running().stderr
+        assert pipe is not None
+        waiting = fcntl.ioctl(pipe.fileno(), termios.FIONREAD, b"\0" * 4)
+        return int.from_bytes(waiting, sys.byteorder)
 
     # -- what it says --------------------------------------------------------------------------------------------
 
@@ -258,8 +273,13 @@ class Daemon:
         return self._client
 
     def get(self, path: str, **parameters: Any) -> httpx.Response:
-        """GET a path."""
-        return self.client.get(path, params=parameters or None)
+        """GET a path. Where no answer comes, the daemon says what all its threads do, and ends."""
+        try:
+            return self.client.get(path, params=parameters or None)
+        except httpx.TimeoutException as exc:
+            self.send(signal.SIGABRT)
+            self.wait(seconds=10)
+            raise AssertionError(f"no answer to {path}: {exc!r}\n{self.story()}") from exc
 
     def camera(self, name: str) -> dict[str, Any]:
         """Return what the API says of one camera."""

@@ -235,33 +235,43 @@ def test_the_log_has_the_format_that_was_asked_for(shown: tuple[str, Shown]) -> 
     assert others == ([] if form == "json" else lines)
 
 
-TYPOS = {
-    "misspelt key": '[cameras.gym]\nplugin = "faulty"\nurll = "{url}"\n',
-    "misspelt option": '[cameras.gym]\nplugin = "faulty"\n[cameras.gym.options]\nurl = "{url}"\n',
-    "value of the wrong type": '[cameras.gym]\nplugin = "faulty"\n[cameras.gym.options]\nfps = "{url}"\n',
-    "wrong section": '[server]\nport = "{url}"\n',
-    "url as a name": '[cameras."{url}"]\nplugin = "faulty"\n',
-    "url as a plugin": '[cameras.gym]\nplugin = "{url}"\n',
-    "url in a list": '[cameras.gym]\nplugin = "faulty"\nurl = ["{url}"]\n',
-    "open quote": '[cameras.gym]\nplugin = "faulty"\nurl = "{url}\n',
-    "quote within": '[cameras.gym]\nplugin = "faulty"\nurl = "{url}"x"\n',
-    "constructor that raises": '[cameras.gym]\nplugin = "faulty-constructor"\nurl = "{url}"\n',
-    "control character": '[cameras.gym]\nplugin = "faulty"\nurl = "{url}\\u0007"\n',
-    "missing variable": '[cameras.gym]\nplugin = "faulty"\nurl = "{url}${{NO_SUCH_VARIABLE}}"\n',
+REFUSED = {
+    "by the settings": (
+        (
+            '[server]\nport = "{url}"\n[log]\nlevel = "{url}"\n[cameras.a]\nplugin = "faulty"\nurll = "{url}"\n'
+            '[cameras.b]\nplugin = "faulty"\nurl = ["{url}"]\n[cameras.c]\nplugin = "faulty"\nurl = "{url}\\u0007"\n'
+            '[cameras.d]\nplugin = "faulty"\nurl = "{url}${{NO_SUCH_VARIABLE}}"\n[cameras."{url}"]\nplugin = "faulty"\n'
+        ),
+        ["server.port", "log.level", "cameras.a.urll", "cameras.b.url", "cameras.c.url", "cameras.d.url", "a name has"],
+    ),
+    "by the plugins": (
+        (
+            '[cameras.a]\nplugin = "faulty"\noptions = {{url = "{url}"}}\n'
+            '[cameras.b]\nplugin = "faulty"\noptions = {{fps = "{url}"}}\n'
+            '[cameras.c]\nplugin = "{url}"\n'
+            '[cameras.d]\nplugin = "faulty-constructor"\nurl = "{url}"\n'
+        ),
+        ["cameras.a", "cameras.b", "cameras.c", "cameras.d"],
+    ),
+    "for an open quote": ('[cameras.gym]\nplugin = "faulty"\nurl = "{url}\n', ["not valid TOML at line 3"]),
+    "for a quote within": ('[cameras.gym]\nplugin = "faulty"\nurl = "{url}"x"\n', ["not valid TOML at line 3"]),
 }
-"""Configurations that are refused, with a URL in a place where it hurts."""
+"""Configurations that are refused, with a URL in places where it hurts, and what must be said."""
 
 
-def test_a_configuration_that_is_refused_is_not_quoted(tmp_path: Path) -> None:
-    for number, (what, text) in enumerate(TYPOS.items()):
-        secret = password("-" if number % 2 else "@/")
-        seen = Shown([secret])
-        config = tmp_path / f"{number}.toml"
-        config.write_text(text.format(url=f"rtsp://user:{secret.text}@camera.example/1"), encoding="utf-8")
-        told = run_verb("check-config", "--config", config, "--log-level", "debug", folder=tmp_path)
-        seen.add(what, told.stdout + told.stderr)
-        assert told.returncode == 2, f"{what}: {told.stdout}{told.stderr}"
-        assert seen.leaks() == []
+@pytest.mark.parametrize("separator", ["-", "@/"])
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_configuration_that_is_refused_is_not_quoted(why: str, separator: str, tmp_path: Path) -> None:
+    text, said = REFUSED[why]
+    secret = password(separator)
+    config = tmp_path / "config.toml"
+    config.write_text(text.format(url=f"rtsp://user:{secret.text}@camera.example/1"), encoding="utf-8")
+    told = run_verb("check-config", "--config", config, "--log-level", "debug", folder=tmp_path)
+    seen = Shown([secret])
+    seen.add(why, told.stdout + told.stderr)
+    assert told.returncode == 2
+    assert seen.leaks() == []
+    assert [text for text in said if text not in told.stderr] == []
 
 
 def test_a_variable_that_is_refused_is_not_quoted(tmp_path: Path) -> None:

@@ -19,6 +19,9 @@ pytestmark = pytest.mark.process
 SLACK_SECONDS = 1.5
 """What a loaded machine may take beyond what was configured."""
 
+FORCED_SECONDS = 3.0
+"""How long after the end of grace and drain a stop is forced that has not come about."""
+
 DRAIN_SECONDS = 1.0
 GRACE_SECONDS = 1.0
 
@@ -130,7 +133,10 @@ def test_the_log_names_who_was_abandoned_and_nobody_else(name: str, hung: dict[s
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_healthy_daemon_stops_within_a_second_with_exit_code_0(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    cameras = {f"c{i}": camera(model="counter", journal=str(path)) for i in range(4)}
+    cameras = {f"c{i}": camera(model="counter", journal=str(path)) for i in range(8)}
+    for name in list(cameras)[::2]:  # these wait most of the time, for the next picture or for their turn to predict
+        cameras[name]["predict_fps"] = 4
+        cameras[name]["options"]["fps"] = 5
     with Daemon(tmp_path, {"cameras": cameras}) as daemon:
         daemon.until_ready()
         for name in cameras:
@@ -245,3 +251,22 @@ def test_whoever_reads_its_output_may_leave_before_it_stops(tmp_path: Path) -> N
         daemon.until_state("fine", "live")
         daemon.close_pipes()
         assert daemon.stop()[0] == 0
+
+
+def test_a_log_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+    settings = {
+        "log": {"level": "debug"},
+        "shutdown": {"grace_seconds": 0, "drain_seconds": 0},
+        "cameras": {"loud": {**camera(do="spew", fps=50), "url": f"rtsp://camera.example/{'x' * 400}"}},
+    }
+    with Daemon(tmp_path, settings, deaf=True) as daemon:
+        sizes = [0]
+
+        def full() -> bool:  # a pipe holds 64 KiB, not all of it used; then whoever logs must wait
+            time.sleep(0.5)
+            sizes.append(daemon.unread_bytes())
+            return sizes[-1] > 20_000 and sizes[-1] == sizes[-2]
+
+        until(full, seconds=60, what=sizes)
+        _, seconds = daemon.stop(seconds=30)
+        assert seconds < FORCED_SECONDS + SLACK_SECONDS

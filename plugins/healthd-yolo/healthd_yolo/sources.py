@@ -35,7 +35,12 @@ class YoloSource(CameraSource):
 
     def camera(self) -> AbstractContextManager[Read]:
         """Open the camera; the callable returns the next image, raises EndOfStream or CameraError."""
-        return open_camera(self._required_url(), self.options)
+        return open_camera(
+            self._required_url(),
+            self.options,
+            open_timeout_seconds=self.open_timeout_seconds,
+            read_timeout_seconds=self.options.read_timeout_seconds or self.stall_timeout_seconds,
+        )
 
     @contextmanager
     def model(self, models: ModelManager) -> Iterator[Predict]:
