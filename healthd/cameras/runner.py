@@ -119,8 +119,6 @@ class CameraRunner:
             on_abandoned=self._abandon,
         )
 
-    # -- what others ask -----------------------------------------------------------------------------------------
-
     @property
     def health(self) -> Health:
         """State, since and reason; a camera whose newest frame is too old is `stalled`, whatever it was before."""
@@ -211,7 +209,7 @@ class CameraRunner:
         return await self._signs.get(title, reason, width=width)
 
     async def wait_newer(self, frame_id: int, *, overlay: bool, timeout: float) -> bool:  # noqa: ASYNC109
-        """Wait for a frame newer than `frame_id`; False when time ran out, or at once when the camera is not live."""
+        """Wait for a frame newer than `frame_id`; False when time ran out, or at once when the camera is lost."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while not (self._control.stopping or self._released):
@@ -219,7 +217,7 @@ class CameraRunner:
             if newest is not None and newest.frame_id > frame_id:
                 return True
             left = deadline - loop.time()
-            if left <= 0 or self.health.state is not State.LIVE:
+            if left <= 0 or self.health.state not in {State.LIVE, State.STARTING}:
                 return False
             await self.published.wait(min(left, LOOK_SECONDS))
         return False

@@ -122,7 +122,7 @@ class House:
         before = runner.newest_frame_id
         assert isinstance(runner.source, Feed)
         runner.source.show(image)
-        assert await runner.wait_newer(before, overlay=False, timeout=10)
+        await eventually(lambda: runner.newest_frame_id > before, seconds=10)
         return before + 1
 
 
