@@ -23,6 +23,7 @@ from healthd.cameras.events import EventHub
 from healthd.cameras.factory import make_sources
 from healthd.cameras.jpeg import JpegEncoder
 from healthd.cameras.runner import CameraRunner
+from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
@@ -117,6 +118,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         auth=auth,
         viewers=viewers,
         events=EventHub(),
+        signs=SignCache(encoder),
     )
     tell_listeners(services)
     metrics.read_from(supervisor.samples)

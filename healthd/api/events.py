@@ -13,13 +13,19 @@ def tell_listeners(services: Services) -> None:
     """From now on, publish what happens. Without a listener nothing is shaped or encoded."""
 
     def watch(runner: CameraRunner) -> None:
-        def on_health() -> None:
-            services.events.publish("camera", runner.name, lambda: camera_body(services, runner))
+        health, predicted = runner.health, runner.shown.predicted
 
-        def on_prediction(predicted: PredictedFrame) -> None:
-            services.events.publish("prediction", runner.name, lambda: _prediction_body(services, predicted))
+        def look() -> None:
+            nonlocal health, predicted
+            if runner.health != health:
+                health = runner.health
+                services.events.publish("camera", runner.name, lambda: camera_body(services, runner))
+            if (newest := runner.shown.predicted) is not predicted:
+                predicted = newest
+                if newest is not None:
+                    services.events.publish("prediction", runner.name, lambda: _prediction_body(services, newest))
 
-        runner.on_health, runner.on_prediction = on_health, on_prediction
+        runner.published.watch(look)
 
     def on_viewer(viewer: Viewer, what: str) -> None:
         if services.events.heard:

@@ -9,6 +9,7 @@ from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
 from healthd.cameras.events import EventHub
+from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import Viewers
@@ -42,6 +43,7 @@ class Services:
     draining: bool = False
     viewers: Viewers
     events: EventHub
+    signs: SignCache
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)

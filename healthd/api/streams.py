@@ -74,6 +74,7 @@ class StreamController(Controller):
                 runner,
                 viewer,
                 asked,
+                signs=services.signs,
                 write_timeout_seconds=services.settings.streams.write_timeout_seconds,
                 observe_send=services.metrics.send_seconds.labels("mjpeg").observe,
                 clock=services.clock,

@@ -18,7 +18,6 @@ from healthd.cameras.predictor import Predictor
 from healthd.cameras.reader import Reader
 from healthd.cameras.records import ModelHealth, PredictedFrame, Tuning
 from healthd.cameras.shown import Shown
-from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.errors import EndOfStream, SettingsError
@@ -62,14 +61,9 @@ class CameraRunner:
         self.source = source
         self.counts = FrameCounts()
         self.jpegs = JpegCache(encoder, on_encoded=metrics.encode_seconds.labels(name).observe)
-        self._signs = SignCache(encoder, name)
         self.tuning = Tuning(settings.predict_fps, settings.quality or default_quality)
         self.failures = Failures(clock)
         self.abandoned_total = 0
-        self.on_health: Callable[[], None] = lambda: None
-        """Called after every change of state or reason."""
-        self.on_prediction: Callable[[PredictedFrame], None] = lambda _: None
-        """Called after every prediction that is shown."""
         self.published = Signal()
         """Notified after every new frame, prediction and change of health."""
         self._clock = clock
@@ -203,10 +197,6 @@ class CameraRunner:
     def predicted_frame(self) -> PredictedFrame:
         """Return the newest predicted frame of a live camera, or raise NotLive."""
         return self.shown.newest_predicted()
-
-    async def sign(self, title: str, reason: str | None, *, width: int | None) -> bytes:
-        """Return a JPEG that says in words that there is no picture, and why."""
-        return await self._signs.get(title, reason, width=width)
 
     async def wait_newer(self, frame_id: int, *, overlay: bool, timeout: float) -> bool:  # noqa: ASYNC109
         """Wait for a frame newer than `frame_id`; False when time ran out, or at once when the camera is lost."""
@@ -353,7 +343,6 @@ class CameraRunner:
         """A new prediction; of a camera that was lost meanwhile it is no longer shown."""
         if self.shown.show_predicted(predicted):
             self.published.notify_all()
-            self.on_prediction(predicted)
 
     def _forget_frames(self) -> None:
         """The camera is lost or left: nothing it showed may be shown any more."""
@@ -408,4 +397,3 @@ class CameraRunner:
         if before.state is not after.state:
             log.info("camera_state", state=after.state.value, was=before.state.value, reason=after.reason)
         self.published.notify_all()
-        self.on_health()

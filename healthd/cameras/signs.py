@@ -15,8 +15,8 @@ SIGN_WIDTH = 640
 FRESH_SECONDS = 0.9
 """A sign whose reason changes (`no image for 7.2 s`) is drawn anew no more often than this."""
 
-MAX_SIGNS = 8
-"""Signs kept per camera; the one asked for longest ago leaves first."""
+MAX_SIGNS = 64
+"""Signs kept; the one asked for longest ago leaves first."""
 
 
 class _Sign(NamedTuple):
@@ -30,29 +30,29 @@ class _Sign(NamedTuple):
 
 
 class SignCache:
-    """The signs of one camera. Event loop only.
+    """The signs of all cameras. Event loop only.
 
     However many look, a sign is drawn once; again only when its reason has changed, and then at most once a second.
     """
 
-    def __init__(self, encoder: JpegEncoder, name: str) -> None:
+    def __init__(self, encoder: JpegEncoder) -> None:
         self._encoder = encoder
-        self._name = name
-        self._signs: dict[tuple[str, int], _Sign] = {}
+        self._signs: dict[tuple[str, str, int], _Sign] = {}
         self.encodes = 0
 
-    async def get(self, title: str, reason: str | None, *, width: int | None) -> bytes:
-        """Return the sign with this title; a reason that has just changed may be a second old."""
+    async def get(self, camera: str, title: str, reason: str | None, *, width: int | None) -> bytes:
+        """Return the sign of a camera with this title; a reason that has just changed may be a second old."""
         wide = min(max(width or SIGN_WIDTH, 16), 2 * SIGN_WIDTH)
         now = asyncio.get_running_loop().time()
-        sign = self._signs.pop((title, wide), None)
+        key = (camera, title, wide)
+        sign = self._signs.pop(key, None)
         if sign is None or sign.failed or (sign.reason != reason and now - sign.made_at >= FRESH_SECONDS):
             self.encodes += 1
             task = asyncio.create_task(
-                self._encoder.run(lambda: encode_image(draw_sign(self._name, title, reason, width=wide), SIGN_QUALITY))
+                self._encoder.run(lambda: encode_image(draw_sign(camera, title, reason, width=wide), SIGN_QUALITY))
             )
             sign = _Sign(reason, now, task)
-        self._signs[title, wide] = sign
+        self._signs[key] = sign
         while len(self._signs) > MAX_SIGNS:
             del self._signs[next(iter(self._signs))]
         return await asyncio.shield(sign.task)

@@ -13,6 +13,7 @@ from healthd.cameras.health import Health, State
 from healthd.cameras.jpeg import EncoderBusy, Picture, Variant
 from healthd.cameras.records import NotLive
 from healthd.cameras.runner import CameraRunner
+from healthd.cameras.signs import SignCache
 from healthd.cameras.viewers import EndReason, Viewer
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.errors import CameraError
@@ -95,6 +96,7 @@ class CameraStream:
         viewer: Viewer,
         request: StreamRequest,
         *,
+        signs: SignCache,
         write_timeout_seconds: float,
         observe_send: Callable[[float], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
@@ -102,6 +104,7 @@ class CameraStream:
         self._runner = runner
         self._viewer = viewer
         self._request = request
+        self._signs = signs
         self._write_timeout = write_timeout_seconds
         self._observe_send = observe_send
         self._clock = clock
@@ -134,8 +137,9 @@ class CameraStream:
             self._note_sent(part, self._clock.monotonic() - begun)
         if viewer.ended in FAREWELLS:
             title, why = FAREWELLS[viewer.ended]
-            sign = await self._runner.sign(title, why, width=self._request.width)
-            await write(Part(sign, last=True))  # whoever asked for the end does not wait for ever
+            await write(
+                Part(await self._drawn(title, why), last=True)
+            )  # whoever asked for the end does not wait for ever
 
     async def _next_part(self) -> Part | None:
         """Wait for what is to be sent next, at the latest until a keep-alive is due. None: look again."""
@@ -184,7 +188,10 @@ class CameraStream:
             await self._wait_changed(keep_alive_at)
             return None
         self._sign, self._last_part = title, None
-        return Part(await self._runner.sign(title, health.reason, width=self._request.width))
+        return Part(await self._drawn(title, health.reason))
+
+    async def _drawn(self, title: str, reason: str | None) -> bytes:
+        return await self._signs.get(self._runner.name, title, reason, width=self._request.width)
 
     def _note_sent(self, part: Part, seconds: float) -> None:
         viewer, now = self._viewer, self._clock.monotonic()

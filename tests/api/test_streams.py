@@ -220,7 +220,7 @@ async def test_a_stream_of_a_camera_that_is_not_live_costs_one_small_picture_a_s
             for client in clients:
                 assert [part.frame_id for part in client.parts] == [None] * 3
                 assert client.received < 100_000
-        assert house.runner()._signs.encodes == 1
+        assert house.services.signs.encodes == 1
         assert house.runner().jpegs.encodes == 0
 
 

@@ -29,14 +29,14 @@ class FakeEncoder:
 
 def cache() -> tuple[SignCache, FakeEncoder]:
     encoder = FakeEncoder()
-    return SignCache(encoder, "gym"), encoder  # type: ignore[arg-type]  # a fake
+    return SignCache(encoder), encoder  # type: ignore[arg-type]  # a fake
 
 
 @warped
 async def test_a_sign_is_drawn_once_however_many_look_and_however_long() -> None:
     signs, encoder = cache()
     for _ in range(100):
-        seen = await asyncio.gather(*(signs.get("paused", "paused by request", width=None) for _ in range(50)))
+        seen = await asyncio.gather(*(signs.get("gym", "paused", "paused by request", width=None) for _ in range(50)))
         assert set(seen) == {b"sign 1"}
         await asyncio.sleep(1)
     assert encoder.made == signs.encodes == 1
@@ -46,7 +46,7 @@ async def test_a_sign_is_drawn_once_however_many_look_and_however_long() -> None
 async def test_a_sign_whose_reason_changes_is_drawn_anew_at_most_once_a_second() -> None:
     signs, encoder = cache()
     for number in range(100):
-        await signs.get("stalled", f"no image for {number / 10} s", width=None)
+        await signs.get("gym", "stalled", f"no image for {number / 10} s", width=None)
         await asyncio.sleep(0.1)
     assert 10 <= encoder.made <= 10 / FRESH_SECONDS + 1
 
@@ -55,11 +55,12 @@ async def test_a_sign_whose_reason_changes_is_drawn_anew_at_most_once_a_second()
 async def test_another_state_or_width_is_another_sign_and_what_is_kept_is_bounded() -> None:
     signs, encoder = cache()
     for _ in range(3):
-        assert await signs.get("stalled", None, width=320) != await signs.get("failed", None, width=320)
-        assert await signs.get("failed", None, width=640) == await signs.get("failed", None, width=None)
+        assert await signs.get("gym", "stalled", None, width=320) != await signs.get("gym", "failed", None, width=320)
+        assert await signs.get("gym", "failed", None, width=640) == await signs.get("gym", "failed", None, width=None)
     assert encoder.made == 3
+    assert await signs.get("rack", "failed", None, width=320) != await signs.get("gym", "failed", None, width=320)
     for width in range(100, 200):
-        await signs.get("failed", None, width=width)
+        await signs.get("gym", "failed", None, width=width)
     assert len(signs._signs) == MAX_SIGNS
 
 
@@ -68,16 +69,16 @@ async def test_a_sign_that_could_not_be_drawn_is_tried_again() -> None:
     signs, encoder = cache()
     encoder.failure = RuntimeError("no memory")
     with pytest.raises(RuntimeError):
-        await signs.get("stalled", None, width=None)
+        await signs.get("gym", "stalled", None, width=None)
     encoder.failure = None
-    assert await signs.get("stalled", None, width=None) == b"sign 2"
+    assert await signs.get("gym", "stalled", None, width=None) == b"sign 2"
 
 
 @warped
 async def test_one_who_leaves_does_not_take_the_sign_from_the_others() -> None:
     signs, _ = cache()
-    first = asyncio.create_task(signs.get("stalled", None, width=None))
-    second = asyncio.create_task(signs.get("stalled", None, width=None))
+    first = asyncio.create_task(signs.get("gym", "stalled", None, width=None))
+    second = asyncio.create_task(signs.get("gym", "stalled", None, width=None))
     await asyncio.sleep(0)
     first.cancel()
     assert await second == b"sign 1"

@@ -70,7 +70,8 @@ class FakeRunner:
         if self.health.state is not State.LIVE:
             raise NotLive(self.health)
 
-    async def sign(self, title: str, reason: str | None, *, width: int | None) -> bytes:
+    async def get(self, camera: str, title: str, reason: str | None, *, width: int | None) -> bytes:
+        """As a cache of signs does."""
         return f"{title}: {reason} ({width})".encode()
 
     def publish(self) -> None:
@@ -140,6 +141,7 @@ class Session:
                 self.runner,  # type: ignore[arg-type]  # a fake
                 self.viewer,
                 self._asked,
+                signs=self.runner,  # type: ignore[arg-type]  # a fake
                 write_timeout_seconds=self._write_timeout,
                 observe_send=self.observed.append,
                 clock=self.clock,
