@@ -433,6 +433,18 @@ async def test_a_client_that_does_not_read_is_dropped_at_the_deadline_and_the_ot
             client.leave()
 
 
+async def test_small_pictures_do_not_collect_for_one_who_does_not_read() -> None:
+    """What waits for it will be old when it reads on: 32 kB in the kernel, nothing in the server."""
+    async with open_house({"gym": FakeSource(fps=200)}, streams={"write_timeout_seconds": 0.5}) as house:
+        client = await StreamClient(STREAM, receive_buffer=4096).open(port(house))
+        await eventually(lambda: client.frames)
+        client.stop_reading()
+        await eventually(lambda: len(house.services.viewers) == 0)
+        assert reasons(house) == {"stalled": 1}
+        assert house.services.viewers.totals["mjpeg", "gym"].sent_bytes < 64_000
+        client.leave()
+
+
 async def test_an_event_listener_that_does_not_read_is_dropped_too() -> None:
     big = Detection((0.0, 0.0, 9.0, 9.0), 0.5, 0, "x" * 2000)
     source = FakeSource(fps=100, predict=lambda image: prediction(image, results=(big,) * 20))
