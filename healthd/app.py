@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from litestar import Litestar, Response, Router, get
 from litestar.config.cors import CORSConfig
@@ -19,6 +20,7 @@ from healthd.api.cameras import CameraController
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
 from healthd.api.openapi import CompleteSchema
+from healthd.api.origins import PageGuard, guards_hosts
 from healthd.api.plugins import plugins
 from healthd.api.services import Services
 from healthd.api.streams import StreamController
@@ -50,6 +52,7 @@ def create_app(services: Services) -> Litestar:
         guards=[guard],
         security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
     )
+    cors = _cors(services.settings.server.cors_origins)
     app = Litestar(
         route_handlers=[
             wall,
@@ -65,13 +68,15 @@ def create_app(services: Services) -> Litestar:
         ],
         dependencies={"services": Provide(provide_services, sync_to_thread=False)},
         exception_handlers={Exception: answer_error},
-        cors_config=_cors(services.settings.server.cors_origins),
+        cors_config=cors,
         openapi_config=OpenAPIConfig(
             title="healthd",
             version=__version__,
             path="/schema",
             servers=[Server(url=services.settings.server.root_path or "/")],
-            render_plugins=[CompleteSchema(path="/", keys_required=services.auth.required)],
+            render_plugins=[
+                CompleteSchema(path="/", keys_required=services.auth.required, hosts_guarded=guards_hosts(services))
+            ],
             components=Components(
                 security_schemes={
                     "key": SecurityScheme(type="apiKey", name="X-Api-Key", security_scheme_in="header"),
@@ -84,7 +89,8 @@ def create_app(services: Services) -> Litestar:
         logging_config=None,
         debug=False,
     )
-    app.asgi_handler = _Answers(app.asgi_handler, services)  # around all: what no route answers is an answer too
+    guarded = PageGuard(app.asgi_handler, services, cors)
+    app.asgi_handler = _Answers(guarded, services)  # around all: what no route answers is an answer too
     return app
 
 
@@ -104,8 +110,9 @@ class _Answers:
         self._requests = services.metrics.requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        root = scope.get("root_path", "")
+        root, bare = scope.get("root_path", ""), False
         for _ in range(2):  # uvicorn puts it before the path; a proxy may have left it there too
+            bare = bare or bool(root and scope["path"] == root)
             if root and f"{scope['path']}/".startswith(f"{root}/"):
                 scope["path"] = scope["path"][len(root) :] or "/"
         if scope["type"] != ScopeType.HTTP:
@@ -120,4 +127,17 @@ class _Answers:
                 self._requests.labels(route, str(answer["status"])).inc()
             await send(message)
 
-        await self._app(scope, receive, counted)
+        if bare and scope["method"] in {
+            "GET",
+            "HEAD",
+        }:  # without the slash, the page's links would lead out of the path
+            await _redirect(f"{root}/", scope["query_string"], counted)
+        else:
+            await self._app(scope, receive, counted)
+
+
+async def _redirect(path: str, query: bytes, send: Send) -> None:
+    location = quote(path, safe="/%~!$&'()*+,;=:@").encode() + (b"?" + query if query else b"")
+    headers = [(b"location", location), (b"content-length", b"0"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": 307, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,8 +1,16 @@
 """What can be found wrong before anything is started."""
 
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
 from healthd.cameras.factory import make_sources
 from healthd.daemon import load_installed_plugins
 from healthd.settings import Settings
+
+_NAMES = {"string": "text", "boolean": "true, false", "null": "absent", "object": "table"}
 
 
 async def check_cameras(settings: Settings) -> list[str]:
@@ -13,12 +21,69 @@ async def check_cameras(settings: Settings) -> list[str]:
 
 
 async def list_plugins() -> list[str]:
-    """Return a line for every installed plugin; broken ones say why."""
+    """Return a line for every installed plugin and, below it, one for each of its settings; broken ones say why."""
     plugins = await load_installed_plugins()
-    lines = [
-        f"{plugin.name:<20} {plugin.group:<24} {plugin.distribution} {plugin.version}  "
-        + ("loaded" if plugin.target is not None else f"BROKEN: {plugin.reason}")
-        for group in (plugins.sources, plugins.families)
-        for plugin in group
-    ]
+    lines = []
+    shown: dict[type[BaseModel], str] = {}
+    for group in (plugins.sources, plugins.families):
+        for plugin in group:
+            begin = f"{plugin.name:<20} {plugin.group:<24} {plugin.distribution} {plugin.version}  "
+            if plugin.target is None:
+                lines.append(f"{begin}BROKEN: {plugin.reason}")
+                continue
+            lines.append(f"{begin}loaded")
+            model: type[BaseModel] = plugin.target.options_model
+            lines += [f"    as {shown[model]}"] if model in shown else settings_lines(model)
+            shown.setdefault(model, plugin.name)
     return lines or ["no plugin is installed: pip install healthd-yolo"]
+
+
+def settings_lines(model: type[BaseModel]) -> list[str]:
+    """Return a line for each setting of a plugin: name, type, default, description."""
+    try:
+        schema = model.model_json_schema()
+        rows = [
+            (
+                name,
+                " or ".join(dict.fromkeys(_types(setting, schema))) or "any",
+                "required" if name in schema.get("required", ()) else _default(setting),
+                " ".join(str(setting.get("description", "")).split()),
+            )
+            for name, setting in schema.get("properties", {}).items()
+        ]
+    except Exception as exc:  # noqa: BLE001  a plugin's own code runs here
+        return [f"    its settings cannot be described: {type(exc).__name__}"]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    cells = [[f"{cell:<{width}}" for cell, width in zip(row, [*widths, 0], strict=True)] for row in rows]
+    return [f"    {'  '.join(row)}".rstrip() for row in cells]
+
+
+def _default(setting: dict[str, Any]) -> str:
+    if "default" not in setting:
+        return "its own"  # a function makes it
+    return "absent" if setting["default"] is None else json.dumps(setting["default"], ensure_ascii=False)
+
+
+def _types(setting: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    """Say what a setting may be, in the words of the documents; that it may be absent its default says."""
+    choices = setting.get("anyOf") or setting.get("oneOf") or setting.get("allOf")
+    if choices:
+        for choice in choices:
+            if choice.get("type") != "null":
+                yield from _types(choice, schema)
+    elif "$ref" in setting:
+        yield from _types(schema.get("$defs", {}).get(setting["$ref"].rpartition("/")[2], {"type": "object"}), schema)
+    elif "enum" in setting or "const" in setting:
+        yield ", ".join(str(value) for value in setting.get("enum", [setting.get("const")]))
+    elif setting.get("type") == "array":
+        yield f"list of {' or '.join(_types(setting.get('items', {}), schema)) or 'any'}"
+    elif "type" in setting:
+        yield _NAMES.get(setting["type"], setting["type"]) + _bounds(setting)
+
+
+def _bounds(setting: dict[str, Any]) -> str:
+    if "minimum" in setting and "maximum" in setting:
+        return f" {setting['minimum']} to {setting['maximum']}"
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {setting[key]}" for key, sign in signs.items() if key in setting]
+    return " " + ", ".join(bounds) if bounds else ""

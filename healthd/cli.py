@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from healthd.settings import Settings
 
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
+HIGHEST_PORT = 65535
 
 SWITCH_SECONDS = 0.0005
 """How long a thread that computes in Python may keep the others waiting. Beside three plugins that do so for ever, a
@@ -66,16 +67,23 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(verb=_run)
 
     demo = verbs.add_parser("demo", parents=[common], help="watch two filmed cameras that an installed plugin brings")
-    demo.add_argument("--port", type=int, help="port to listen on (default 8080)")
+    demo.add_argument("--port", type=_port, help="port to listen on (default 8080; 0: any that is free)")
     demo.set_defaults(verb=_demo)
 
     check = verbs.add_parser("check-config", parents=[common], help="say what is wrong with a configuration; exit 2")
     check.add_argument("--config", type=Path, required=True, help="TOML file")
     check.set_defaults(verb=_check_config)
 
-    plugins = verbs.add_parser("plugins", parents=[common], help="list installed plugins, broken ones with the reason")
+    plugins = verbs.add_parser("plugins", parents=[common], help="list installed plugins and their settings")
     plugins.set_defaults(verb=_plugins)
     return parser
+
+
+def _port(text: str) -> int:
+    port = int(text) if text.isdecimal() else -1
+    if not 0 <= port <= HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to {HIGHEST_PORT}")
+    return port
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -101,27 +109,39 @@ def _demo(chosen: argparse.Namespace) -> int:
     return _serve(chosen, settings)
 
 
-def _serve(chosen: argparse.Namespace, settings: "Settings") -> int:
+def _serve(chosen: argparse.Namespace, settings: "Settings") -> NoReturn:
+    """Run the daemon and end the process. Nothing in here waits for a reader of its output, the end neither."""
+    from healthd.log_writer import patient_stdout  # noqa: PLC0415
+    from healthd.native_log import NativeLog  # noqa: PLC0415
+
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with patient_stdout(), NativeLog():
+        try:
+            code = _run_daemon(chosen, settings)
+        except Exception:  # noqa: BLE001  a bug; outside, the log would wait for its reader
+            sys.excepthook(*sys.exc_info())
+            code = FAILED
+    os._exit(code)  # all is written that somebody reads
+
+
+def _run_daemon(chosen: argparse.Namespace, settings: "Settings") -> int:
     import structlog  # noqa: PLC0415
 
     from healthd.daemon import StartError, serve  # noqa: PLC0415
     from healthd.logs import configure_logging  # noqa: PLC0415
-    from healthd.native_log import NativeLog  # noqa: PLC0415
     from healthd.settings import settings_hints  # noqa: PLC0415
 
-    sys.setswitchinterval(SWITCH_SECONDS)
-    with NativeLog():
-        configure_logging(chosen.log_level or settings.log.level, chosen.log_format or settings.log.format, sys.stderr)
-        for hint in settings_hints(settings):
-            structlog.get_logger("healthd.settings").warning("settings_hint", hint=hint)
+    configure_logging(chosen.log_level or settings.log.level, chosen.log_format or settings.log.format, sys.stderr)
+    for hint in settings_hints(settings):
+        structlog.get_logger("healthd.settings").warning("settings_hint", hint=hint)
 
-        def listening(url: str) -> None:
-            print(f"healthd is at {url}  (Ctrl-C stops it)", flush=True)
+    def listening(url: str) -> None:
+        print(f"healthd is at {url}  (Ctrl-C stops it)", flush=True)
 
-        try:
-            return _run_loop(serve(settings, on_listening=listening))
-        except StartError as exc:
-            return _say(str(exc), FAILED)
+    try:
+        return _run_loop(serve(settings, on_listening=listening))
+    except StartError as exc:
+        return _say(str(exc), FAILED)
 
 
 def _run_loop(main: Coroutine[None, None, int]) -> int:

@@ -1,11 +1,12 @@
 """The composition root: builds everything, owns the signals and the order of the stop."""
 
-import _thread
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from healthd import __version__
 from healthd.api.auth import Authenticator
 from healthd.api.events import tell_listeners
 from healthd.api.services import Services
+from healthd.api.shapes import model_name
 from healthd.app import create_app
 from healthd.cameras.events import EventHub
 from healthd.cameras.factory import make_sources
@@ -38,6 +40,7 @@ from healthd.worker import Worker, WorkerTimeout
 log = structlog.get_logger(__name__)
 __all__ = ["InstalledPlugins", "StartError", "build", "load_installed_plugins", "serve"]
 HOUSEKEEPING_SECONDS = 15.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_SIGNAL_SECONDS = 0.05
 FORCE_SECONDS = 3.0
 """A stop that takes so much longer than grace and drain together has come to nothing, and is forced."""
@@ -201,38 +204,57 @@ def _own_signals(stop: asyncio.Event, *, force_seconds: float) -> Iterator[None]
 
     `timeout` and some supervisors send one signal to the process and once more to its group: what comes within
     `SAME_SIGNAL_SECONDS` is the first one still. A process that is still there `force_seconds` after the first signal
-    ends with exit 1, whatever its event loop waits for (a log that nobody reads, for one).
+    ends with exit 1. All this is done by a thread of its own, whatever holds up the event loop and its thread.
     """
     loop = asyncio.get_running_loop()
-    first: float | None = None
-
-    def received(number: int, frame: object) -> None:
-        """Runs on the main thread, wherever that is, in a blocked write too: so it takes no lock and logs nothing."""
-        nonlocal first
-        del frame
-        now = time.monotonic()
-        if first is None:
-            first = now
-            _thread.start_new_thread(_force_exit, (force_seconds,))
-            loop.call_soon_threadsafe(asked, signal.Signals(number))
-        elif now - first > SAME_SIGNAL_SECONDS:
-            os._exit(128 + number)
 
     def asked(number: signal.Signals) -> None:
         stop.set()
         log.info("signal_received", signal=number.name)
 
-    before = {number: signal.signal(number, received) for number in (signal.SIGTERM, signal.SIGINT)}
+    def first(number: signal.Signals) -> None:
+        loop.call_soon_threadsafe(asked, number)
+
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    threading.Thread(target=_watch_signals, args=(reading, first, force_seconds), name="signals", daemon=True).start()
+    woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to by Python's handler in C, at once
+    before = {number: signal.signal(number, lambda *_: None) for number in STOP_SIGNALS}
+    os.register_at_fork(after_in_child=_disown_signals)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(woken)
+        os.close(writing)
 
 
-def _force_exit(seconds: float) -> None:
-    time.sleep(seconds)
-    os._exit(1)
+def _watch_signals(reading: int, first: Callable[[signal.Signals], None], force_seconds: float) -> None:
+    """Read the number of each signal that comes, until the pipe is closed."""
+    asked_at: float | None = None
+    while True:
+        wait = None if asked_at is None else max(0.0, asked_at + force_seconds - time.monotonic())
+        if not select.select([reading], [], [], wait)[0]:
+            os._exit(1)
+        numbers = os.read(reading, 1)
+        if not numbers:
+            os.close(reading)
+            return
+        if numbers[0] not in STOP_SIGNALS:
+            continue
+        if asked_at is None:
+            asked_at = time.monotonic()
+            first(signal.Signals(numbers[0]))
+        elif time.monotonic() - asked_at > SAME_SIGNAL_SECONDS:
+            os._exit(128 + numbers[0])
+
+
+def _disown_signals() -> None:
+    """Let a fork that a plugin made die of its own signals, and not write ours into the pipe it shares with us."""
+    signal.set_wakeup_fd(-1)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:
@@ -272,8 +294,8 @@ def _samples(services: Services) -> Iterator[Sample]:
     yield Sample("healthd_ready", float(services.readiness == "ready"))
     loaded = services.models.loaded()
     yield Sample("healthd_models_loaded", len(loaded))
-    for model_id in {model.model_id for model in loaded}:  # loaded twice with other options: one line all the same
-        same = [model for model in loaded if model.model_id == model_id]
+    for model_id in {model_name(model.model_id) for model in loaded}:  # loaded twice, with other options: one line
+        same = [model for model in loaded if model_name(model.model_id) == model_id]
         yield Sample("healthd_model_users", sum(model.users for model in same), {"model": model_id})
         yield Sample("healthd_model_predictions_total", sum(model.predictions for model in same), {"model": model_id})
 

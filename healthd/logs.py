@@ -39,7 +39,7 @@ def configure_logging(level: Level = "info", fmt: Format = "auto", stream: TextI
     """Send the log of the whole process to `stream` (default: standard error, whatever it is at the time).
 
     May be called again; the last call counts. `auto` is the console on a terminal, else one JSON object a line.
-    Every request is logged at level `debug` alone: a wall page asks each second.
+    What uvicorn would say of single requests is logged at level `debug` alone; `healthd run` does not have it say so.
     """
     handler = _Handler(stream)
     handler.setFormatter(_formatter(fmt, handler.stream))

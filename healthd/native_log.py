@@ -1,7 +1,7 @@
 """What C libraries write to standard error, as events of the log.
 
 FFmpeg and OpenCV print straight to file descriptor 2: without time, without level, with the URL of the camera in it.
-`NativeLog` puts a pipe there and keeps the true standard error for Python.
+`NativeLog` puts a pipe there and keeps the true standard error for Python, which no longer waits for its reader.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from typing import Self, TextIO
 
 import structlog
 
+from healthd.log_writer import patient
 from healthd.redact import SCRUBBER
 
 _STDERR = 2
@@ -32,9 +33,10 @@ log = structlog.get_logger("healthd.native")
 class NativeLog:
     """While entered, logs each line that anything writes to file descriptor 2 as `native_output` (debug).
 
-    Python's own `sys.stderr` keeps writing to the true standard error. Writers never wait: the pipe does not block, and
-    what does not fit is lost. At most `lines_per_second` are logged; the rest is counted in `native_output_dropped`.
-    Leaving takes a second at most. Where there is no standard error, what is written there goes nowhere.
+    Python's own `sys.stderr` keeps writing to the true standard error, from a thread of its own (see `log_writer`).
+    Writers never wait: the pipe does not block, and what does not fit is lost. At most `lines_per_second` are logged;
+    the rest is counted in `native_output_dropped`. Leaving takes two seconds at most. Where there is no standard error,
+    what is written there goes nowhere.
     """
 
     def __init__(self, *, lines_per_second: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,7 +53,7 @@ class NativeLog:
         except OSError:
             _park_descriptor()
             return self
-        self._kept = os.fdopen(true_stderr, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+        self._kept = patient(true_stderr, "stderr")
         self._before = (sys.stderr, sys.__stderr__)
         if sys.stderr is not None:
             sys.stderr.flush()
@@ -63,7 +65,7 @@ class NativeLog:
         os.close(writing)
         if _writes_to_stderr(self._before[0]):
             sys.stderr = self._kept
-        sys.__stderr__ = self._kept  # type: ignore[misc]
+        sys.__stderr__ = self._kept  # type: ignore[assignment,misc]
         self._faults = faulthandler.is_enabled()
         faulthandler.enable(self._kept)
         self._thread = threading.Thread(target=self._read, args=(reading, woken), name="native-log", daemon=True)
@@ -84,8 +86,7 @@ class NativeLog:
         faulthandler.disable()
         if self._faults and sys.__stderr__ is not None:
             faulthandler.enable(sys.__stderr__)
-        with contextlib.suppress(OSError):  # nobody reads it any more
-            self._kept.close()
+        self._kept.close()
         self._kept = None
 
     def _read(self, reading: int, woken: int) -> None:

@@ -15,11 +15,22 @@ from urllib.parse import quote, unquote
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from healthd.scrubber import MASK, SCRUBBER, SHORTEST_PART, Scrubber, percent_encode
+from healthd.scrubber import MASK, SCRUBBER, SHORTEST_PART, Scrubber, is_telling, percent_encode
 
-__all__ = ["MASK", "SCRUBBER", "Scrubber", "Secret", "SourceUrl", "percent_encode", "user_info_span"]
+__all__ = [
+    "MASK",
+    "SCRUBBER",
+    "Scrubber",
+    "Secret",
+    "SourceUrl",
+    "hide_urls",
+    "is_telling",
+    "percent_encode",
+    "user_info_span",
+]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_URL = re.compile(rf"{_SCHEME.pattern}\S+")
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Za-z:.%_~-]+\]|[\w.~-]+)(?::(?P<port>\d{1,5}))?(?=[/?#]|$)")
 _USER_INFO_SAFE = "-._~!$&'()*+,;=:%"
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -135,6 +146,20 @@ def _register(scrubber: Scrubber, raw: str, parts: _Parts) -> None:
         _register_query(scrubber, query[1])
     for value in _PATH_PASSWORD.findall(rest):
         scrubber.register(value)
+
+
+def hide_urls(text: str) -> None:
+    """Hide what is certainly secret in the URLs that a free text holds: user info, and what a query calls a secret."""
+    for url in [text] if _SCHEME.match(text) else [match[0] for match in _URL.finditer(text)]:
+        parts, rest = _split(url), url.partition("://")[2]
+        for user_info in [parts.user_info or ""] if parts.host is not None else [rest[:at] for at in _at_signs(rest)]:
+            if parts.host is not None or ":" in user_info:
+                _register_user_info(SCRUBBER, user_info)
+        for key, equals, value in (pair.partition("=") for pair in re.split(r"[?&;#]", rest)[1:]):
+            if equals and is_telling(key):
+                SCRUBBER.register(value)
+        for value in _PATH_PASSWORD.findall(rest):
+            SCRUBBER.register(value)
 
 
 def _is_doubtful(path: str) -> bool:

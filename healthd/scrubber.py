@@ -97,6 +97,13 @@ _GENERIC: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(bearer\s+)[\w.~+/=-]{16,}", re.IGNORECASE), rf"\g<1>{MASK}"),
 )
 
+_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
+_TELLING_WORD = re.compile(
+    r"pass|pw|keys?|cookies?|authorization|bearer"
+    r"|\w*(?:password|passwd|passphrase|passcode|pwd|secret|token|apikey|credential)s?"
+)
+_MOST_LABELS = 1024
+
 _SECRET_KEYS = frozenset(
     {"password", "passwd", "pwd", "passphrase", "secret", "token", "access_token", "api_key", "apikey", "x-api-key"}
     | {"authorization", "proxy-authorization", "cookie", "set-cookie", "credentials"}
@@ -110,6 +117,7 @@ class Scrubber:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str, str], re.Pattern[str]] = {}
         self._patterns: tuple[re.Pattern[str], ...] = ()
+        self._labels: dict[str, str] = {}
 
     def register(self, secret: str, *, before: str = "", after: str = "") -> None:
         """Hide the secret from now on, in every common spelling; with `before` and `after`, only between these.
@@ -127,6 +135,7 @@ class Scrubber:
                 self._known[form] = re.compile(f"({left}){middle}({right})" if left or right else middle)
             longest_first = sorted(self._known, key=lambda form: len(form[1]), reverse=True)
             self._patterns = tuple(self._known[form] for form in longest_first)
+            self._labels = {}  # after the patterns: whoever still holds the old one fills what nobody reads any more
 
     def scrub(self, text: str) -> str:
         """Return the text with `***` wherever a known secret, or something in the place of one, stood."""
@@ -134,6 +143,16 @@ class Scrubber:
         for pattern, replacement in _GENERIC:
             text = pattern.sub(replacement, text)
         return text
+
+    def scrub_label(self, text: str) -> str:
+        """As `scrub`, remembered: for names that come again and again, such as the id of a model."""
+        labels = self._labels
+        label = labels.get(text)
+        if label is None:
+            label = self.scrub(text)
+            if len(labels) < _MOST_LABELS:
+                labels[text] = label
+        return label
 
     def scrub_known(self, text: str) -> str:
         """Return the text with `***` wherever a registered secret stood; what only looks like one stays."""
@@ -186,6 +205,11 @@ class Scrubber:
         if all(self.scrub(text) == text for text in texts):
             return obj
         return self.scrub(texts[0])
+
+
+def is_telling(key: str) -> bool:
+    """Tell whether a key, such as `password`, `apiKey` or `webhook-token`, says that its value is a secret."""
+    return any(_TELLING_WORD.fullmatch(word.lower()) for word in _WORD.findall(key))
 
 
 def percent_encode(text: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from healthd.redact import is_telling
 from healthd.settings_references import replace_references
 from healthd.settings_tree import Notes, Path, Problem, bare, child, element_at, item_at, model_at
 
@@ -75,6 +76,8 @@ class EnvironmentSource(PydanticBaseSettingsSource):
         except ValueError:
             self._notes.problems.append(Problem("environment", name, "must be a list or table in JSON"))
             return
+        if annotation is Any and not isinstance(value, str | list | dict) and is_telling(str(path[-1])):
+            value = text  # a password of digits is a password
         if path in self._notes.origins:
             self._notes.problems.append(Problem("environment", name, f"says the same as {self._notes.origins[path]}"))
             return

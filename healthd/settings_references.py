@@ -1,7 +1,8 @@
 """References that the values of settings may hold, in the file and in the environment.
 
 `${NAME}` stands for a variable of the environment, in any text; `$${` is a plain `${`. `file:/path` as the whole value
-of a URL or of a secret stands for the content of that file.
+of a URL or of a secret stands for the content of that file; in the options of a plugin, of a value whose key calls it
+a secret.
 """
 
 import re
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
-from healthd.redact import SCRUBBER, SourceUrl, percent_encode, user_info_span
+from healthd.redact import SCRUBBER, SourceUrl, is_telling, percent_encode, user_info_span
 from healthd.settings_tree import Notes, Path, bare, child, is_secret
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[^}]*)\}")
@@ -31,9 +32,16 @@ def _replace(value: Any, annotation: Any, notes: Notes, *, path: Path) -> Any:
     if not isinstance(value, str):
         return value
     text = _fill_in(value, notes, path=path, url=bare(annotation) is SourceUrl)
-    if is_secret(annotation) and text.startswith("file:/") and not text.startswith("file://"):
+    if _may_be_in_a_file(annotation, path) and text.startswith("file:/") and not text.startswith("file://"):
         return _content(FilePath(text.removeprefix("file:")), notes, path=path)
     return text
+
+
+def _may_be_in_a_file(annotation: Any, path: Path) -> bool:
+    if bare(annotation) is not Any:
+        return is_secret(annotation)
+    _camera, options = path[:3], path[3:]
+    return any(is_telling(str(key)) for key in options)
 
 
 def _fill_in(text: str, notes: Notes, *, path: Path, url: bool) -> str:

@@ -3,11 +3,21 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from healthd.cpus import usable_cpus
 from healthd.redact import Secret, SourceUrl
+from healthd.settings_options import protected, redacted
 
 Scope: TypeAlias = Literal["read", "admin"]
 
@@ -55,6 +65,13 @@ class ServerSettings(Section):
     )
     cors_origins: tuple[Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = Field(
         (), description="Origins of other sites whose pages may call the API, e.g. `https://panel.lan`; `*` for any."
+    )
+    allowed_hosts: tuple[Annotated[str, StringConstraints(pattern=r"^([^\s/:@*\[\]]+|\[[0-9A-Fa-f:.]+\])$")], ...] = (
+        Field(
+            (),
+            description="Names, without port, by which healthd may be asked, besides those of loopback: `cams.lan`. "
+            "They count where it listens on loopback and needs no key.",
+        )
     )
 
 
@@ -185,3 +202,12 @@ class CameraSettings(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, description="Settings of the plugin, checked by the plugin: `healthd plugins` lists them."
     )
+
+    @field_validator("options")
+    @classmethod
+    def _hide_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return protected(options)
+
+    @field_serializer("options", when_used="json")
+    def _show_no_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
+        return redacted(options)

@@ -23,7 +23,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins",),
     (
         *("settings", "settings_sections", "settings_env", "settings_file", "settings_references", "settings_tree"),
-        *("metrics", "logs", "native_log"),
+        "settings_options",
+        *("metrics", "logs", "native_log", "log_writer"),
     ),
     ("frames", "latest", "waiting", "worker", "redact", "scrubber", "cpus", "clock", "errors", "__init__"),
 )

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from healthd.log_writer import QueuedWriter, patient
 from healthd.logs import configure_logging
 from healthd.native_log import _Lines, _RateLimit
 from healthd.redact import SCRUBBER, SourceUrl
@@ -212,6 +214,122 @@ def test_without_a_stream_the_log_follows_standard_error() -> None:
     assert stream.event()["event"] == "hello"
 
 
+# --- whom nobody reads
+
+
+class Pipe:
+    """A pipe with a stream that never waits at its one end, and us at the other."""
+
+    def __init__(self, **options: int) -> None:
+        self.reading, writing = os.pipe()
+        self.descriptor = writing
+        self.writer = QueuedWriter(writing, "stderr", **options)
+        self.stream = io.TextIOWrapper(self.writer, encoding="utf-8", line_buffering=True)
+
+    def read_until(self, text: str) -> list[str]:
+        """Read whole lines until one of them holds this text."""
+        read = b""
+        while not (read.endswith(b"\n") and text.encode() in read):
+            read += os.read(self.reading, 65536)
+        return read.decode().splitlines()
+
+    def close(self) -> None:
+        self.stream.close()
+        if self.reading >= 0:
+            os.close(self.reading)
+
+
+@pytest.fixture
+def small() -> Iterator[Pipe]:
+    """One that lets little wait."""
+    pipe = Pipe(most_bytes=20_000)
+    yield pipe
+    pipe.close()
+
+
+def test_every_line_is_written_whole_and_in_order(small: Pipe) -> None:
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.extend(small.read_until("last")))
+    reader.start()
+    written = [f"{number} " + "☃" * (number % 90) for number in range(2000)]
+    for line in written:
+        print(line, file=small.stream)
+        if len(line) > 90:
+            assert small.writer.drain(5)
+    print("last", file=small.stream)
+    reader.join(timeout=10)
+    assert read == [*written, "last"]
+
+
+@pytest.mark.parametrize("level", ["info", "error"])
+def test_where_nobody_reads_little_waits_the_rest_is_dropped_and_counted_when_there_is_room_again(
+    level: Any, small: Pipe
+) -> None:
+    configure_logging(level, "json", small.stream)
+    log = structlog.get_logger("healthd.x")
+    begun = time.monotonic()
+    for number in range(5000):
+        log.error("flood", number=number)
+    assert time.monotonic() - begun < 20
+    assert small.writer._bytes <= 20_000
+    shown = [json.loads(line) for line in small.read_until("log_lines_dropped")]
+    log.error("after")
+    shown += [json.loads(line) for line in small.read_until("after")]
+    flood = [event["number"] for event in shown if event["event"] == "flood"]
+    (told,) = [event for event in shown if event["event"] == "log_lines_dropped"]
+    assert len(flood) > 100
+    assert flood == list(range(len(flood)))
+    assert (told["lines"], told["stream"], told["logger"]) == (5000 - len(flood), "stderr", "healthd.log_writer")
+    assert [event["event"] for event in shown[-2:]] == ["log_lines_dropped", "after"]
+
+
+def test_a_line_that_is_longer_than_what_may_wait_is_written_when_nothing_else_waits(small: Pipe) -> None:
+    print("x" * 50_000, file=small.stream)
+    assert small.writer.drain(5)
+    assert small.read_until("x") == ["x" * 50_000]
+
+
+def test_the_end_waits_for_what_is_not_written_yet_and_not_for_ever() -> None:
+    pipe = Pipe()
+    for _ in range(20):
+        print("x" * 10_000, file=pipe.stream)
+    begun = time.monotonic()
+    assert not pipe.writer.drain(0.1)
+    pipe.stream.close()
+    assert 0.5 < time.monotonic() - begun < 3
+    assert os.fstat(pipe.descriptor), "the thread is still writing to it: no other file may get its number"
+    assert sum(map(len, pipe.read_until("x" * 10_000))) > 0
+    pipe.close()
+
+
+def test_whoever_has_left_keeps_nobody_from_writing(small: Pipe) -> None:
+    os.close(small.reading)
+    small.reading = -1
+    for _ in range(1000):
+        print("x" * 100, file=small.stream)
+    assert small.writer.drain(5)
+
+
+def test_a_pipe_that_somebody_else_made_non_blocking_gets_everything() -> None:
+    pipe = Pipe()
+    os.set_blocking(pipe.descriptor, False)
+    written = [f"{number} {'x' * 1000}" for number in range(300)]
+    for line in [*written, "last"]:
+        print(line, file=pipe.stream)
+    assert pipe.read_until("last") == [*written, "last"]
+    pipe.close()
+
+
+def test_a_patient_stream_looks_like_the_one_it_stands_for() -> None:
+    reading, writing = os.pipe()
+    with patient(writing, "stdout") as stream:
+        assert (stream.fileno(), stream.isatty(), stream.writable(), stream.readable()) == (writing, False, True, False)
+        stream.write("not ended")
+        stream.write("\udc80")
+    assert os.read(reading, 100) == b"not ended\\udc80"
+    os.close(reading)
+
+
 # --- what C libraries print
 
 PREAMBLE = """
@@ -313,6 +431,25 @@ print("left", file=sys.stderr)
     )
     assert shown == ["left"]
     assert seconds < 10
+
+
+def test_a_fork_writes_for_itself() -> None:
+    shown, _ = run(
+        """
+with NativeLog():
+    child = os.fork()
+    if not child:
+        print("the child", file=sys.stderr)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    )
+    assert "the child" in shown
+
+
+def test_a_log_that_is_not_left_is_written_all_the_same() -> None:
+    shown, _ = run("NativeLog().__enter__()\nfor number in range(500): log.info('x', number=number)")
+    assert [json.loads(line)["number"] for line in shown] == list(range(500))
 
 
 def test_without_a_standard_error_nothing_happens() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from healthd.redact import MASK, SCRUBBER, Scrubber, Secret, SourceUrl
+from healthd.redact import MASK, SCRUBBER, Scrubber, Secret, SourceUrl, hide_urls, is_telling
 
 
 @contextmanager
@@ -303,3 +303,63 @@ def test_long_texts_are_scrubbed_in_reasonable_time() -> None:
     scrubber.register("hunter22")
     for text in ("a" * 100_000, "://" * 20_000, "?key" * 20_000, "x:y@" * 20_000, "cookie" * 20_000):
         assert scrubber.scrub(text)
+
+
+def test_what_is_scrubbed_once_is_remembered_until_there_is_a_new_secret() -> None:
+    scrubber = Scrubber()
+    assert [scrubber.scrub_label("yolo-Qz7Kx9") for _ in range(2)] == ["yolo-Qz7Kx9"] * 2
+    scrubber.register("Qz7Kx9")
+    assert [scrubber.scrub_label("yolo-Qz7Kx9") for _ in range(2)] == ["yolo-***"] * 2
+    for number in range(5000):
+        assert scrubber.scrub_label(f"m{number}") == f"m{number}"
+    assert len(scrubber._labels) <= 1024
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "password",
+            "Passwd",
+            "user_pass",
+            "pw",
+            "apiKey",
+            "APIKey",
+            "api-key",
+            "x-api-key",
+            "access_token",
+            "cookie",
+        ),
+        *("key", "keys", "tokens", "RTSPPassword", "password2", "client_secret", "credentials", "authtoken", "db_pwd"),
+    ],
+)
+def test_a_key_that_names_a_secret_is_telling(key: str) -> None:
+    assert is_telling(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["url", "model", "keypoints", "tokenizer", "bypass", "compass", "keyframe", "monkey", "passthrough", "", "1"]
+)
+def test_a_key_that_names_something_else_is_not(key: str) -> None:
+    assert not is_telling(key)
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets", "others"),
+    [
+        ("https://bob:hunter22@h/x?w=1280", ["hunter22", "bob:hunter22"], ["1280"]),
+        ("http://h/x?api_key=Qz7Kx9vW&mode=exact", ["Qz7Kx9vW"], ["exact"]),
+        ("rtspsrc location=rtsp://u:geheim77@h/ ! decodebin", ["geheim77"], ["decodebin", "location"]),
+        ("https://ghp_abcdef123@git.lan/x", ["ghp_abcdef123"], ["git.lan"]),
+        ("http://h/user=a_password=Qz7Kx9vW_channel=1", ["Qz7Kx9vW"], ["channel"]),
+        ("https://hub.lan/model@v1", [], ["hub.lan/model"]),
+        ("no url at all: a@b", [], ["url", "a@b"]),
+    ],
+)
+def test_the_secrets_in_the_urls_of_a_free_text_are_hidden(text: str, secrets: list[str], others: list[str]) -> None:
+    with no_secrets_left():
+        hide_urls(text)
+        for secret in secrets:
+            assert SCRUBBER.scrub(f"it was {secret} then") == "it was *** then"
+        for other in others:
+            assert SCRUBBER.scrub(f"it was {other} then") == f"it was {other} then"

@@ -1,5 +1,6 @@
 """What the configuration promises: one file, the environment on top, every mistake named and no value shown."""
 
+import pickle
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,6 +60,37 @@ def load(tmp_path: Path) -> Loader:
     return Loader(tmp_path)
 
 
+# --- secrets of plugins
+
+OPTIONS = """[cameras.gym.options]
+password = "hunter2secret"
+side_url = "http://bob:swordfish9@nas.lan/y?w=1280"
+deep = {webhook-token = ["tok-deep-1"], zone = "left", none = [1, true]}
+"""
+
+
+def test_secrets_among_options_are_hidden_from_every_text_and_given_to_the_plugin(load: Loader) -> None:
+    settings = load(f"{GYM}{OPTIONS}", HEALTHD_CAMERAS__GYM__OPTIONS__CLOUD_KEY="12345678")
+    options = settings.cameras["gym"].options
+    assert options["password"] == "hunter2secret"
+    assert options["deep"]["webhook-token"] == ["tok-deep-1"]
+    assert options["cloud_key"] == "12345678"  # not a number: a key of digits is a key
+    texts = [
+        str(settings),
+        repr(settings),
+        repr(options),
+        f"{options}",
+        repr(options["deep"]),
+        settings.model_dump_json(),
+    ]
+    for text in [*texts, repr(settings.cameras["gym"]), SCRUBBER.scrub(f"refused: {dict(options)}")]:
+        for secret in ("hunter2secret", "swordfish9", "tok-deep-1", "12345678"):
+            assert secret not in text
+    assert "left" in texts[-1]
+    assert SCRUBBER.scrub("hunter2secret at left, 1280") == "*** at left, 1280"
+    assert pickle.loads(pickle.dumps(settings.cameras["gym"])).options == options
+
+
 # --- the file
 
 
@@ -112,6 +144,12 @@ def test_a_syntax_error_names_line_and_column_and_nothing_of_the_line(load: Load
 
 
 # --- mistakes
+
+
+@pytest.mark.parametrize("host", ["cams.lan:8443", "https://cams.lan", "*", "", "a b", "[cams.lan]"])
+def test_an_allowed_host_is_a_name_or_an_address_without_a_port(load: Loader, host: str) -> None:
+    (problem,) = load.problems(f'[server]\nallowed_hosts = ["cams.lan", "[fd00::7]", "{host}"]\n')
+    assert problem.startswith("server.allowed_hosts[2]: ")
 
 
 def test_all_problems_are_reported_at_once(load: Loader) -> None:
@@ -357,6 +395,28 @@ def test_a_file_url_is_no_reference_and_other_texts_are_left_alone(load: Loader)
     settings = load(f'{GYM}url = "file:///clip.mp4"\noptions = {{a = "file:/x"}}\n')
     assert settings.cameras["gym"].url == SourceUrl("file:///clip.mp4")
     assert settings.cameras["gym"].options == {"a": "file:/x"}
+
+
+def test_a_file_reference_works_for_options_whose_key_tells_of_a_secret(load: Loader, tmp_path: Path) -> None:
+    secret = tmp_path / "nas"
+    secret.write_text("Qz7Kx9vW\n")
+    table = f'nas_password = "file:{secret}", deep = {{keys = ["file:{secret}"]}}, clip = "file:{secret}"'
+    text = f"{GYM}options = {{{table}}}\n"
+    options = load(text, HEALTHD_CAMERAS__GYM__OPTIONS__TOKEN=f"file:{secret}").cameras["gym"].options
+    assert options == {
+        "nas_password": "Qz7Kx9vW",
+        "deep": {"keys": ["Qz7Kx9vW"]},
+        "clip": f"file:{secret}",
+        "token": "Qz7Kx9vW",
+    }
+    assert load.problems(f'{GYM}options = {{password = "file:/no/such"}}\n') == [
+        "cameras.gym.options.password: the file /no/such cannot be read: No such file or directory"
+    ]
+
+
+def test_the_name_of_a_camera_tells_nothing_of_its_options(load: Loader) -> None:
+    settings = load('[cameras.key]\nplugin = "fake"\noptions = {clip = "file:/x"}\n')
+    assert settings.cameras["key"].options == {"clip": "file:/x"}
 
 
 def test_a_file_reference_that_cannot_be_read_is_an_error(load: Loader, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from healthd.api import schemas
 from healthd.api.services import House
 from healthd.cameras.health import State
 from healthd.metrics import CONTENT_TYPE
+from healthd.redact import SCRUBBER
 
 OPEN = {"open": True}
 
@@ -82,7 +83,7 @@ async def state(services: House) -> schemas.DaemonState:
         cameras=dict(services.supervisor.by_state()),
         viewers=len(services.viewers),
         models_loaded=len(services.models.loaded()),
-        waiting_for=list(services.waiting_for),
+        waiting_for=[SCRUBBER.scrub_label(what) for what in services.waiting_for],
     )
 
 

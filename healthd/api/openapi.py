@@ -7,6 +7,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.routes import HTTPRoute
 
 from healthd.api.auth import needed_scope
+from healthd.api.origins import PROBES
 
 METHODS = {"get", "head", "post", "put", "patch", "delete", "options"}
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
@@ -16,20 +17,21 @@ _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before the next 
 class CompleteSchema(JsonRenderPlugin):
     """Renders the document as JSON. Lives as long as the application."""
 
-    def __init__(self, *, path: str, keys_required: bool) -> None:
+    def __init__(self, *, path: str, keys_required: bool, hosts_guarded: bool) -> None:
         super().__init__(path=path)
         self._keys_required = keys_required
+        self._hosts_guarded = hosts_guarded
         self._rendered: bytes | None = None
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """Return the completed document."""
         if self._rendered is None:
-            complete(openapi_schema, request.app, keys_required=self._keys_required)
+            complete(openapi_schema, request.app, keys_required=self._keys_required, hosts_guarded=self._hosts_guarded)
             self._rendered = self.render_json(request, openapi_schema)
         return self._rendered
 
 
-def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool) -> None:
+def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool, hosts_guarded: bool) -> None:
     """Complete the document in place."""
     options = {
         (route.path_format, str(method).lower()): handler.opt
@@ -41,12 +43,17 @@ def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool) ->
         for method in METHODS & item.keys():
             operation, opt = item[method], options[path, method]
             _add_errors(operation)
+            forbidden = [] if method in {"get", "head", "options"} else ["A page of another site asks."]
+            if hosts_guarded and path not in PROBES:
+                _add(operation, 421, "Asked by a name that is neither one of loopback nor in `server.allowed_hosts`.")
             if opt.get("open") or not keys_required:
                 operation["security"] = []
             else:
                 _add(operation, 401, "No API key, or one that nobody knows.")
                 if needed_scope(method.upper(), opt) == "admin":
-                    _add(operation, 403, "The key may only read; this needs the scope `admin`.")
+                    forbidden.append("The key may only read; this needs the scope `admin`.")
+            if forbidden:
+                _add(operation, 403, " ".join(forbidden))
             _describe_bytes(operation, bodiless=method == "head")
             operation["responses"] = dict(sorted(operation["responses"].items()))
 

@@ -5,6 +5,7 @@ const login = document.getElementById("login");
 const overlay = document.getElementById("overlay");
 const tiles = new Map();
 const PERIOD = 1000;
+let refusal = null; // why the last key was refused, until another one is tried
 
 class Tile {
   constructor(name) {
@@ -83,11 +84,14 @@ async function look() {
     const answer = await fetch("api/v1/cameras", { cache: "no-store", signal: AbortSignal.timeout(4000) });
     login.hidden = answer.status !== 401;
     if (!answer.ok) {
-      note.textContent = answer.status === 401 ? "an API key is needed" : `error ${answer.status}`;
-      for (const tile of tiles.values()) tile.say(note.textContent);
+      const error = await answer.json().catch(() => ({}));
+      const words = error.detail ?? `error ${answer.status}`;
+      note.textContent = (answer.status === 401 && refusal) || words;
+      for (const tile of tiles.values()) tile.say(words);
       return;
     }
     const cameras = await answer.json();
+    refusal = null;
     note.textContent = cameras.length ? "" : "no camera is configured";
     const names = new Set(cameras.map((camera) => camera.name));
     for (const [name, tile] of tiles) if (!names.has(name)) tile.remove();
@@ -108,8 +112,9 @@ login.addEventListener("submit", async (event) => {
   const body = JSON.stringify({ key: new FormData(login).get("key") });
   try {
     const answer = await fetch("api/v1/auth/login", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    const error = answer.ok ? null : await answer.json().catch(() => ({}));
+    refusal = error && (error.detail ?? `error ${answer.status}`);
     if (answer.ok) login.reset();
-    else note.textContent = (await answer.json()).detail;
   } catch {
     note.textContent = "healthd does not answer";
   }

@@ -2,16 +2,21 @@
 
 import itertools
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
+from healthd.cameras.source import CameraSource, Read, SourceOptions
 from healthd.errors import CameraError
 from healthd.frames import CapturedImage, StreamInfo
+from healthd.plugins import SOURCES, Plugin
 from tests.api.house import House, assert_error, open_house
 from tests.eventually import eventually
 from tests.fakes import FakeSource, picture, prediction
@@ -39,8 +44,8 @@ CONTRACT = {
 URL = "rtsp://viewer:hunter2hunter2@cam.lan:554/stream1?token=abcdef123456"
 
 
-def gone() -> object:
-    raise CameraError("no route to host")
+def gone(why: str = "no route to host") -> Any:
+    raise CameraError(why)
 
 
 def assert_shape(camera: dict[str, Any]) -> None:
@@ -164,6 +169,137 @@ async def test_the_reason_of_a_camera_tells_no_secret() -> None:
             assert "cam.lan" in answer.text
             assert "hunter2" not in answer.text
             assert "abcdef123456" not in answer.text
+
+
+# -- plugins that say odd things of themselves -------------------------------------------------------------------------
+
+
+def odd_read() -> object:
+    info = StreamInfo(fps=np.float32(25), codec=np.str_("h264"))  # type: ignore[arg-type]
+    return CapturedImage(picture(3), None, info)
+
+
+class OddSource(FakeSource):
+    """Numbers and texts of types that JSON does not know."""
+
+    model_id = np.str_("odd.onnx")
+    recording = np.bool_(0)  # type: ignore[assignment]
+
+
+async def test_values_of_other_types_are_told_as_numbers_and_texts() -> None:
+    async with open_house({"good": FakeSource(), "odd": OddSource(read=odd_read)}) as house:
+        await eventually(lambda: house.runner("odd").info.codec and house.runner("good").has_frame)
+        answer = await house.get("/api/v1/cameras")
+        assert answer.status_code == 200, answer.text
+        good, odd = answer.json()
+        for camera in (good, odd):
+            assert_shape(camera)
+            assert camera["errors"] == []
+        assert (odd["codec"], odd["nominal_fps"], odd["recording"]) == ("h264", 25.0, False)
+        assert odd["model"]["id"] == "odd.onnx"
+
+
+@pytest.mark.parametrize(
+    ("info", "codec", "fps"),
+    [
+        (StreamInfo(fps=float("nan"), codec="\ud800"), "\\ud800", None),
+        (StreamInfo(fps="many", codec=7), "7", None),  # type: ignore[arg-type]
+        (StreamInfo(fps=10**400, codec=b"h264"), "b'h264'", None),  # type: ignore[arg-type]
+    ],
+)
+async def test_what_is_no_number_is_left_out_and_what_is_no_text_is_made_one(
+    info: StreamInfo, codec: str, fps: float | None
+) -> None:
+    async with open_house({"odd": FakeSource(read=lambda: CapturedImage(picture(3), None, info))}) as house:
+        await eventually(lambda: house.runner("odd").info.codec)
+        (odd,) = (await house.get("/api/v1/cameras")).json()
+        assert (odd["codec"], odd["nominal_fps"]) == (codec, fps)
+
+
+class Unaskable:
+    """A thing of a plugin whose every attribute raises."""
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("rtsp://bob:hunter2hunter2@cam.lan is not to be told \ud800")
+
+
+async def test_a_plugin_that_cannot_be_asked_is_an_error_of_its_own_camera_alone() -> None:
+    source = FakeSource()
+    async with open_house({"good": FakeSource(), "mute": source}) as house:
+        await eventually(lambda: house.runner("mute").has_frame and house.runner("good").has_frame)
+        source.params = Unaskable()  # type: ignore[assignment]
+        answer = await house.get("/api/v1/cameras")
+        assert answer.status_code == 200, answer.text
+        good, mute = answer.json()
+        for camera in (good, mute):
+            assert_shape(camera)
+            assert camera["has_frame"]
+        assert (good["reason"], good["errors"]) == (None, [])
+        assert (mute["state"], mute["errors"][-1]["task"]) == ("live", "plugin")
+        for told in (mute["reason"], mute["errors"][-1]["reason"]):
+            assert "cannot be asked about its camera: RuntimeError" in told
+        assert "hunter2" not in answer.text
+
+
+# -- secrets in what a plugin says -------------------------------------------------------------------------------------
+
+MODEL_URL = "https://bob:hunter2secret@models.lan/y.onnx?token=abcdef123"
+
+
+class RemoteModel(FakeSource):
+    model_id = MODEL_URL
+
+
+async def test_the_id_of_a_model_shows_no_secret_in_the_api_the_envelope_and_the_metrics() -> None:
+    def predict(image: Any) -> Any:
+        return replace(prediction(image), model_id=MODEL_URL)
+
+    loading = threading.Event()
+    async with open_house({"gym": RemoteModel(predict=predict, on_load=loading.wait)}) as house:
+        await eventually(lambda: house.runner().health.state == "live")
+        waiting = await house.get("/api/v1/state")
+        assert waiting.json()["waiting_for"]
+        loading.set()
+        await eventually(lambda: house.runner().counts.predicted > 0)
+        with house.services.models.use("fake-family", MODEL_URL), house.services.models.use("fake-family", "m"):
+            metrics = await house.get("/metrics")
+        camera, predicted = [await house.get(f"/api/v1/cameras/gym{tail}") for tail in ("", "/prediction")]
+        for answer in (waiting, metrics, camera, predicted):
+            assert "models.lan/y.onnx" in answer.text, answer.text
+            for secret in ("bob", "hunter2secret", "abcdef123"):
+                assert secret not in answer.text
+        assert camera.json()["model"]["id"] == predicted.json()["model_id"]
+        assert 'model="m"' in metrics.text
+
+
+class NasOptions(SourceOptions):
+    nas_password: str
+    deep: dict[str, list[str]]
+
+
+class Nas(CameraSource):
+    """Tells its secrets in its errors."""
+
+    options_model = NasOptions
+
+    @contextmanager
+    def camera(self) -> Iterator[Read]:
+        options = self.options
+        assert isinstance(options, NasOptions)
+        yield lambda: gone(f"the nas refused {options.nas_password} and {options.deep['tokens'][0]}")
+
+
+async def test_a_secret_among_the_options_of_a_plugin_is_not_told_by_its_errors() -> None:
+    options = {"nas_password": "tr0ub4dor&3", "deep": {"tokens": ["s3cond-t0ken"]}}
+    plugin: Plugin[Any] = Plugin("nas", SOURCES, "healthd-nas", "0.1", Nas)
+    camera_of_nas = {"plugin": "nas", "options": options}
+    async with open_house(cameras={"gym": camera_of_nas}, plugins=(plugin,)) as house:
+        await eventually(lambda: house.runner().health.reason)
+        camera = (await house.get("/api/v1/cameras/gym")).text
+        assert "the nas refused *** and ***" in camera
+        for secret in ("tr0ub4dor", "s3cond"):
+            assert secret not in camera
+            assert secret not in repr(house.services.settings)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -9,6 +9,7 @@ import pytest_asyncio
 from litestar.routes import HTTPRoute
 
 from healthd import __version__
+from healthd.api.origins import PROBES
 from healthd.app import create_app
 from tests.api.house import KEYS, METHODS, House, open_house
 from tests.fakes import FakeSource
@@ -133,12 +134,14 @@ async def test_what_needs_a_key_says_so_and_what_needs_an_admin_too(document: di
         is_open = not path.startswith("/api/v1") or path.startswith("/api/v1/auth/")
         if is_open:
             assert operation["security"] == [], f"{method} {path}"
-            assert "403" not in operation["responses"], f"{method} {path}"
         else:
             assert {name for need in operation["security"] for name in need} == schemes, f"{method} {path}"
             assert "401" in operation["responses"], f"{method} {path}"
-        if method in {"get", "head"}:
-            assert "403" not in operation["responses"], f"{method} {path}"
+        assert ("403" in operation["responses"]) is (method not in {"get", "head"}), f"{method} {path}"
+        if "403" in operation["responses"]:
+            told = operation["responses"]["403"]["description"]
+            assert ("scope `admin`" in told) is not is_open, f"{method} {path}"
+            assert "another site" in told, f"{method} {path}"
 
 
 async def test_where_no_key_is_needed_none_is_described() -> None:
@@ -146,7 +149,8 @@ async def test_where_no_key_is_needed_none_is_described() -> None:
         told = (await keyless.get("/schema")).json()
         for method, path, operation in operations(told):
             assert operation["security"] == [], f"{method} {path}"
-            assert "403" not in operation["responses"]
+            assert "scope" not in operation["responses"].get("403", {}).get("description", ""), f"{method} {path}"
+            assert ("421" in operation["responses"]) is (path not in PROBES), f"{method} {path}"
 
 
 async def test_a_snapshot_is_described_with_its_headers_bounds_and_answers(document: dict[str, Any]) -> None:

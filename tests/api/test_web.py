@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from healthd.app import WEB
 from tests.api.house import open_house
 from tests.eventually import eventually
 from tests.fakes import FakeSource
@@ -44,3 +45,23 @@ async def test_behind_a_proxy_it_answers_with_and_without_the_proxys_path(root: 
             assert (await house.get(root + path)).status_code == 200, root + path
         assert (await house.get(f"{root}x/healthz")).status_code == 404
         assert (await house.get("/schema")).json()["servers"] == [{"url": root}]
+
+
+async def test_the_proxys_path_without_its_slash_leads_to_the_page_so_that_links_stay_below_it() -> None:
+    async with open_house(server={"root_path": "/healthd"}) as house:
+        answer = await house.get("/healthd")
+        assert (answer.status_code, answer.headers["location"]) == (307, "/healthd/")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert (await house.get("/healthd?t=1")).headers["location"] == "/healthd/?t=1"
+        assert (await house.client.head("/healthd")).status_code == 307
+        assert (await house.client.post("/healthd")).status_code == 405
+        for path in ("/healthd/", "/"):
+            assert (await house.get(path)).headers["content-type"] == "text/html; charset=utf-8"
+    async with open_house() as house:
+        assert (await house.get("/healthd")).status_code == 404
+
+
+def test_the_wall_keeps_the_words_of_the_api_when_a_key_is_refused() -> None:
+    script = (WEB / "wall.js").read_text(encoding="utf-8")
+    assert "key is needed" not in script
+    assert script.count("error.detail ??") == 3

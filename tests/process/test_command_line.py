@@ -6,10 +6,14 @@ import socket
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel, Field
 
 from healthd import __version__
+from healthd.cameras.source import SourceOptions
+from healthd.check import settings_lines
 from tests.process.daemon import DEMO, INSTALLED, TESTS, Daemon, run_verb
 
 pytestmark = pytest.mark.process
@@ -166,7 +170,13 @@ def test_help_names_every_verb_and_version_the_version(tmp_path: Path) -> None:
     assert (told.returncode, told.stdout, told.stderr) == (0, f"healthd {__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [[], ["walk"], ["run", "--log-level", "loud"], ["check-config"]])
+WRONG_USAGE = [
+    *([], ["walk"], ["run", "--log-level", "loud"], ["check-config"]),
+    *(["demo", "--port", port] for port in ("99999", "65536", "-1", "eighty", "")),
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG_USAGE)
 def test_wrong_usage_exits_with_2_and_says_how_it_is_meant(arguments: list[str], tmp_path: Path) -> None:
     told = run_verb(*arguments, folder=tmp_path)
     assert (told.returncode, told.stdout) == (2, "")
@@ -203,3 +213,48 @@ def test_a_demo_that_is_broken_is_named_and_the_next_one_shown(tmp_path: Path) -
         daemon.until_state("shown", "live", seconds=60)
         assert "the clips are missing" in daemon.stderr
         assert daemon.stop()[0] == 0
+
+
+def test_plugins_lists_the_settings_of_each_plugin_once(tmp_path: Path) -> None:
+    told = run_verb("plugins", folder=tmp_path)
+    assert (told.returncode, told.stderr) == (0, "")
+    lines = told.stdout.splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    plugin = next(number for number, line in enumerate(lines) if line.startswith("faulty  "))
+    settings = [re.split(r"  +", line.strip()) for line in lines[plugin + 1 :]]
+    assert ["fps", "number > 0", "25", "Images per second."] in settings
+    assert ["journal", "text", "absent", "File in which it notes what it does."] in settings
+    assert ["confidence", "number 0 to 1", "0.25", "Detections below this confidence are left out."] in settings
+    assert told.stdout.count("Images per second.") == 1
+    assert ["device_width", "integer >= 1", "absent", "Width to ask of a V4L2 device, in pixels."] in settings
+    broken = next(number for number, line in enumerate(lines) if "BROKEN" in line)
+    assert not lines[broken + 1].startswith(" ")
+
+
+class _Zone(BaseModel):
+    name: str
+
+
+class _Odd(BaseModel):
+    """Settings as few plugins have them."""
+
+    zone: _Zone
+    zones: list[_Zone] = Field(default_factory=list, description="Two\nlines.")
+    width: int | Literal["auto"] = "auto"
+    anything: Any = None
+
+
+def test_settings_of_any_kind_are_described_and_a_bug_of_a_plugin_hides_no_other() -> None:
+    class Broken(BaseModel):
+        @classmethod
+        def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            raise LookupError("a bug")
+
+    assert [re.split(r"  +", line.strip()) for line in settings_lines(_Odd)] == [
+        ["zone", "table", "required"],
+        ["zones", "list of table", "its own", "Two lines."],
+        ["width", "integer or auto", '"auto"'],
+        ["anything", "any", "absent"],
+    ]
+    assert settings_lines(Broken) == ["    its settings cannot be described: LookupError"]
+    assert settings_lines(SourceOptions) == []

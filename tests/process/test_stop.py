@@ -3,6 +3,8 @@
 import contextlib
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,15 +14,12 @@ from typing import Any
 
 import pytest
 
-from tests.process.daemon import Daemon, new_client, until
+from tests.process.daemon import Daemon, environment, new_client, until
 
 pytestmark = pytest.mark.process
 
 SLACK_SECONDS = 1.5
 """What a loaded machine may take beyond what was configured."""
-
-FORCED_SECONDS = 3.0
-"""How long after the end of grace and drain a stop is forced that has not come about."""
 
 DRAIN_SECONDS = 1.0
 GRACE_SECONDS = 1.0
@@ -253,7 +252,7 @@ def test_whoever_reads_its_output_may_leave_before_it_stops(tmp_path: Path) -> N
         assert daemon.stop()[0] == 0
 
 
-def test_a_log_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+def test_a_log_that_nobody_reads_any_more_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
     settings = {
         "log": {"level": "debug"},
         "shutdown": {"grace_seconds": 0, "drain_seconds": 0},
@@ -262,11 +261,88 @@ def test_a_log_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) 
     with Daemon(tmp_path, settings, deaf=True) as daemon:
         sizes = [0]
 
-        def full() -> bool:  # a pipe holds 64 KiB, not all of it used; then whoever logs must wait
+        def full() -> bool:  # a pipe holds 64 KiB, not all of it used
             time.sleep(0.5)
             sizes.append(daemon.unread_bytes())
             return sizes[-1] > 20_000 and sizes[-1] == sizes[-2]
 
         until(full, seconds=60, what=sizes)
-        _, seconds = daemon.stop(seconds=30)
-        assert seconds < FORCED_SECONDS + SLACK_SECONDS
+        assert daemon.get("/healthz").status_code == 200
+        code, seconds = daemon.stop(seconds=30)
+        assert code == 0
+        assert seconds < 1.0 + SLACK_SECONDS
+
+
+# -- signals, whatever the event loop's thread does --------------------------------------------------------------------
+
+STUCK = """
+import asyncio, ctypes, time
+from healthd.daemon import _own_signals
+
+async def main():
+    with _own_signals(asyncio.Event(), force_seconds={force}):
+        mutex = ctypes.create_string_buffer(256)
+        lock = ctypes.CDLL(None).pthread_mutex_lock  # which no signal interrupts
+        lock(mutex)
+        print("stuck", flush=True)
+        lock(mutex)
+
+asyncio.run(main())
+"""
+
+FORKED = """
+import asyncio, os, signal, time
+from healthd.daemon import _own_signals
+
+async def main():
+    stop = asyncio.Event()
+    with _own_signals(stop, force_seconds=30):
+        if not (child := os.fork()):
+            time.sleep(30)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        await asyncio.sleep(0.2)
+        assert not stop.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(stop.wait(), 5)
+
+asyncio.run(main())
+"""
+
+
+@contextlib.contextmanager
+def script(text: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs this text."""
+    command = [sys.executable, "-c", text]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_it_though_its_loop_is_stuck_in_c(number: signal.Signals, code: int) -> None:
+    with script(STUCK.format(force=60)) as stuck:
+        assert stuck.stdout is not None
+        assert stuck.stdout.readline() == "stuck\n"
+        stuck.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            stuck.wait(timeout=0.5)
+        stuck.send_signal(number)
+        assert stuck.wait(timeout=5) == code
+
+
+def test_two_signals_at_once_are_one_and_a_stop_that_comes_to_nothing_is_forced() -> None:
+    with script(STUCK.format(force=1)) as stuck:
+        assert stuck.stdout is not None
+        assert stuck.stdout.readline() == "stuck\n"
+        stuck.send_signal(signal.SIGTERM)
+        stuck.send_signal(signal.SIGINT)
+        assert stuck.wait(timeout=10) == 1
+
+
+def test_a_fork_that_a_plugin_made_dies_of_its_own_signal_and_the_daemon_goes_on() -> None:
+    with script(FORKED) as forked:
+        assert forked.wait(timeout=20) == 0

@@ -96,7 +96,7 @@ def coloured(picture: np.ndarray, result: dict[str, Any]) -> float:
         picture[max(y1, 0) : y2, x2] if x2 < width else picture[:0, 0],
     ]
     pixels = np.concatenate(edges).reshape(-1, 3).astype(int)
-    return float((np.abs(pixels - colour).max(axis=1) < 70).mean()) if len(pixels) else 1.0
+    return float((np.abs(pixels - colour).max(axis=1) < 60).mean()) if len(pixels) else 1.0
 
 
 def drawn_with_its_prediction(daemon: Daemon, name: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -141,7 +141,6 @@ for thread in threads: thread.join()
 with a C++ lock held that another thread waits for with the GIL in its hand. Then the whole process stands still."""
 
 
-@pytest.mark.xfail(strict=False, reason="healthd_yolo.openvino_network does not make that table under its import lock")
 def test_networks_that_are_loaded_at_the_same_time_do_not_lock_each_other_out(yolo: Path) -> None:
     for _ in range(3):
         raced = subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True, timeout=60, check=False)
@@ -188,8 +187,8 @@ def test_the_drawn_picture_has_the_boxes_of_that_very_frame(name: str, demo: Dae
     drawn = [coloured(picture, result) for result in said["results"]]
     _, plain = snapshot(demo, name, q=95)
     bare = [coloured(plain, result) for result in said["results"]]
-    assert np.median(drawn) > 0.5, (drawn, bare)
-    assert np.median(bare) < 0.2, (drawn, bare)
+    assert np.median(drawn) > 0.6, (drawn, bare)
+    assert np.median(drawn) > np.median(bare) + 0.3, (drawn, bare)
 
 
 def test_the_demo_accounts_for_every_frame(demo: Daemon) -> None:

@@ -95,6 +95,9 @@ def _openvino() -> Any:
         import openvino  # noqa: PLC0415  only when a model needs it
         import openvino.preprocess  # noqa: PLC0415
 
+        # The table of types is made at its first use, with a C++ lock held that a second thread would wait for with the
+        # interpreter lock in its hand: two models loaded at once could lock the whole process. So make it here.
+        openvino.Type.u8.to_dtype()
         return openvino
 
 
