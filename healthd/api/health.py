@@ -81,7 +81,7 @@ async def state(services: House) -> schemas.DaemonState:
         started_at=services.started_at,
         uptime_seconds=round(services.uptime_seconds, 1),
         cameras=dict(services.supervisor.by_state()),
-        viewers=services.viewers(),
+        viewers=len(services.viewers),
         models_loaded=len(services.models.loaded()),
         waiting_for=[SCRUBBER.scrub_label(what) for what in services.waiting_for],
     )

@@ -172,6 +172,36 @@ class Plugin(Struct):
     """Its own settings as JSON Schema."""
 
 
+class Viewer(Struct):
+    """One open stream."""
+
+    id: str
+    kind: str
+    """`mjpeg` or `events`."""
+    camera: str | None
+    """Null: events of all cameras."""
+    client: str
+    since: datetime
+    sent: int
+    """Frames or events."""
+    skipped: int
+    quality: int | None
+    """JPEG quality at present."""
+    last_write_age_ms: float
+
+
+class ViewerEvent(Struct):
+    """A stream was opened or has ended."""
+
+    id: str
+    kind: str
+    camera: str | None
+    what: str
+    """`opened` or `ended`."""
+    reason: str | None
+    """Why it ended."""
+
+
 class Login(Struct, forbid_unknown_fields=True):
     """An API key, shown once."""
 
