@@ -1,5 +1,6 @@
 """What this process takes of the machine, read at the moment of asking; without /proc, what Python knows."""
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -22,14 +23,13 @@ class ProcessUsage:
 
 def process_usage(proc: Path = PROC) -> ProcessUsage:
     """Look at this process. Two short reads of a file system in memory: fit for the event loop."""
-    try:
+    resident: int | None = None
+    threads: int | None = None
+    open_fds: int | None = None
+    with contextlib.suppress(OSError, ValueError, IndexError):
         # The name of the process comes first, in parentheses, and may hold spaces and parentheses.
         fields = (proc / "stat").read_bytes().rpartition(b")")[2].split()
         resident, threads = int(fields[_RESIDENT_PAGES]) * os.sysconf("SC_PAGE_SIZE"), int(fields[_THREADS])
-    except (OSError, ValueError, IndexError):
-        resident = threads = None
-    try:
-        open_fds = len(os.listdir(proc / "fd")) - 1  # one of them was opened to list them
-    except OSError:
-        open_fds = None
+    with contextlib.suppress(OSError):
+        open_fds = sum(1 for _ in (proc / "fd").iterdir()) - 1  # one of them was opened to list them
     return ProcessUsage(time.process_time(), resident, threads, open_fds)
