@@ -9,16 +9,16 @@ from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components, SecurityScheme, Server
 from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from healthd import __version__
-from healthd.api.auth import AuthController, guard
+from healthd.api.auth import COOKIE, AuthController, guard
 from healthd.api.cameras import CameraController
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
+from healthd.api.openapi import CompleteSchema
 from healthd.api.plugins import plugins
 from healthd.api.services import Services
 from healthd.api.streams import StreamController
@@ -27,6 +27,8 @@ from healthd.api.viewers import ViewerController
 WEB = Path(__file__).parent / "web"
 CSP = "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+EXPOSED = ("ETag", "Retry-After", "X-Camera-State", "X-Frame-Age-Ms", "X-Frame-Id", "X-Frame-Timestamp")
+"""What pages of other origins may read."""
 
 
 @get("/", opt={"open": True}, include_in_schema=False, sync_to_thread=False)
@@ -46,10 +48,9 @@ def create_app(services: Services) -> Litestar:
         "/api/v1",
         route_handlers=[CameraController, StreamController, ViewerController, AuthController, state, plugins],
         guards=[guard],
-        security=[{"key": []}, {"bearer": []}] if services.auth.required else None,
+        security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
     )
-    origins = list(services.settings.server.cors_origins)
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             wall,
             process_router,
@@ -64,17 +65,18 @@ def create_app(services: Services) -> Litestar:
         ],
         dependencies={"services": Provide(provide_services, sync_to_thread=False)},
         exception_handlers={Exception: answer_error},
-        middleware=[lambda app: _Answers(app, services)],
-        cors_config=CORSConfig(allow_origins=origins, allow_credentials=True) if origins else None,
+        cors_config=_cors(services.settings.server.cors_origins),
         openapi_config=OpenAPIConfig(
             title="healthd",
             version=__version__,
             path="/schema",
-            render_plugins=[JsonRenderPlugin(path="/")],
+            servers=[Server(url=services.settings.server.root_path or "/")],
+            render_plugins=[CompleteSchema(path="/", keys_required=services.auth.required)],
             components=Components(
                 security_schemes={
                     "key": SecurityScheme(type="apiKey", name="X-Api-Key", security_scheme_in="header"),
                     "bearer": SecurityScheme(type="http", scheme="bearer"),
+                    "session": SecurityScheme(type="apiKey", name=COOKIE, security_scheme_in="cookie"),
                 }
             ),
         ),
@@ -82,16 +84,30 @@ def create_app(services: Services) -> Litestar:
         logging_config=None,
         debug=False,
     )
+    app.asgi_handler = _Answers(app.asgi_handler, services)  # around all: what no route answers is an answer too
+    return app
+
+
+def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
+    """Let pages of named origins use a session's cookie; those of a pattern, such as `*`, never."""
+    if not origins:
+        return None
+    named = not any("*" in origin for origin in origins)
+    return CORSConfig(allow_origins=list(origins), allow_credentials=named, expose_headers=list(EXPOSED))
 
 
 class _Answers:
-    """Counts answers by route and status, and adds the headers that every answer carries."""
+    """Takes off the path of a reverse proxy, counts answers by route and status, adds the headers that all carry."""
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._requests = services.metrics.requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root = scope.get("root_path", "")
+        for _ in range(2):  # uvicorn puts it before the path; a proxy may have left it there too
+            if root and f"{scope['path']}/".startswith(f"{root}/"):
+                scope["path"] = scope["path"][len(root) :] or "/"
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return

@@ -75,6 +75,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     models = ModelManager(
         families,
         directory=settings.models.directory,
+        threads=settings.performance.threads or None,
         idle_unload_seconds=settings.models.idle_unload_seconds,
         load_timeout_seconds=settings.models.load_timeout_seconds,
     )
@@ -100,6 +101,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     viewers = Viewers(
         max_viewers=settings.streams.max_viewers,
         max_viewers_per_camera=settings.streams.max_viewers_per_camera,
+        max_seconds=settings.streams.max_seconds,
     )
     services = Services(
         settings=settings,

@@ -52,15 +52,26 @@ def make_services(runners: Sequence[CameraRunner] = (), *, keys: Sequence[tuple[
 
 @asynccontextmanager
 async def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0, **options: Any) -> AsyncIterator[Served]:
-    """Serve an ASGI application for as long as the block lasts. `options` are uvicorn's."""
+    """Serve an ASGI application for as long as the block lasts. `options` are uvicorn's.
+
+    With TLS by uvicorn's own protocol, as by a proxy: healthd's keeps nothing in the buffers of its transport, which
+    asyncio's TLS transport takes for a reason never to write.
+    """
+    tls = "ssl_certfile" in options
     bound = listen(host, port, dead_peer_seconds=10)
     config = uvicorn.Config(
-        app, http=DroppableProtocol, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1, **options
+        app,
+        http="httptools" if tls else DroppableProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=1,
+        **options,
     )
     started = asyncio.Event()
     server = Server(config, on_started=started.set)
     task = asyncio.create_task(server.serve(sockets=[bound]))
-    scheme = "https" if "ssl_certfile" in options else "http"
+    scheme = "https" if tls else "http"
     shown = f"[{host}]" if ":" in host else host
     taken = bound.getsockname()[1]
     try:

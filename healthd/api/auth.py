@@ -12,9 +12,10 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import Cookie
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body
 
-from healthd.api.schemas import Login, Session
+from healthd.api.schemas import Error, Login, Session
 from healthd.clock import SYSTEM_CLOCK, Clock
 
 Scope = Literal["read", "admin"]
@@ -130,7 +131,7 @@ def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None:  # typ
     identity = authenticator.identify(connection.headers, connection.cookies)
     if identity is None:
         raise NotAuthorizedException(
-            "an API key is needed: send it as `X-Api-Key` or `Authorization: Bearer`, or log in",
+            "an API key is needed: send it in the header `X-Api-Key` or as a bearer token, or log in",
             headers={"WWW-Authenticate": "Bearer"},
         )
     if not identity.may(needed_scope(str(connection.scope.get("method", "GET")), handler.opt)):
@@ -143,7 +144,13 @@ class AuthController(Controller):
     path = "/auth"
     tags = ("auth",)
 
-    @post("/login", status_code=200, opt={"open": True}, summary="Log in with an API key")
+    @post(
+        "/login",
+        status_code=200,
+        opt={"open": True},
+        summary="Log in with an API key",
+        responses={401: ResponseSpec(Error, description="Nobody knows this key.")},
+    )
     async def login(self, request: Request, data: Annotated[Login, Body()]) -> Response[Session]:  # type: ignore[type-arg]
         """Begin a session of a page: sets a cookie that scripts cannot read."""
         auth: Authenticator = request.app.state.services.auth

@@ -13,7 +13,7 @@ from litestar.params import Body, Parameter
 
 from healthd.api import schemas, shapes
 from healthd.api.errors import NoPicture, TryLater
-from healthd.api.services import Services
+from healthd.api.services import House, Services
 from healthd.cameras.health import Health
 from healthd.cameras.jpeg import Picture, Variant
 from healthd.cameras.records import NotLive, Tuning
@@ -23,6 +23,9 @@ from healthd.frames import Frame
 NAME = Parameter(description="Name of a configured camera.")
 ERROR = ResponseSpec(schemas.Error, description="The camera has no picture to show, or is not known.")
 LATER = ResponseSpec(schemas.Error, description="Not now; see `Retry-After`.")
+_FROM_0 = {"minimum": 0}  # Litestar documents every bound but this one
+MAX_AGE = Parameter(ge=0, schema_extra=_FROM_0, description="503 when older, in milliseconds.")
+AFTER = Parameter(ge=0, schema_extra=_FROM_0, description="Wait for a frame newer than this id.")
 BOUNDS: dict[str, tuple[float, float]] = {
     "predict_fps": (0.1, 120),
     "quality": (1, 95),
@@ -33,6 +36,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
 """What PATCH accepts, ends included."""
 
 
+def _documented(name: str, description: str) -> ResponseHeader:
+    return ResponseHeader(name=name, description=description, value="", documentation_only=True)
+
+
 class CameraController(Controller):
     """Everything under `/api/v1/cameras`."""
 
@@ -40,12 +47,12 @@ class CameraController(Controller):
     tags = ("cameras",)
 
     @get("/", summary="All configured cameras")
-    async def cameras(self, services: Services) -> list[schemas.Camera]:
+    async def cameras(self, services: House) -> list[schemas.Camera]:
         """Every configured camera, from the first answer on, in the order of the configuration."""
         return [_shape(services, runner) for runner in services.supervisor]
 
     @get("/{name:str}", summary="One camera", responses={404: ERROR})
-    async def camera(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
+    async def camera(self, services: House, name: Annotated[str, NAME]) -> schemas.Camera:
         """Health, rates and accounting of one camera."""
         return _shape(services, find(services, name))
 
@@ -60,50 +67,47 @@ class CameraController(Controller):
             503: LATER,
         },
         response_headers=[
-            ResponseHeader(name="ETag", description="Changes with every frame and variant.", documentation_only=True),
-            ResponseHeader(name="X-Frame-Id", description="Grows with every frame.", documentation_only=True),
-            ResponseHeader(name="X-Frame-Timestamp", description="Time of capture, RFC 3339.", documentation_only=True),
-            ResponseHeader(name="X-Frame-Age-Ms", description="Age when it was sent.", documentation_only=True),
+            _documented("ETag", "Changes with every frame and variant, and with every start of the daemon."),
+            _documented("Cache-Control", "`no-cache`: ask again each time, with `If-None-Match`."),
+            _documented("Content-Length", "Bytes of the JPEG."),
+            _documented("X-Frame-Id", "Grows with every frame of the camera."),
+            _documented("X-Frame-Timestamp", "Time of capture, RFC 3339."),
+            _documented("X-Frame-Age-Ms", "Age when it was sent."),
+            _documented("X-Camera-State", "State of the camera."),
         ],
     )
     async def snapshot(  # noqa: PLR0913, PLR0917  one parameter of the query each
         self,
-        services: Services,
+        services: House,
         request: Request[Any, Any, Any],
         name: Annotated[str, NAME],
         q: Annotated[int | None, Parameter(ge=1, le=95, description="JPEG quality.")] = None,
         width: Annotated[int | None, Parameter(ge=16, le=8192, description="At most so many pixels wide.")] = None,
         overlay: Annotated[bool, Parameter(description="Draw the prediction of this very frame.")] = False,  # noqa: FBT002
-        max_age: Annotated[int | None, Parameter(ge=0, description="503 when older, in milliseconds.")] = None,
-        after: Annotated[int | None, Parameter(ge=0, description="Wait for a frame newer than this id.")] = None,
+        max_age: Annotated[int | None, MAX_AGE] = None,
+        after: Annotated[int | None, AFTER] = None,
         wait: Annotated[int, Parameter(ge=0, le=60_000, description="How long to wait, in milliseconds.")] = 0,
     ) -> Response[bytes]:
         """Newest JPEG of a live camera; never an old one. See the headers for its id, time and age."""
         runner = find(services, name)
-        variant = Variant(q or runner.tuning.quality, width, overlay)
         known = after is not None and after <= runner.newest_frame_id  # an id of an earlier process must not wait
         if after is not None and known:
             await runner.wait_newer(after, overlay=overlay, timeout=wait / 1000)
         picture = _picture(runner, overlay=overlay)
-        headers = _headers(services, runner, picture.frame, variant)
-        age_ms = float(headers["X-Frame-Age-Ms"])
-        if max_age is not None and age_ms > max_age:
-            raise TryLater(
-                f"the newest picture is {age_ms:.0f} ms old, more than the {max_age} ms asked for",
-                retry_after_seconds=max(1, math.ceil(1 / runner.fps) if runner.fps > 0 else 1),
-                extra={"age_ms": age_ms},
-            )
+        variant = Variant(q or runner.tuning.quality, width, overlay).fitting(picture.frame)
+        _refuse_older(runner, max_age, age_ms=_age_ms(services, picture.frame))
         nothing_newer = after is not None and known and picture.frame.frame_id <= after
-        if nothing_newer or matches(request.headers.get("if-none-match"), headers["ETag"]):
-            return Response(b"", status_code=304, headers=headers)
+        if nothing_newer or matches(request.headers.get("if-none-match"), _etag(services, picture.frame, variant)):
+            return Response(b"", status_code=304, headers=_headers(services, runner, picture.frame, variant))
         key = picture.frame.frame_id
         jpeg = runner.jpegs.get(key, variant) or await runner.jpegs.get_or_encode(picture, variant)
+        headers = _headers(services, runner, picture.frame, variant)
         if request.method == "HEAD":
             return Response(b"", headers={**headers, "Content-Length": str(len(jpeg))}, media_type="image/jpeg")
         return Response(jpeg, headers=headers, media_type="image/jpeg")
 
     @get("/{name:str}/prediction", summary="The newest prediction", responses={404: ERROR})
-    async def prediction(self, services: Services, name: Annotated[str, NAME]) -> schemas.CameraPrediction:
+    async def prediction(self, services: House, name: Annotated[str, NAME]) -> schemas.CameraPrediction:
         """What the model said of the newest predicted frame of a live camera."""
         runner = find(services, name)
         try:
@@ -114,14 +118,14 @@ class CameraController(Controller):
         return shapes.camera_prediction(predicted, age_seconds=age)
 
     @post("/{name:str}/restart", status_code=202, summary="Begin anew", responses={404: ERROR, 409: ERROR})
-    async def restart(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
+    async def restart(self, services: House, name: Annotated[str, NAME]) -> schemas.Camera:
         """Leave the camera and its model and begin anew, also when it has failed, ended or was paused."""
         runner = _startable(services, name)
         runner.restart()
         return _shape(services, runner)
 
     @post("/{name:str}/pause", status_code=202, summary="Close the camera for now", responses={404: ERROR, 409: ERROR})
-    async def pause(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
+    async def pause(self, services: House, name: Annotated[str, NAME]) -> schemas.Camera:
         """Close the camera until it is resumed; its model stays loaded."""
         runner = _startable(services, name)
         if runner.health.state == "failed":
@@ -130,7 +134,7 @@ class CameraController(Controller):
         return _shape(services, runner)
 
     @post("/{name:str}/resume", status_code=202, summary="Open a paused camera", responses={404: ERROR, 409: ERROR})
-    async def resume(self, services: Services, name: Annotated[str, NAME]) -> schemas.Camera:
+    async def resume(self, services: House, name: Annotated[str, NAME]) -> schemas.Camera:
         """Open a paused camera again; nothing happens to one that is not paused."""
         runner = _startable(services, name)
         runner.resume()
@@ -138,7 +142,7 @@ class CameraController(Controller):
 
     @patch("/{name:str}", summary="Change a running camera", responses={404: ERROR, 422: ERROR})
     async def change(
-        self, services: Services, name: Annotated[str, NAME], data: Annotated[schemas.CameraChange, Body()]
+        self, services: House, name: Annotated[str, NAME], data: Annotated[schemas.CameraChange, Body()]
     ) -> schemas.Camera:
         """Change rates and thresholds at once; lasts until the daemon is started anew."""
         runner = find(services, name)
@@ -190,6 +194,15 @@ def _picture(runner: CameraRunner, *, overlay: bool) -> Picture:
         raise _no_picture(runner, exc.health) from None
 
 
+def _refuse_older(runner: CameraRunner, max_age: int | None, *, age_ms: float) -> None:
+    if max_age is not None and age_ms > max_age:
+        raise TryLater(
+            f"the newest picture is {age_ms:.0f} ms old, more than the {max_age} ms asked for",
+            retry_after_seconds=max(1, math.ceil(1 / runner.fps) if runner.fps > 0 else 1),
+            extra={"age_ms": round(age_ms)},
+        )
+
+
 def _no_picture(runner: CameraRunner, health: Health) -> NoPicture:
     detail = f"camera `{runner.name}` has no picture to show: {health.state}"
     if health.reason:
@@ -199,15 +212,22 @@ def _no_picture(runner: CameraRunner, health: Health) -> NoPicture:
 
 
 def _headers(services: Services, runner: CameraRunner, frame: Frame, variant: Variant) -> dict[str, str]:
-    age = max(0.0, services.clock.monotonic() - frame.captured_monotonic)
     return {
-        "ETag": f'"{services.boot_id}-{frame.frame_id}-{variant}"',
+        "ETag": _etag(services, frame, variant),
         "Cache-Control": "no-cache",
         "X-Frame-Id": str(frame.frame_id),
         "X-Frame-Timestamp": rfc3339(frame.captured_at),
-        "X-Frame-Age-Ms": f"{age * 1000:.0f}",
+        "X-Frame-Age-Ms": f"{_age_ms(services, frame):.0f}",
         "X-Camera-State": runner.health.state.value,
     }
+
+
+def _etag(services: Services, frame: Frame, variant: Variant) -> str:
+    return f'"{services.boot_id}-{frame.frame_id}-{variant}"'
+
+
+def _age_ms(services: Services, frame: Frame) -> float:
+    return max(0.0, services.clock.monotonic() - frame.captured_monotonic) * 1000
 
 
 def rfc3339(moment: datetime) -> str:
@@ -222,4 +242,4 @@ def _check_bounds(given: dict[str, Any]) -> None:
         if value is not None and not BOUNDS[key][0] <= value <= BOUNDS[key][1]
     ]
     if wrong:
-        raise ValidationException("; ".join(f"{problem['key']} {problem['message']}" for problem in wrong), extra=wrong)
+        raise ValidationException(extra=wrong)

@@ -8,7 +8,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
 from healthd.api.schemas import Error
-from healthd.errors import ModelError, SettingsError
+from healthd.errors import CameraError, ModelError, SettingsError
 from healthd.redact import SCRUBBER
 
 log = structlog.get_logger(__name__)
@@ -34,15 +34,26 @@ def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[Er
     status, detail, headers = HTTPStatus.INTERNAL_SERVER_ERROR.value, "internal error", {}
     extra: Any = {}
     if isinstance(exc, ValidationException):
-        status, detail, extra = 422, exc.detail, exc.extra or {}
-    elif isinstance(exc, HTTPException):
+        status, extra = 422, [_problem(one) for one in exc.extra] if isinstance(exc.extra, list) else exc.extra or {}
+        detail = (
+            "; ".join(f"{one['key']}: {one['message']}" for one in extra) if isinstance(extra, list) else exc.detail
+        )
+    elif isinstance(exc, HTTPException) and exc.status_code != status:
         status, detail, extra, headers = exc.status_code, exc.detail, exc.extra or {}, dict(exc.headers or {})
     elif isinstance(exc, SettingsError):
         status, detail = 422, str(exc)
-    elif isinstance(exc, ModelError):
+    elif isinstance(exc, (ModelError, CameraError)):
         detail = str(exc)
     else:
         log.error("request_bug", method=request.method, route=request.scope.get("path_template", ""), exc_info=exc)
     body = Error(status, SCRUBBER.scrub(detail or HTTPStatus(status).phrase), SCRUBBER.scrub_object(extra))
     headers.setdefault("Cache-Control", "no-store")
     return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def _problem(problem: dict[str, Any]) -> dict[str, Any]:
+    """Name the body by that name, not by the name our code has for it."""
+    key, message = problem.get("key", "request"), problem.get("message", "is wrong")
+    if key == "data":
+        key, message = "body", "is missing" if message == "'data'" else message
+    return {**problem, "key": key, "message": message}

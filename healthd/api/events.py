@@ -22,8 +22,9 @@ def tell_listeners(services: Services) -> None:
         runner.on_health, runner.on_prediction = on_health, on_prediction
 
     def on_viewer(viewer: Viewer, what: str) -> None:
-        body = _viewer_body(viewer, what)
-        services.events.publish("viewer", viewer.camera, lambda: body, key=viewer.viewer_id)
+        if services.events.heard:
+            body = _viewer_body(viewer, what)  # as it is now: it goes on changing
+            services.events.publish("viewer", viewer.camera, lambda: body, key=viewer.viewer_id)
 
     for runner in services.supervisor:
         watch(runner)

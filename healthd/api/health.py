@@ -3,11 +3,12 @@
 from typing import Annotated
 
 from litestar import Response, Router, get
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 
 from healthd import __version__
 from healthd.api import schemas
-from healthd.api.services import Services
+from healthd.api.services import House
 from healthd.cameras.health import State
 from healthd.metrics import CONTENT_TYPE
 from healthd.process import process_usage
@@ -21,8 +22,14 @@ async def healthz() -> schemas.Status:
     return schemas.Status("ok")
 
 
-@get("/readyz", opt=OPEN, summary="Should it get traffic", tags=["process"])
-async def readyz(services: Services) -> Response[schemas.Status]:
+@get(
+    "/readyz",
+    opt=OPEN,
+    summary="Should it get traffic",
+    tags=["process"],
+    responses={503: ResponseSpec(schemas.Status, description="`starting` or `draining`.")},
+)
+async def readyz(services: House) -> Response[schemas.Status]:
     """200 `ready`; 503 `starting` or `draining`."""
     readiness = services.readiness
     return Response(
@@ -32,9 +39,15 @@ async def readyz(services: Services) -> Response[schemas.Status]:
     )
 
 
-@get("/health", opt=OPEN, summary="Health for people and uptime monitors", tags=["process"])
+@get(
+    "/health",
+    opt=OPEN,
+    summary="Health for people and uptime monitors",
+    tags=["process"],
+    responses={503: ResponseSpec(schemas.Health, description="`strict`, and an enabled camera is not live.")},
+)
 async def health(
-    services: Services,
+    services: House,
     strict: Annotated[bool, Parameter(description="503 when an enabled camera is not live.")] = False,  # noqa: FBT002  a query parameter
 ) -> Response[schemas.Health]:
     """Status, version, uptime, cameras by state, models loaded."""
@@ -54,13 +67,13 @@ async def health(
 
 
 @get("/metrics", opt=OPEN, summary="Prometheus metrics", tags=["process"], media_type="text/plain")
-async def metrics(services: Services) -> Response[bytes]:
+async def metrics(services: House) -> Response[bytes]:
     """Prometheus text, read at this moment."""
     return Response(services.metrics.render(), media_type=CONTENT_TYPE)
 
 
 @get("/state", summary="The daemon at a glance", tags=["process"])
-async def state(services: Services) -> schemas.DaemonState:
+async def state(services: House) -> schemas.DaemonState:
     """Version, uptime, cameras by state, viewers, models loaded, what it is waiting for, and what it takes."""
     usage = process_usage()
     return schemas.DaemonState(

@@ -3,15 +3,19 @@
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 from litestar import get
+from pydantic import BaseModel
 
 from healthd.api import schemas
-from healthd.api.services import Services
+from healthd.api.services import House, Services
 from healthd.plugins import Plugins
+
+log = structlog.get_logger(__name__)
 
 
 @get("/plugins", summary="Installed plugins", tags=["plugins"])
-async def plugins(services: Services) -> list[schemas.Plugin]:
+async def plugins(services: House) -> list[schemas.Plugin]:
     """Every installed plugin: state, reason, the cameras that use it, its settings as JSON Schema."""
     return [*_shapes(services, services.sources, sources=True), *_shapes(services, services.families, sources=False)]
 
@@ -28,5 +32,14 @@ def _shapes(services: Services, group: Plugins[Any], *, sources: bool) -> Iterat
             state="broken" if target is None else "loaded",
             reason=plugin.reason,
             cameras=users,
-            settings=None if target is None else target.options_model.model_json_schema(),
+            settings=None if target is None else _json_schema(target.options_model),
         )
+
+
+def _json_schema(model: type[BaseModel]) -> dict[str, Any] | None:
+    """Describe the settings of a plugin; None where they cannot be described, so that the others still are."""
+    try:
+        return model.model_json_schema()
+    except Exception as exc:  # noqa: BLE001  a plugin's own code runs here
+        log.warning("plugin_settings_undescribed", model=model.__name__, error=repr(exc))
+        return None

@@ -3,7 +3,9 @@
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeAlias
+
+from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
 from healthd.cameras.events import EventHub
@@ -67,3 +69,7 @@ class Services:
             return "draining"
         self._was_ready = self._was_ready or not self.waiting_for
         return "ready" if self._was_ready else "starting"
+
+
+House: TypeAlias = NamedDependency[Services]
+"""The parts, as a handler asks for them: by a parameter named `services`."""

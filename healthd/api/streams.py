@@ -5,7 +5,7 @@ a send that blocks never returns to it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,20 +17,23 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from healthd.api import schemas
 from healthd.api.cameras import NAME, find, rfc3339
+from healthd.api.connection import Connection, connection_of
 from healthd.api.errors import TryLater
 from healthd.api.events import camera_body
-from healthd.api.services import Services
-from healthd.cameras.events import Listener
+from healthd.api.services import House, Services
+from healthd.cameras.events import Event, EventStream, Listener
 from healthd.cameras.streams import CameraStream, Part, StreamRequest
-from healthd.cameras.viewers import EndReason, TooManyViewers, Viewer
+from healthd.cameras.viewers import EndReason, Kind, TooManyViewers, Viewer
 
 log = structlog.get_logger(__name__)
 BOUNDARY = b"healthd-frame"
 CLOSE_SECONDS = 0.5
 """How long the clean end of a stream may take."""
-HEARTBEAT_SECONDS = 1.0
+RETRY_SECONDS = 5
+"""When one who was refused may try again."""
 LATER = ResponseSpec(schemas.Error, description="Too many viewers; see `Retry-After`.")
 Write = Callable[[bytes], Awaitable[None]]
+"""Sends a piece of the body; returns when the viewer has room for the next."""
 
 
 class StreamController(Controller):
@@ -51,7 +54,7 @@ class StreamController(Controller):
     )
     async def stream(
         self,
-        services: Services,
+        services: House,
         request: Request[Any, Any, Any],
         name: Annotated[str, NAME],
         q: Annotated[int | None, Parameter(ge=1, le=95, description="JPEG quality to begin with.")] = None,
@@ -64,19 +67,17 @@ class StreamController(Controller):
         """The newest frame again and again; while the camera is not live, a picture once a second that says so."""
         runner = find(services, name)
         asked = StreamRequest(quality=q, width=width, overlay=overlay, fps=fps)
-        settings = services.settings.streams
 
         async def run(viewer: Viewer, write: Write) -> None:
             stream = CameraStream(
                 runner,
                 viewer,
                 asked,
-                write_timeout_seconds=settings.write_timeout_seconds,
-                max_seconds=settings.max_seconds,
+                write_timeout_seconds=services.settings.streams.write_timeout_seconds,
                 observe_send=services.metrics.send_seconds.labels("mjpeg").observe,
                 clock=services.clock,
             )
-            await stream.run(lambda part: write(_part(part)))
+            await stream.run(lambda part: write(part_bytes(part)))
 
         return EndlessAnswer(
             services,
@@ -85,7 +86,6 @@ class StreamController(Controller):
             client=_client(request),
             content_type=b"multipart/x-mixed-replace; boundary=" + BOUNDARY,
             opening=b"--" + BOUNDARY + b"\r\n",
-            closing=b"--\r\n",
             run=run,
             wake=runner.published.notify_all,
         )
@@ -102,7 +102,7 @@ class StreamController(Controller):
     )
     async def events(
         self,
-        services: Services,
+        services: House,
         request: Request[Any, Any, Any],
         camera: Annotated[str | None, Parameter(description="Only events of this camera.")] = None,
     ) -> ASGIApp:
@@ -113,19 +113,26 @@ class StreamController(Controller):
         """
         if camera is not None:
             find(services, camera)
-        wakers: list[Listener] = []
+        listener = Listener(camera)
 
         async def run(viewer: Viewer, write: Write) -> None:
-            with services.events.listening(camera) as listener:
-                wakers.append(listener)
+            async def write_events(events: Sequence[Event]) -> int:
+                data = b"".join(_event_bytes(services.boot_id, event) for event in events) or b": alive\n\n"
+                await write(data)
+                return len(data)
+
+            with services.events.listening(listener):
                 for runner in services.supervisor:
                     body = partial(camera_body, services, runner)
                     listener.offer(services.events.make("camera", runner.name, body))
-                await _send_events(services, viewer, listener, write)
-
-        def wake() -> None:
-            for listener in wakers:
-                listener.wake()
+                stream = EventStream(
+                    listener,
+                    viewer,
+                    write_timeout_seconds=services.settings.streams.write_timeout_seconds,
+                    observe_send=services.metrics.send_seconds.labels("events").observe,
+                    clock=services.clock,
+                )
+                await stream.run(write_events)
 
         return EndlessAnswer(
             services,
@@ -134,25 +141,23 @@ class StreamController(Controller):
             client=_client(request),
             content_type=b"text/event-stream; charset=utf-8",
             opening=b"retry: 2000\n\n",
-            closing=b": end\n\n",
             run=run,
-            wake=wake,
+            wake=listener.wake,
         )
 
 
 class EndlessAnswer:
     """An ASGI answer that ends when its viewer leaves, stalls, is ended, or the daemon stops; never otherwise."""
 
-    def __init__(  # noqa: PLR0913  what an answer consists of
+    def __init__(
         self,
         services: Services,
         *,
-        kind: Any,
+        kind: Kind,
         camera: str | None,
         client: str,
         content_type: bytes,
         opening: bytes,
-        closing: bytes,
         run: Callable[[Viewer, Write], Awaitable[None]],
         wake: Callable[[], object],
     ) -> None:
@@ -162,7 +167,6 @@ class EndlessAnswer:
         self._client = client
         self._content_type = content_type
         self._opening = opening
-        self._closing = closing
         self._run = run
         self._wake = wake
 
@@ -172,77 +176,76 @@ class EndlessAnswer:
             with self._services.viewers.admitted(kind=self._kind, camera=self._camera, client=self._client) as viewer:
                 await self._answer(viewer, scope, receive, send)
         except TooManyViewers as exc:  # nothing was sent yet
-            raise TryLater(str(exc), retry_after_seconds=5) from None
+            raise TryLater(str(exc), retry_after_seconds=RETRY_SECONDS) from None
 
     async def _answer(self, viewer: Viewer, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until somebody ends it, or the client has gone; then close the body, or drop the connection."""
+        connection = connection_of(scope)
+        bare = scope.get("http_version") == "1.0"
+        if bare:
+            connection.send_bare()
+        pumping = asyncio.create_task(self._pump(viewer, send), name=f"viewer-{viewer.viewer_id}")
+        leaving = asyncio.create_task(_disconnected(receive))
+        ending = asyncio.create_task(viewer.ending.wait())
+        gone: set[asyncio.Future[Any]] = {leaving, connection.lost}
+        closed = False
+        try:
+            await asyncio.wait({pumping, ending, *gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not _any_done(pumping, *gone):  # somebody ends it: the pump finishes what it has in hand
+                self._wake()
+                await asyncio.wait({pumping, *gone}, timeout=CLOSE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if _any_done(*gone):
+                viewer.end(EndReason.CLIENT)
+            elif pumping.done() and (error := pumping.exception()) is not None:
+                viewer.end(EndReason.BUG)
+                log.error("stream_bug", viewer=viewer.viewer_id, exc_info=error)
+            elif pumping.done() and viewer.ended is not EndReason.STALLED:
+                closed = await _close(connection, send, bare=bare)
+        finally:
+            left: set[asyncio.Future[Any]] = {pumping, leaving, ending}
+            for task in left:
+                task.cancel()
+            if not closed:
+                connection.abort()
+                left.add(connection.lost)
+            await asyncio.wait(left, timeout=CLOSE_SECONDS)
+
+    async def _pump(self, viewer: Viewer, send: Send) -> None:
         async def write(data: bytes) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": True})  # waits until there is room
 
-        async def pump() -> None:
-            headers = [
-                (b"content-type", self._content_type),
-                (b"cache-control", b"no-store"),
-                (b"x-accel-buffering", b"no"),  # nginx: do not collect
-            ]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await write(self._opening)
-            await self._run(viewer, write)
-
-        pumping = asyncio.create_task(pump(), name=f"viewer-{viewer.viewer_id}")
-        leaving = asyncio.create_task(_disconnected(receive))
-        ending = asyncio.create_task(viewer.ending.wait())
+        headers = [
+            (b"content-type", self._content_type),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),  # nginx: do not collect
+        ]
         try:
-            await asyncio.wait([pumping, leaving, ending], return_when=asyncio.FIRST_COMPLETED)
-            if leaving.done():
-                viewer.end(EndReason.CLIENT)
-            self._wake()
-            clean = await self._end(viewer, pumping, leaving, send)
-        finally:
-            for task in (pumping, leaving, ending):
-                task.cancel()
-        if not clean:
-            _abort(scope)
-        if pumping.done() and not pumping.cancelled() and (error := pumping.exception()) is not None:
-            log.error("stream_bug", viewer=viewer.viewer_id, exc_info=error)
-
-    async def _end(
-        self, viewer: Viewer, pumping: "asyncio.Task[None]", leaving: "asyncio.Task[None]", send: Send
-    ) -> bool:
-        """Let the pump finish what it has in hand, then close the body; False when the viewer does not take it."""
-        await asyncio.wait([pumping, leaving], timeout=CLOSE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if not pumping.done() or leaving.done() or viewer.stalled:
-            return False
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await send({"type": "http.response.body", "body": self._closing, "more_body": False})
-        except TimeoutError:
-            return False
-        return True
-
-
-async def _send_events(services: Services, viewer: Viewer, listener: Listener, write: Write) -> None:
-    """Send what happens, a comment where nothing does; one deadline for each write."""
-    timeout = services.settings.streams.write_timeout_seconds
-    observe = services.metrics.send_seconds.labels("events").observe
-    while viewer.ended is None:
-        await listener.wait(HEARTBEAT_SECONDS)
-        events = listener.take()
-        data = b"".join(
-            b"id: %s-%d\nevent: %s\ndata: %s\n\n"
-            % (services.boot_id.encode(), event.event_id, event.topic.encode(), event.body())
-            for event in events
-        )
-        begun = services.clock.monotonic()
-        try:
-            async with asyncio.timeout(timeout):
-                await write(data or b": alive\n\n")
-        except TimeoutError:
+            async with asyncio.timeout(self._services.settings.streams.write_timeout_seconds):
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await write(self._opening)
+        except TimeoutError:  # it has not even read what it got before on this connection
             viewer.end(EndReason.STALLED)
             return
-        now = services.clock.monotonic()
-        observe(now - begun)
-        viewer.note_sent(items=len(events), skipped=listener.replaced - viewer.skipped, size=len(data), now=now)
+        await self._run(viewer, write)
+
+
+async def _close(connection: Connection, send: Send, *, bare: bool) -> bool:
+    """End the body; False when the client does not take what is left of it."""
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await send({"type": "http.response.body", "body": b"", "more_body": bare})
+            await connection.drained()
+            if bare:
+                connection.close()
+                await asyncio.shield(connection.lost)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _any_done(*futures: "asyncio.Future[Any]") -> bool:
+    return any(future.done() for future in futures)
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -251,20 +254,22 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _abort(scope: Scope) -> None:
-    """Drop the connection with what is still in its buffers: a client that does not read would keep it for ever."""
-    extension: Any = (scope.get("extensions") or {}).get("healthd.connection")
-    if extension is not None:
-        extension["abort"]()
-
-
-def _part(part: Part) -> bytes:
+def part_bytes(part: Part) -> bytes:
     """Speak multipart. The boundary follows the part at once: some browsers show a part when the next one begins."""
     headers = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n" % len(part.jpeg)
     if part.frame_id is not None and part.captured_at is not None:
         stamp = rfc3339(part.captured_at).encode()
         headers += b"X-Frame-Id: %d\r\nX-Frame-Timestamp: %s\r\n" % (part.frame_id, stamp)
-    return headers + b"\r\n" + part.jpeg + b"\r\n--" + BOUNDARY + b"\r\n"
+    return b"%b\r\n%b\r\n--%b%b\r\n" % (headers, part.jpeg, BOUNDARY, b"--" if part.last else b"")
+
+
+def _event_bytes(boot_id: str, event: Event) -> bytes:
+    return b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (
+        boot_id.encode(),
+        event.event_id,
+        event.topic.encode(),
+        event.body(),
+    )
 
 
 def _client(request: Request[Any, Any, Any]) -> str:

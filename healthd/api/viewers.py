@@ -8,7 +8,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 
 from healthd.api import schemas
-from healthd.api.services import Services
+from healthd.api.services import House
 from healthd.cameras.viewers import EndReason
 
 
@@ -19,7 +19,7 @@ class ViewerController(Controller):
     tags = ("viewers",)
 
     @get("/", summary="Open streams")
-    async def viewers(self, services: Services) -> list[schemas.Viewer]:
+    async def viewers(self, services: House) -> list[schemas.Viewer]:
         """Every open stream, in the order of their opening."""
         now = services.clock.monotonic()
         return [
@@ -44,7 +44,7 @@ class ViewerController(Controller):
         responses={404: ResponseSpec(schemas.Error, description="No such stream.")},
     )
     async def end(
-        self, services: Services, viewer_id: Annotated[str, Parameter(description="Id of an open stream.")]
+        self, services: House, viewer_id: Annotated[str, Parameter(description="Id of an open stream.")]
     ) -> None:
         """End one stream cleanly; its viewer may open another."""
         viewer = services.viewers.get(viewer_id)

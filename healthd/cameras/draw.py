@@ -1,9 +1,8 @@
-"""Draws predictions on the image they were made from, and the picture that says that there is none."""
+"""Draws a prediction on the image it was made from: boxes, skeletons, names and confidences."""
 
-import textwrap
+import math
 
 import cv2
-import numpy as np
 
 from healthd.frames import Image
 from healthd.models.model import Detection, Keypoint, Prediction
@@ -23,6 +22,10 @@ _PALETTE = (
 )  # fmt: skip
 
 
+_FAR = 30_000
+"""Pixels; a place farther out is drawn there, because OpenCV counts in 16 bits when it draws."""
+
+
 def draw_prediction(image: Image, prediction: Prediction, *, scale: float = 1.0) -> None:
     """Draw on `image`, in place; `scale` is its size relative to the image that was predicted on."""
     line = max(1, round(min(image.shape[:2]) / 240))
@@ -34,8 +37,12 @@ def draw_prediction(image: Image, prediction: Prediction, *, scale: float = 1.0)
 
 
 def _draw_box(image: Image, detection: Detection, colour: tuple[int, int, int], *, line: int, scale: float) -> None:
-    left, top, right, bottom = (round(value * scale) for value in detection.box_xyxy)
-    cv2.rectangle(image, (left, top), (right, bottom), colour, line)
+    x1, y1, x2, y2 = detection.box_xyxy
+    first, second = _place(x1, y1, scale=scale), _place(x2, y2, scale=scale)
+    if first is None or second is None:
+        return
+    left, top = first
+    cv2.rectangle(image, first, second, colour, line)
     text = f"{detection.class_name} {detection.confidence:.2f}"
     size = max(0.35, min(image.shape[:2]) / 900)
     (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
@@ -49,7 +56,7 @@ def _draw_keypoints(
     image: Image, keypoints: tuple[Keypoint, ...], colour: tuple[int, int, int], *, line: int, scale: float
 ) -> None:
     points = [
-        (round(point.x * scale), round(point.y * scale)) if point.confidence >= KEYPOINT_CONFIDENCE else None
+        _place(point.x, point.y, scale=scale) if point.confidence >= KEYPOINT_CONFIDENCE else None
         for point in keypoints
     ]
     for start, end in COCO_SKELETON if len(points) == 17 else ():
@@ -61,23 +68,9 @@ def _draw_keypoints(
             cv2.circle(image, place, line + 1, (255, 255, 255), cv2.FILLED, cv2.LINE_AA)
 
 
-def no_signal_image(name: str, state: str, reason: str | None, *, width: int) -> Image:
-    """Return a neutral picture, 16:9, that says in words that a camera is not live."""
-    height = max(9, width * 9 // 16)
-    image = np.full((height, width, 3), 56, np.uint8)
-    lines = [(name, 1.6, (235, 235, 235)), (state.upper(), 1.3, (90, 180, 255))]
-    lines += [(line, 0.7, (190, 190, 190)) for line in textwrap.wrap(_plain(reason or ""), 48)[:3]]
-    row = height * 0.36
-    for text, size, colour in lines:
-        scale = size * width / 900
-        thickness = max(1, round(2 * scale))
-        (text_width, text_height), _ = cv2.getTextSize(_plain(text), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
-        place = (max(2, (width - text_width) // 2), round(row))
-        cv2.putText(image, _plain(text), place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
-        row += text_height * 2.0
-    return image
-
-
-def _plain(text: str) -> str:
-    """OpenCV's letters are ASCII."""
-    return text.encode("ascii", "replace").decode()
+def _place(x: float, y: float, *, scale: float) -> tuple[int, int] | None:
+    """Return the pixel of a place; None when it has none, because a network computed no number."""
+    if not (math.isfinite(x) and math.isfinite(y)):
+        return None
+    across, down = (round(min(_FAR, max(-_FAR, value * scale))) for value in (x, y))
+    return across, down

@@ -2,11 +2,15 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from healthd.cameras.viewers import EndReason, Viewer
+from healthd.clock import SYSTEM_CLOCK, Clock
+
+HEARTBEAT_SECONDS = 1.0
 MAX_PENDING = 256
 Topic = Literal["prediction", "camera", "viewer"]
 
@@ -25,7 +29,7 @@ class Event:
 class Listener:
     """One who listens. Of each topic and camera it keeps the newest event alone, and `MAX_PENDING` in all."""
 
-    def __init__(self, camera: str | None) -> None:
+    def __init__(self, camera: str | None = None) -> None:
         self.camera = camera
         self.replaced = 0
         """Events that a newer one of the same kind replaced before they were sent."""
@@ -72,13 +76,17 @@ class EventHub:
         self._listeners: set[Listener] = set()
         self._ids = itertools.count(1)
 
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
+
     @contextmanager
-    def listening(self, camera: str | None) -> Iterator[Listener]:
-        """Listen for as long as the block lasts; `camera` filters."""
-        listener = Listener(camera)
+    def listening(self, listener: Listener) -> Iterator[None]:
+        """Listen for as long as the block lasts."""
         self._listeners.add(listener)
         try:
-            yield listener
+            yield
         finally:
             self._listeners.discard(listener)
 
@@ -93,6 +101,46 @@ class EventHub:
     def make(self, topic: Topic, camera: str | None, body: Callable[[], bytes]) -> Event:
         """Number an event without telling anybody."""
         return Event(next(self._ids), topic, camera, _once(body))
+
+
+class EventStream:
+    """One listener's session. Lives as long as its viewer is admitted."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        viewer: Viewer,
+        *,
+        write_timeout_seconds: float,
+        observe_send: Callable[[float], None] = lambda _: None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._listener = listener
+        self._viewer = viewer
+        self._write_timeout = write_timeout_seconds
+        self._observe_send = observe_send
+        self._clock = clock
+
+    async def run(self, write: Callable[[Sequence[Event]], Awaitable[int]]) -> None:
+        """Send events, or none as a heartbeat, until the session is asked to end.
+
+        `write` returns how many bytes it sent, once there is room for more; one that makes us wait longer than the
+        deadline ends the session as stalled.
+        """
+        viewer, listener = self._viewer, self._listener
+        while viewer.going_on(self._clock.monotonic()):
+            await listener.wait(HEARTBEAT_SECONDS)
+            events = listener.take()
+            begun = self._clock.monotonic()
+            try:
+                async with asyncio.timeout(self._write_timeout):
+                    size = await write(events)
+            except TimeoutError:
+                viewer.end(EndReason.STALLED)
+                return
+            now = self._clock.monotonic()
+            self._observe_send(now - begun)
+            viewer.note_sent(items=len(events), skipped=listener.replaced - viewer.skipped, size=size, now=now)
 
 
 def _once(body: Callable[[], bytes]) -> Callable[[], bytes]:

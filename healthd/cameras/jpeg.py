@@ -9,14 +9,11 @@ from typing import NamedTuple
 
 import cv2
 
-from healthd.cameras.draw import draw_prediction, no_signal_image
+from healthd.cameras.draw import draw_prediction
 from healthd.errors import CameraError
 from healthd.frames import Frame, Image
 from healthd.models.model import Prediction
 
-NO_SIGNAL_QUALITY = 80
-NO_SIGNAL_WIDTH = 640
-SIGN_SECONDS = 0.9
 VARIANT_KINDS = ("plain", "sized", "overlay", "sized_overlay")
 MAX_VARIANTS = 16
 """Variants kept per frame; the one encoded longest ago leaves first."""
@@ -40,6 +37,10 @@ class Variant(NamedTuple):
     def __str__(self) -> str:
         return f"q{self.quality}w{self.width or 0}{'o' if self.overlay else ''}"
 
+    def fitting(self, frame: Frame) -> "Variant":
+        """Return the one variant that stands for all that show this frame the same: nothing is ever enlarged."""
+        return self if self.width is None or self.width < frame.width else self._replace(width=None)
+
 
 class Picture(NamedTuple):
     """A frame to be encoded, with its prediction where that is to be drawn."""
@@ -58,34 +59,13 @@ class JpegEncoder:
         """Return the JPEG and the seconds it took; off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, _timed, picture, variant)
 
-    async def encode_no_signal(self, name: str, state: str, reason: str | None, *, width: int) -> bytes:
-        """Return the JPEG of a picture that says that a camera is not live; off the event loop."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, _no_signal, name, state, reason, width)
+    async def run(self, make: Callable[[], bytes]) -> bytes:
+        """Return what `make` makes, a picture that shows no frame; off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, make)
 
     def close(self) -> None:
         """End the threads; what still waits is given up."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-class SignCache:
-    """The pictures that say that a camera is not live: one encode a second per state and width, however many look."""
-
-    def __init__(self, encoder: JpegEncoder, name: str) -> None:
-        self._encoder = encoder
-        self._name = name
-        self._signs: dict[tuple[str, int], tuple[float, asyncio.Task[bytes]]] = {}
-
-    async def get(self, state: str, reason: str | None, *, width: int | None) -> bytes:
-        """Return the picture for a state; its reason may be up to a second old."""
-        wide = min(max(width or NO_SIGNAL_WIDTH, 16), 2 * NO_SIGNAL_WIDTH)
-        now = asyncio.get_running_loop().time()
-        made, task = self._signs.get((state, wide), (float("-inf"), None))
-        if task is None or now - made >= SIGN_SECONDS:
-            task = asyncio.create_task(self._encoder.encode_no_signal(self._name, state, reason, width=wide))
-            self._signs = {key: sign for key, sign in self._signs.items() if now - sign[0] < SIGN_SECONDS}
-            self._signs[state, wide] = (now, task)
-        return await asyncio.shield(task)
 
 
 class JpegCache:
@@ -101,8 +81,14 @@ class JpegCache:
         self._done: dict[tuple[int, Variant], bytes] = {}
         self._running: dict[tuple[int, Variant], asyncio.Task[bytes]] = {}
         self._newest = {False: 0, True: 0}
+        self._drops = 0
         self.hits = 0
-        self.encodes: Counter[str] = Counter(dict.fromkeys(VARIANT_KINDS, 0))
+        self.encodes_by_kind: Counter[str] = Counter(dict.fromkeys(VARIANT_KINDS, 0))
+
+    @property
+    def encodes(self) -> int:
+        """JPEGs encoded so far."""
+        return self.encodes_by_kind.total()
 
     def get(self, frame_id: int, variant: Variant) -> bytes | None:
         """Return the JPEG if it was encoded already."""
@@ -129,18 +115,21 @@ class JpegCache:
         return await asyncio.shield(task)  # one viewer who leaves must not take the picture from the others
 
     def drop(self) -> None:
-        """Forget every JPEG: the camera is lost."""
+        """Forget every JPEG, those that are still being encoded too: the camera is lost."""
+        self._drops += 1
         self._done.clear()
 
     def __len__(self) -> int:
         return len(self._done)
 
     async def _encode(self, key: tuple[int, Variant], picture: Picture, variant: Variant) -> bytes:
-        self.encodes[variant.kind] += 1
+        self.encodes_by_kind[variant.kind] += 1
+        drops = self._drops
         jpeg, seconds = await self._encoder.encode(picture, variant)
         if self._on_encoded is not None:
             self._on_encoded(seconds)
-        self._keep(key, jpeg)
+        if drops == self._drops:
+            self._keep(key, jpeg)
         return jpeg
 
     def _keep(self, key: tuple[int, Variant], jpeg: bytes) -> None:
@@ -154,10 +143,6 @@ class JpegCache:
         while len(self._done) >= MAX_VARIANTS:
             del self._done[next(iter(self._done))]
         self._done[key] = jpeg
-
-
-def _no_signal(name: str, state: str, reason: str | None, width: int) -> bytes:
-    return _jpeg(no_signal_image(name, state, reason, width=width), NO_SIGNAL_QUALITY)
 
 
 def _timed(picture: Picture, variant: Variant) -> tuple[bytes, float]:
@@ -183,10 +168,15 @@ def encode_picture(picture: Picture, variant: Variant) -> bytes:
         if image is picture.frame.image:
             image = image.copy()
         draw_prediction(image, picture.prediction, scale=scale)
-    return _jpeg(image, variant.quality)
+    return encode_image(image, variant.quality)
 
 
-def _jpeg(image: Image, quality: int) -> bytes:
+def encode_image(image: Image, quality: int) -> bytes:
+    """Return an image as JPEG; blocking, a few milliseconds.
+
+    Raises:
+        CameraError: OpenCV cannot encode it.
+    """
     ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise CameraError(f"a frame of {image.shape[1]}x{image.shape[0]} pixels cannot be encoded as JPEG")

@@ -14,10 +14,11 @@ import structlog
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.control import Control, Task
 from healthd.cameras.health import FreezeDetector, Health, HealthRecord, State
-from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture, SignCache
+from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture
 from healthd.cameras.predictor import Predictor
 from healthd.cameras.reader import Reader
 from healthd.cameras.records import LoggedError, ModelHealth, NotLive, PredictedFrame, Tuning
+from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.errors import CameraError, EndOfStream, HealthdError, ModelError, SettingsError
@@ -217,10 +218,9 @@ class CameraRunner:
             raise NotLive(replace(health, reason=f"{reason}: {model.reason}" if model.reason else reason))
         return predicted
 
-    async def no_signal(self, *, width: int | None) -> bytes:
-        """Return a JPEG that says in words that the camera is not live, and why."""
-        health = self.health
-        return await self._signs.get(health.state.value, health.reason, width=width)
+    async def sign(self, title: str, reason: str | None, *, width: int | None) -> bytes:
+        """Return a JPEG that says in words that there is no picture, and why."""
+        return await self._signs.get(title, reason, width=width)
 
     async def wait_newer(self, frame_id: int, *, overlay: bool, timeout: float) -> bool:  # noqa: ASYNC109
         """Wait for a frame newer than `frame_id`; False when time ran out or the camera stops."""

@@ -9,11 +9,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from healthd.cameras.jpeg import Variant
+from healthd.cameras.health import Health, State
+from healthd.cameras.jpeg import Picture, Variant
 from healthd.cameras.records import NotLive
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.viewers import EndReason, Viewer
 from healthd.clock import SYSTEM_CLOCK, Clock
+from healthd.errors import CameraError
+from healthd.waiting import wait_or_timeout
 
 KEEP_ALIVE_SECONDS = 1.0
 """Something is sent at least this often, so that proxies and half-dead peers are kept honest."""
@@ -25,6 +28,12 @@ SLOW_SHARE = 0.5
 SLOW_SENDS = 3
 QUICK_SECONDS = 5.0
 """So long without a slow send, and the quality goes up one step."""
+FAREWELLS = {
+    EndReason.STOP: ("stream ended", "healthd was stopped"),
+    EndReason.ADMIN: ("stream ended", "by an administrator"),
+    EndReason.LIMIT: ("stream ended", "it lasted as long as a stream may; open it again"),
+}
+"""What the last picture of a stream says: a browser goes on showing it, and it must not look live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +48,15 @@ class StreamRequest:
     """At most so many frames per second; None: all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Part:
     """One picture of a stream. Without a frame id it is no frame, but a sign that there is none."""
 
     jpeg: bytes
     frame_id: int | None = None
     captured_at: datetime | None = None
+    last: bool = False
+    """Nothing follows it."""
 
 
 class Pace:
@@ -85,7 +96,6 @@ class CameraStream:
         request: StreamRequest,
         *,
         write_timeout_seconds: float,
-        max_seconds: float = 0.0,
         observe_send: Callable[[float], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -93,22 +103,24 @@ class CameraStream:
         self._viewer = viewer
         self._request = request
         self._write_timeout = write_timeout_seconds
-        self._max_seconds = max_seconds
         self._observe_send = observe_send
         self._clock = clock
         self._pace = Pace(clock)
         self._last_id = 0
         self._last_part: Part | None = None
-        self._last_variant: Variant | None = None
+        """The newest frame that was sent, as long as the camera is live."""
+        self._sign: str | None = None
+        """Title of the sign that is shown in place of frames."""
         self._due = float("-inf")
 
     async def run(self, write: Callable[[Part], Awaitable[None]]) -> None:
         """Send parts until the session is asked to end; `write` returns when the viewer has room for the next.
 
-        A viewer that makes `write` wait longer than the deadline is ended as stalled.
+        A viewer that makes `write` wait longer than the deadline is ended as stalled. One that is ended for another
+        reason than its own gets a last part that says so.
         """
         viewer = self._viewer
-        while viewer.ended is None:
+        while viewer.going_on(self._clock.monotonic()):
             part = await self._next_part()
             if part is None:
                 continue
@@ -120,36 +132,49 @@ class CameraStream:
                 viewer.end(EndReason.STALLED)
                 return
             self._note_sent(part, self._clock.monotonic() - begun)
-            if self._max_seconds and self._clock.monotonic() - viewer.opened_at >= self._max_seconds:
-                viewer.end(EndReason.LIMIT)
+        if viewer.ended in FAREWELLS:
+            title, why = FAREWELLS[viewer.ended]
+            sign = await self._runner.sign(title, why, width=self._request.width)
+            await write(Part(sign, last=True))  # whoever asked for the end does not wait for ever
 
     async def _next_part(self) -> Part | None:
-        """Wait for what is to be sent next: at the latest when the keep-alive is due. None: look again."""
-        await self._wait_until(self._due)
-        keep_alive_at = self._viewer.last_write_at + KEEP_ALIVE_SECONDS
+        """Wait for what is to be sent next, at the latest until a keep-alive is due. None: look again."""
+        now, asked = self._clock.monotonic(), self._request
         try:
-            picture = self._runner.picture(overlay=self._request.overlay)
-        except NotLive:
-            self._last_part = None
-            first = self._last_variant is not None or self._viewer.sent == 0
-            self._last_variant = None
-            if first:  # it was live until now: say at once that it is not
-                return await self._no_signal()
+            picture = self._runner.picture(overlay=asked.overlay)
+        except NotLive as exc:
+            return await self._next_sign(exc.health)
+        keep_alive_at = self._viewer.last_write_at + max(KEEP_ALIVE_SECONDS, 1 / (asked.fps or 1.0))
+        new = picture.frame.frame_id != self._last_id or self._last_part is None
+        if new and now >= self._due:
+            return await self._frame(picture)
+        if self._last_part is not None and now >= keep_alive_at:
+            return self._last_part  # the same bytes: nothing is encoded again
+        if new:  # too early for this viewer; still it is told within a second when the camera is lost
+            await wait_or_timeout(self._viewer.ending, min(self._due - now, KEEP_ALIVE_SECONDS))
+        else:
             await self._wait_changed(keep_alive_at)
-            return await self._no_signal() if self._clock.monotonic() >= keep_alive_at else None
-        if picture.frame.frame_id == self._last_id and self._last_part is not None:
-            if self._clock.monotonic() >= keep_alive_at:
-                return self._last_part  # the same bytes: nothing is encoded again
+        return None
+
+    async def _frame(self, picture: Picture) -> Part | None:
+        frame, asked = picture.frame, self._request
+        self._viewer.quality = self._pace.lowered(asked.quality or self._runner.tuning.quality)
+        variant = Variant(self._viewer.quality, asked.width, asked.overlay).fitting(frame)
+        try:
+            jpeg = await self._runner.jpegs.get_or_encode(picture, variant)
+        except CameraError as exc:
+            return await self._next_sign(Health(State.LIVE, frame.captured_at, str(exc)))
+        return Part(jpeg, frame.frame_id, frame.captured_at)
+
+    async def _next_sign(self, health: Health) -> Part | None:
+        """Say that there is no picture: at once when that is new, then once a second."""
+        title = "no picture" if health.state is State.LIVE else health.state.value
+        keep_alive_at = self._viewer.last_write_at + KEEP_ALIVE_SECONDS
+        if title == self._sign and self._clock.monotonic() < keep_alive_at:
             await self._wait_changed(keep_alive_at)
             return None
-        self._viewer.quality = self._pace.lowered(self._request.quality or self._runner.tuning.quality)
-        variant = Variant(self._viewer.quality, self._request.width, self._request.overlay)
-        jpeg = await self._runner.jpegs.get_or_encode(picture, variant)
-        self._last_variant = variant
-        return Part(jpeg, picture.frame.frame_id, picture.frame.captured_at)
-
-    async def _no_signal(self) -> Part:
-        return Part(await self._runner.no_signal(width=self._request.width))
+        self._sign, self._last_part = title, None
+        return Part(await self._runner.sign(title, health.reason, width=self._request.width))
 
     def _note_sent(self, part: Part, seconds: float) -> None:
         viewer, now = self._viewer, self._clock.monotonic()
@@ -157,30 +182,19 @@ class CameraStream:
         if part.frame_id is None or part is self._last_part:  # no frame, or no new one
             viewer.note_sent(items=0, skipped=0, size=len(part.jpeg), now=now)
             return
-        wanted_all = self._last_id > 0 and not self._request.overlay and self._request.fps is None
+        wanted_all = self._last_part is not None and not self._request.overlay and self._request.fps is None
         skipped = max(0, part.frame_id - self._last_id - 1) if wanted_all else 0
         viewer.note_sent(items=1, skipped=skipped, size=len(part.jpeg), now=now)
-        self._last_id, self._last_part = part.frame_id, part
+        self._last_id, self._last_part, self._sign = part.frame_id, part, None
         interval = 1 / max(1.0, min(self._runner.fps or 1.0, self._request.fps or 1000.0))
         self._pace.sent(seconds, interval=interval)
-        if self._request.fps is not None:
-            self._due = max(self._due, now - interval / 2) + 1 / self._request.fps
-
-    async def _wait_until(self, due: float) -> None:
-        """Wait for the moment that the asked rate allows, or for the end of the session."""
-        while self._viewer.ended is None and (left := due - self._clock.monotonic()) > 0:
-            await _first(self._viewer.ending.wait(), timeout=left)
+        if (
+            fps := self._request.fps
+        ) is not None:  # a little lateness is caught up: the rate asked for is the one given
+            self._due = max(self._due, now - 0.5 / fps) + 1 / fps
 
     async def _wait_changed(self, deadline: float) -> None:
         """Wait for a new frame or another state, at most until `deadline`; the end of the session wakes too."""
         left = deadline - self._clock.monotonic()
         if left > 0 and self._viewer.ended is None:
             await self._runner.published.wait(left)
-
-
-async def _first(waiting: Awaitable[object], *, timeout: float) -> None:  # noqa: ASYNC109  a bound per call
-    try:
-        async with asyncio.timeout(timeout):
-            await waiting
-    except TimeoutError:
-        return

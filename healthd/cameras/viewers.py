@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ class EndReason(StrEnum):
     """The daemon stops."""
     ADMIN = "admin"
     """Somebody ended it."""
+    BUG = "bug"
+    """We failed it; the log has a traceback."""
 
 
 class TooManyViewers(HealthdError):  # noqa: N818  it says what it is
@@ -60,8 +63,10 @@ class Viewer:
     since: datetime
     opened_at: float
     """Seconds of the monotonic clock."""
-    totals: "Totals"
+    totals: Totals
     """Of all sessions of its camera, ended ones included."""
+    ends_at: float = math.inf
+    """Seconds of the monotonic clock, when it will have lasted as long as a session may."""
     sent: int = 0
     """Frames or events."""
     skipped: int = 0
@@ -73,10 +78,11 @@ class Viewer:
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the session is to end by itself, cleanly."""
 
-    @property
-    def stalled(self) -> bool:
-        """Whether it was ended because it does not read."""
-        return self.ended is EndReason.STALLED
+    def going_on(self, now: float) -> bool:
+        """Whether the session goes on; one that has lasted as long as it may is asked to end."""
+        if now >= self.ends_at:
+            self.end(EndReason.LIMIT)
+        return self.ended is None
 
     def note_sent(self, *, items: int, skipped: int, size: int, now: float) -> None:
         """Count what was sent: frames or events, how many were skipped before them, bytes, and when."""
@@ -106,10 +112,12 @@ class Viewers:
         *,
         max_viewers: int,
         max_viewers_per_camera: int,
+        max_seconds: float = 0.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._max = max_viewers
         self._max_per_camera = max_viewers_per_camera
+        self._max_seconds = max_seconds or math.inf
         self._clock = clock
         self.on_change: Callable[[Viewer, str], None] = lambda _viewer, _what: None
         """Called with `opened` or `ended`."""
@@ -148,21 +156,23 @@ class Viewers:
             self.refused_total += 1
             log.info("viewer_refused", kind=kind, camera=camera, client=client, reason=refusal)
             raise TooManyViewers(refusal)
+        now = self._clock.monotonic()
         viewer = Viewer(
             viewer_id=f"v{next(self._ids)}",
             kind=kind,
             camera=camera,
             client=client,
             since=self._clock.now(),
-            opened_at=self._clock.monotonic(),
+            opened_at=now,
             totals=self.totals.setdefault((kind, camera or ""), Totals()),
-            last_write_at=self._clock.monotonic(),
+            ends_at=now + self._max_seconds,
+            last_write_at=now,
         )
         self._open[viewer.viewer_id] = viewer
         self.admitted_total += 1
-        log.info("viewer_opened", viewer=viewer.viewer_id, kind=kind, camera=camera, client=client)
-        self.on_change(viewer, "opened")
         try:
+            log.info("viewer_opened", viewer=viewer.viewer_id, kind=kind, camera=camera, client=client)
+            self.on_change(viewer, "opened")
             yield viewer
         finally:
             self._release(viewer)

@@ -151,6 +151,7 @@ class ModelManager:
         families: Mapping[str, ModelFamily],
         *,
         directory: Path,
+        threads: int | None = None,
         idle_unload_seconds: float = 300.0,
         load_timeout_seconds: float = 120.0,
         stuck_after_seconds: float = 10.0,
@@ -158,6 +159,7 @@ class ModelManager:
     ) -> None:
         self._families = families
         self._directory = directory
+        self._threads = threads
         self._idle_unload_seconds = idle_unload_seconds
         self.load_timeout_seconds = load_timeout_seconds
         self._stuck_after_seconds = stuck_after_seconds
@@ -225,7 +227,7 @@ class ModelManager:
                 shared = None
             first = shared is None
             if shared is None:
-                spec = ModelSpec(model_id=model_id, path=path, directory=self._directory, options=options)
+                spec = ModelSpec(model_id, path, self._directory, options, self._threads)
                 shared = self._models[key] = SharedModel(
                     family=family_name, spec=spec, clock=self._clock, turn_timeout_seconds=self._stuck_after_seconds
                 )

@@ -85,6 +85,8 @@ class ModelSpec:
     directory: Path
     """`models.directory`: where a family may put what it downloads."""
     options: ModelOptions
+    threads: int | None = None
+    """`performance.threads`: how many threads the model may use; None: as many as the machine allows."""
 
 
 class Model(ABC):

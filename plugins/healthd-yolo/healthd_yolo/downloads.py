@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from healthd.errors import ModelError
@@ -33,7 +34,7 @@ class Download:
         Raises:
             ModelError: it failed, or stood still for `patience_seconds`; the transfer may yet finish for a later try.
         """
-        before = -1
+        before = self._arrived_bytes()
         while self.running:
             self._thread.join(patience_seconds)
             now = self._arrived_bytes()
@@ -55,8 +56,11 @@ class Download:
 
     def _arrived_bytes(self) -> int:
         """Size of the file and of whatever partial file carries its name."""
-        files = list(self._target.parent.glob(f"*{self._target.name}*"))
-        return sum(file.stat().st_size for file in files if file.is_file())
+        total = 0
+        for file in self._target.parent.glob(f"*{self._target.name}*"):
+            with suppress(FileNotFoundError):  # a partial file was just given its name
+                total += file.stat().st_size
+        return total
 
 
 class Downloads:

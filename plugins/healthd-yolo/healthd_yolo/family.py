@@ -27,6 +27,8 @@ class YoloFamily(ModelFamily):
         """
         options = spec.options if isinstance(spec.options, YoloModelOptions) else YoloModelOptions()
         engine = automatic_engine(spec.model_id, spec.path) if options.engine == "auto" else options.engine
+        if options.threads is None:
+            options = options.model_copy(update={"threads": spec.threads})
         if engine == "openvino":
             return _load_openvino(spec, options)
         from healthd_yolo.ultralytics_model import load_ultralytics  # noqa: PLC0415  engines are imported on need
@@ -48,7 +50,6 @@ def _load_openvino(spec: ModelSpec, options: YoloModelOptions) -> Model:
         raise SettingsError(
             f"model: there is no `{spec.model_id}`, neither as a path nor in models.directory ({spec.directory})"
         )
-    compile_options = CompileOptions(
-        device=options.device or "CPU", half=options.half, threads=thread_limit(options.threads)
-    )
+    threads = thread_limit(options.threads)
+    compile_options = CompileOptions(device=options.device or "CPU", half=options.half, threads=threads)
     return OpenVinoYolo(spec.model_id, Network(spec.path, compile_options), image_size=options.imgsz)

@@ -38,7 +38,7 @@ def test_a_transfer_that_stands_still_is_left_to_itself_and_joined_by_the_next_t
 
     downloads = Downloads(patience_seconds=0.05)
     for _ in range(2):
-        with pytest.raises(ModelError, match="stands still"):
+        with pytest.raises(ModelError, match=r"stands still for 0\.05 s"):
             downloads.get(tmp_path / "a.pt", fetch)
     go_on.set()
     assert downloads.get(tmp_path / "a.pt", fetch).read_bytes() == b"weights"

@@ -36,6 +36,14 @@ def test_every_entry_point_loads_and_keeps_the_contract(group: str, name: str, b
     assert point.dist.name == "healthd-yolo"
 
 
+def test_the_demo_is_found_by_its_entry_point() -> None:
+    found = entry_points(group="healthd.demos", name="yolo")
+    if not found:
+        pytest.skip("healthd-yolo is not installed, only importable")
+    (point,) = found
+    assert point.load() is config
+
+
 def test_importing_the_plugin_loads_no_engine() -> None:
     program = (
         "import sys, healthd_yolo.sources, healthd_yolo.family, healthd_yolo.demo;"

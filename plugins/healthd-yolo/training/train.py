@@ -5,6 +5,7 @@
 """
 
 import argparse
+import copy
 import json
 import os
 import time
@@ -13,10 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from dataset import TRAIN_PICTURES, VAL_PICTURES, write_dataset
+from onnx_export import export
 
 IMAGE_SIZE = 256
-WIDTH = 0.125
-"""The share of YOLO26's channels that the demo models keep (its smallest official size keeps 0.25)."""
+SCALE = [0.5, 0.125, 512]
+"""Depth, width and most channels of YOLO26, as shares; its smallest official size is [0.5, 0.25, 1024]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One run of the trainer; it starts from what the stage before has learnt."""
+
+    epochs: int
+    image_size: int
+    end2end: bool
+    """Whether the second head, which needs no NMS, is trained beside the first."""
+    hyperparameters: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,43 +40,83 @@ class Plan:
     file_name: str
     architecture: str
     """The file of ultralytics' own that describes the full-size network."""
-    epochs: int
-    hyperparameters: dict[str, Any]
+    stages: tuple[Stage, ...]
+    starts_from: str | None = None
+    """The task whose first stage lends its features, so that they need not be learnt twice."""
 
 
 _COMMON: dict[str, Any] = {
-    "batch": 16, "nbs": 16, "optimizer": "AdamW", "lr0": 0.002, "lrf": 0.01, "cos_lr": True, "warmup_epochs": 0.5,
-    "weight_decay": 0.0005, "mosaic": 0.25, "close_mosaic": 4, "scale": 0.25, "translate": 0.08, "degrees": 3.0,
-    "fliplr": 0.5, "hsv_h": 0.02, "hsv_s": 0.4, "hsv_v": 0.3,
+    "batch": 16, "nbs": 16, "optimizer": "AdamW", "cos_lr": True, "warmup_epochs": 0.5, "weight_decay": 0.0005,
+    "close_mosaic": 0, "translate": 0.08, "degrees": 3.0, "fliplr": 0.5, "hsv_h": 0.02, "hsv_s": 0.4, "hsv_v": 0.3,
 }  # fmt: skip
+_SMALL = _COMMON | {"lr0": 0.002, "lrf": 0.1, "mosaic": 0.25, "scale": 0.25}
+_FULL = _COMMON | {"lr0": 0.001, "lrf": 0.01, "mosaic": 0.0, "scale": 0.15}
 PLANS = (
-    Plan("pose", "gym-pose.onnx", "yolo26-pose.yaml", 14, _COMMON),
-    Plan("detect", "rack-detect.onnx", "yolo26.yaml", 10, _COMMON),
-)
+    Plan(
+        "pose", "gym-pose.onnx", "yolo26-pose.yaml",
+        (Stage(22, 160, end2end=False, hyperparameters=_SMALL), Stage(7, 256, end2end=True, hyperparameters=_FULL)),
+    ),
+    Plan(
+        "detect", "rack-detect.onnx", "yolo26.yaml",
+        (Stage(8, 256, end2end=True, hyperparameters=_FULL | {"lr0": 0.002}),),
+        starts_from="pose",
+    ),
+)  # fmt: skip
 
 
 def prepare(work: Path) -> None:
     """Keep ultralytics away from the network and from the user's own settings; call it before the first import."""
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_CONFIG_DIR=str(work / "config"))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     (work / "config").mkdir(parents=True, exist_ok=True)
     from ultralytics import settings  # noqa: PLC0415 - only after the environment is set
 
     settings.update({"sync": False, "runs_dir": str(work / "runs")})
 
 
-def write_architecture(plan: Plan, work: Path) -> Path:
+def write_architecture(plan: Plan, stage: Stage, work: Path) -> Path:
     """Write the description of the narrowed network and return its path; its name must keep the scale's letter."""
     from ultralytics.utils import ROOT, YAML  # noqa: PLC0415
 
     description = YAML.load(ROOT / "cfg" / "models" / "26" / plan.architecture)
-    description["scales"] = {"n": [0.5, WIDTH, 1024]}
+    description |= {"scales": {"n": SCALE}, "end2end": stage.end2end}
     target = work / plan.architecture.replace("yolo26", "yolo26n", 1)
     YAML.save(target, description)
     return target
 
 
-def train(plan: Plan, data: Path, options: argparse.Namespace, *, epochs: int) -> Path:
-    """Train one model from random weights and return the best checkpoint."""
+def hand_over(learnt: Path, target: Path) -> Path:
+    """Write a checkpoint whose second head begins as a copy of the first, which `learnt` has trained alone."""
+    import torch  # noqa: PLC0415
+    from ultralytics.nn.tasks import load_checkpoint  # noqa: PLC0415
+
+    model, _ = load_checkpoint(learnt)
+    head = model.model[-1]
+    for name, module in list(head.named_children()):
+        if name.startswith("cv"):
+            head.add_module(f"one2one_{name}", copy.deepcopy(module))
+    torch.save({"model": model, "train_args": {}}, target)
+    return target
+
+
+def train(plan: Plan, data: Path, options: argparse.Namespace) -> Path:
+    """Train one model through all its stages and return the best checkpoint of the last."""
+    runs = options.work / "runs"
+    learnt = runs / f"{plan.starts_from}-0" / "weights" / "best.pt" if plan.starts_from else None
+    for number, stage in enumerate(plan.stages):
+        begins = hand_over(learnt, options.work / f"{plan.task}-{number}.pt") if learnt and stage.end2end else learnt
+        name = f"{plan.task}-{number}"
+        learnt = runs / name / "weights" / "best.pt"
+        if number >= options.from_stage:
+            run_stage(write_architecture(plan, stage, options.work), stage, data, begins, options, name)
+    assert learnt is not None  # noqa: S101 - every plan has a stage
+    return Path(learnt)
+
+
+def run_stage(
+    architecture: Path, stage: Stage, data: Path, begins: Path | None, options: argparse.Namespace, name: str
+) -> None:
+    """Train one stage from the weights in `begins`, or from random ones."""
     import torch  # noqa: PLC0415
     from ultralytics import YOLO  # noqa: PLC0415
 
@@ -72,38 +125,13 @@ def train(plan: Plan, data: Path, options: argparse.Namespace, *, epochs: int) -
         torch.set_num_threads(options.threads)
         trainer.model.to(memory_format=torch.channels_last)
 
-    model = YOLO(str(write_architecture(plan, options.work)), task=plan.task)
+    model = YOLO(str(architecture), task="pose" if "pose" in architecture.stem else "detect")
     model.add_callback("on_train_start", settle)
     model.train(
-        data=str(data), imgsz=IMAGE_SIZE, epochs=epochs, device="cpu", workers=options.workers, cache="ram", amp=False,
-        seed=options.seed, deterministic=True, project=str(options.work / "runs"), name=plan.task, exist_ok=True,
-        plots=False, pretrained=False, patience=0, **plan.hyperparameters,
+        data=str(data), imgsz=stage.image_size, epochs=stage.epochs, device="cpu", workers=options.workers, cache="ram",
+        amp=False, seed=options.seed, deterministic=True, project=str(options.work / "runs"), name=name,
+        exist_ok=True, plots=False, pretrained=str(begins) if begins else False, patience=0, **stage.hyperparameters,
     )  # fmt: skip
-    return Path(options.work / "runs" / plan.task / "weights" / "best.pt")
-
-
-def export(checkpoint: Path, target: Path) -> None:
-    """Export a checkpoint with its end-to-end head to ONNX, free of paths and of this machine's names."""
-    import onnx  # noqa: PLC0415
-    from ultralytics import YOLO  # noqa: PLC0415
-
-    exported = YOLO(str(checkpoint)).export(
-        format="onnx", imgsz=IMAGE_SIZE, opset=17, simplify=True, dynamic=True, nms=False, device="cpu"
-    )
-    model = onnx.load(exported)
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    kept["description"] = f"healthd demo model {target.stem}, trained on rendered pictures"
-    kept.update(author="healthd", license="AGPL-3.0 License (https://ultralytics.com/license)")
-    for key in ("date", "docs", "args"):
-        kept.pop(key, None)
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, kept)
-    model.doc_string = ""
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    onnx.checker.check_model(model)
-    onnx.save(model, target)
 
 
 def measure(task: str, model: Path, data: Path, work: Path) -> dict[str, float]:
@@ -123,12 +151,15 @@ def measure(task: str, model: Path, data: Path, work: Path) -> dict[str, float]:
     return figures
 
 
+_SINGLE_PICTURE = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+
+
 def milliseconds_per_picture(model: Path, runs: int = 300) -> float:
     """Return the median time of one inference of OpenVINO on this machine's CPU, one picture of 256x256 at a time."""
     import numpy as np  # noqa: PLC0415
     import openvino  # noqa: PLC0415
 
-    compiled = openvino.Core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    compiled = openvino.Core().compile_model(model, "CPU", _SINGLE_PICTURE)
     picture = np.random.default_rng(0).random((1, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32)
     times = []
     for _ in range(runs + 20):
@@ -150,14 +181,13 @@ def rendered(root: Path, seed: int) -> dict[str, Path]:
 def make(plan: Plan, data: Path, options: argparse.Namespace) -> dict[str, float]:
     """Train, export and measure one model; return its figures."""
     begin = time.monotonic()
-    epochs = options.epochs or plan.epochs
-    checkpoint = train(plan, data, options, epochs=epochs)
+    checkpoint = train(plan, data, options)
     seconds = time.monotonic() - begin
     target = options.out / plan.file_name
-    export(checkpoint, target)
+    export(checkpoint, target, IMAGE_SIZE)
     figures = measure(plan.task, target, data, options.work)
     return figures | {
-        "epochs": epochs,
+        "epochs": sum(stage.epochs for stage in plan.stages),
         "training_seconds": round(seconds, 1),
         "file_bytes": target.stat().st_size,
         "ms_per_picture": round(milliseconds_per_picture(target), 2),
@@ -171,7 +201,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="pictures, checkpoints and logs")
     parser.add_argument("--out", type=Path, required=True, help="the models and metrics.json")
     parser.add_argument("--task", choices=[plan.task for plan in PLANS], help="only this model")
-    parser.add_argument("--epochs", type=int, help="instead of each model's own number")
+    parser.add_argument("--from-stage", type=int, default=0, help="take the stages before from an earlier run")
     parser.add_argument("--workers", type=int, default=1, help="processes that load pictures")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     options = parser.parse_args()

@@ -154,11 +154,11 @@ class FaultyCamera(CameraSource):
         return self._next(height=HEIGHT + 16 * (self._number % 4))
 
     def _do_same_buffer(self) -> Image:
-        """Write into one array for ever, against the contract."""
+        """Return views of one array that is filled anew each time, as bindings of C libraries do."""
         if self._frozen is None:
             self._frozen = np.zeros((HEIGHT, 320, 3), np.uint8)
         self._frozen[:] = self._next()
-        return self._frozen
+        return self._frozen[:]
 
     def _do_spew(self) -> Image:
         os.write(2, f"[rtsp @ 0x55d0c0ffee] method DESCRIBE failed: {self._revealed()}\n".encode())

@@ -58,6 +58,6 @@ def counted(image: Image) -> Prediction:
     """Return a prediction that tells the number of the picture."""
     height, width = image.shape[:2]
     stamp = stamp_of(image)
-    detection = Detection((0.0, 0.0, width / 2, height / 2), 1.0, 0, "picture")
+    detection = Detection((20.0, 120.0, 140.0, 180.0), 1.0, 0, "picture")  # below the stamp
     metadata = {"task": "count", "width": width, "height": height, "number": stamp.number if stamp else None}
     return Prediction("counter", 0.1, (detection,), metadata)

@@ -1,0 +1,83 @@
+"""Pictures that say in words that there is no picture, and why: what a stream shows when a camera is not live."""
+
+import asyncio
+import textwrap
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from healthd.cameras.jpeg import JpegEncoder, encode_image
+from healthd.frames import Image
+
+SIGN_QUALITY = 80
+SIGN_WIDTH = 640
+FRESH_SECONDS = 0.9
+"""A sign whose reason changes (`no image for 7.2 s`) is drawn anew no more often than this."""
+
+MAX_SIGNS = 8
+"""Signs kept per camera; the one asked for longest ago leaves first."""
+
+
+class _Sign(NamedTuple):
+    reason: str | None
+    made_at: float
+    task: "asyncio.Task[bytes]"
+
+    @property
+    def failed(self) -> bool:
+        return self.task.done() and (self.task.cancelled() or self.task.exception() is not None)
+
+
+class SignCache:
+    """The signs of one camera. Event loop only.
+
+    However many look, a sign is drawn once; again only when its reason has changed, and then at most once a second.
+    """
+
+    def __init__(self, encoder: JpegEncoder, name: str) -> None:
+        self._encoder = encoder
+        self._name = name
+        self._signs: dict[tuple[str, int], _Sign] = {}
+        self.encodes = 0
+
+    async def get(self, title: str, reason: str | None, *, width: int | None) -> bytes:
+        """Return the sign with this title; a reason that has just changed may be a second old."""
+        wide = min(max(width or SIGN_WIDTH, 16), 2 * SIGN_WIDTH)
+        now = asyncio.get_running_loop().time()
+        sign = self._signs.pop((title, wide), None)
+        if sign is None or sign.failed or (sign.reason != reason and now - sign.made_at >= FRESH_SECONDS):
+            self.encodes += 1
+            task = asyncio.create_task(
+                self._encoder.run(lambda: encode_image(draw_sign(self._name, title, reason, width=wide), SIGN_QUALITY))
+            )
+            sign = _Sign(reason, now, task)
+        self._signs[title, wide] = sign
+        while len(self._signs) > MAX_SIGNS:
+            del self._signs[next(iter(self._signs))]
+        return await asyncio.shield(sign.task)
+
+
+def draw_sign(name: str, title: str, reason: str | None, *, width: int) -> Image:
+    """Return a neutral picture, 16:9: the name of the camera, in a word why it is not seen, and the reason."""
+    height = max(9, width * 9 // 16)
+    image = np.full((height, width, 3), 56, np.uint8)
+    lines = [(name, 1.6, (235, 235, 235)), (title.upper(), 1.3, (90, 180, 255))]
+    lines += [(line, 0.7, (190, 190, 190)) for line in textwrap.wrap(_plain(reason or ""), 48)[:3]]
+    row = height * 0.36
+    for text, size, colour in lines:
+        scale = size * width / 900
+        thickness = max(1, round(2 * scale))
+        (text_width, text_height), _ = cv2.getTextSize(_plain(text), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+        if text_width > width:  # a long name: smaller, rather than cut off
+            scale *= 0.95 * width / text_width
+            (text_width, text_height), _ = cv2.getTextSize(_plain(text), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+        place = (max(2, (width - text_width) // 2), round(row))
+        cv2.putText(image, _plain(text), place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
+        row += text_height * 2.0
+    return image
+
+
+def _plain(text: str) -> str:
+    """OpenCV's letters are ASCII."""
+    return text.encode("ascii", "replace").decode()
