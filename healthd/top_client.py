@@ -124,8 +124,8 @@ def parse_address(text: str) -> SourceUrl:
         url, has_query = httpx.URL(address.reveal()), bool(urlsplit(address.reveal()).query)
     except (httpx.InvalidURL, ValueError):
         raise ValueError("is not a URL such as http://127.0.0.1:8080 or http://[::1]:8080") from None
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ValueError("must be an http:// or https:// URL with a host")
+    if url.scheme not in {"http", "https"} or not url.host or (url.port or 0) > 0xFFFF:
+        raise ValueError("must be an http:// or https:// URL with a host, and a port up to 65535")
     if has_query:
         raise ValueError("must not have a query: a key goes into HEALTHD_API_KEY or --api-key")
     return address

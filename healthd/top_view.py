@@ -279,5 +279,6 @@ def _table(columns: tuple[Column, ...], rows: list[Camera] | list[Viewer], width
         justify: JustifyMethod = "right" if column.right else "left"
         table.add_column(column.title, justify=justify, no_wrap=not names, overflow="fold" if names else "ellipsis")
     for row in rows:
-        table.add_row(*(column.cell(row) for column in shown))
+        cells = [column.cell(row) for column in shown]
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))  # a text is no markup
     return table

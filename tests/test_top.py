@@ -253,7 +253,7 @@ def test_an_address_is_read_as_people_write_it_and_shown_without_a_password(give
 
 
 @pytest.mark.parametrize(
-    "given", ["", " ", "::1", "ftp://nas.lan", "http://", "http://x:y", "a\nb", "http://h/?key=geheim"]
+    "given", ["", " ", "::1", "ftp://nas.lan", "http://", "http://x:y", "x:65536", "a\nb", "http://h/?key=geheim"]
 )
 def test_what_is_no_address_is_refused_without_quoting_it(given: str) -> None:
     with pytest.raises(ValueError, match=r"^(must|is not|a URL must)") as caught:
@@ -469,6 +469,14 @@ async def test_at_any_width_nothing_is_cut_off_that_matters(width: int, crowd: R
     assert "\u2026" not in text
 
 
+async def test_what_others_say_is_no_markup() -> None:
+    seen = camera(state="[/red]", reason="[blink]:smile:")
+    viewers = (msgspec.structs.replace(viewer(), client="[/x]", camera="[bold]"),)
+    text = drawn(await reported(answer(60, seen, viewers=viewers)), 80)
+    for said in ("[/red]", "[blink]:smile:", "[/x]", "[bold]"):
+        assert said in text
+
+
 async def test_columns_of_second_rank_come_with_the_width(crowd: Report) -> None:
     assert "reconn" not in drawn(crowd, 79).replace("reconnecting", "")
     assert "reconn  model" in drawn(crowd, 80)
@@ -543,7 +551,7 @@ class Top:
         self.said = b""
         self._terminal, end = pty.openpty() if columns else os.pipe()
         if columns:
-            fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            self.resize(columns)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "healthd", "top", *arguments],
             env=environment,
@@ -567,6 +575,10 @@ class Top:
             while await self._read():
                 pass
             return await asyncio.to_thread(self._process.wait, 5)
+
+    def resize(self, columns: int) -> None:
+        """Make its terminal so wide; whoever runs on it gets SIGWINCH."""
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     def press(self, keys: bytes) -> None:
         """Press keys on its terminal."""
@@ -649,6 +661,16 @@ async def test_ctrl_c_ends_it_at_once_and_leaves_the_terminal_as_it_was() -> Non
                 assert await run.ended() == 0
                 assert run.said.endswith(b"\x1b[?1049l\x1b[?25h")
                 assert b"Traceback" not in run.said
+
+
+@pytest.mark.process
+async def test_a_terminal_that_changes_its_size_is_drawn_anew_at_once() -> None:
+    async with daemon(cameras()) as (served, _):
+        with started("--url", served.url, "--interval", "3600", columns=80) as run:
+            await run.until(b"yard")
+            assert b"by reason" not in run.said
+            run.resize(120)
+            await run.until(b"by reason")
 
 
 @pytest.mark.process
