@@ -63,19 +63,35 @@ def draw_sign(name: str, title: str, reason: str | None, *, width: int) -> Image
     height = max(9, width * 9 // 16)
     image = np.full((height, width, 3), 56, np.uint8)
     lines = [(name, 1.6, (235, 235, 235)), (title.upper(), 1.3, (90, 180, 255))]
-    lines += [(line, 0.7, (190, 190, 190)) for line in textwrap.wrap(_plain(reason or ""), 48)[:3]]
+    lines += [(line, 0.7, (190, 190, 190)) for line in textwrap.wrap(reason or "", 48)[:3]]
     row = height * 0.36
-    for text, size, colour in lines:
-        scale = size * width / 900
-        thickness = max(1, round(2 * scale))
-        (text_width, text_height), _ = cv2.getTextSize(_plain(text), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
-        if text_width > width:  # a long name: smaller, rather than cut off
-            scale *= 0.95 * width / text_width
-            (text_width, text_height), _ = cv2.getTextSize(_plain(text), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    for words, size, colour in lines:
+        text, scale = _fitted(_plain(words), size * width / 900, width=width)
+        text_width, text_height = _measured(text, scale)
         place = (max(2, (width - text_width) // 2), round(row))
-        cv2.putText(image, _plain(text), place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thickness, cv2.LINE_AA)
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, _thickness(scale), cv2.LINE_AA)
         row += text_height * 2.0
     return image
+
+
+def _fitted(text: str, scale: float, *, width: int) -> tuple[str, float]:
+    """Return words that fit in: smaller, and where letters cannot get smaller any more, fewer."""
+    room = max(1, width - 8)
+    text_width, _ = _measured(text, scale)
+    if text_width > room:
+        scale *= room / text_width
+    while text and _measured(text, scale)[0] > room:
+        text = text[:-1]
+    return text, scale
+
+
+def _measured(text: str, scale: float) -> tuple[int, int]:
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, _thickness(scale))
+    return width, height
+
+
+def _thickness(scale: float) -> int:
+    return max(1, round(2 * scale))
 
 
 def _plain(text: str) -> str:
