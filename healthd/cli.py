@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
     top = verbs.add_parser("top", help="watch a running daemon, here or elsewhere: cameras, rates, viewers, load")
     top.add_argument("--url", default="http://127.0.0.1:8080", help="where it is (default %(default)s)")
-    top.add_argument("--api-key", metavar="KEY", help="default: HEALTHD_API_KEY of the environment, which `ps` hides")
+    top.add_argument("--api-key", metavar="KEY", help="default: HEALTHD_API_KEY , which `ps` does not show")
     top.add_argument("--once", action="store_true", help="look once (two polls) and end; exit 1 without an answer")
     top.add_argument("--json", action="store_true", help="one JSON object per look")
     top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="0.1 to 3600 (default 1)")
