@@ -32,6 +32,17 @@ class Health(Struct):
     models_loaded: int
 
 
+class Process(Struct):
+    """What the process of the daemon takes; null where its system does not tell."""
+
+    cpu_seconds: float
+    """CPU time since its start, of all threads: its growth per second is the load, 1 for one core."""
+    resident_memory_bytes: int | None
+    threads: int | None
+    """Native ones too."""
+    open_fds: int | None
+
+
 class DaemonState(Struct):
     """The daemon at a glance."""
 
@@ -44,6 +55,7 @@ class DaemonState(Struct):
     viewers: int
     models_loaded: int
     waiting_for: list[str]
+    process: Process
 
 
 class FrameCounts(Struct):

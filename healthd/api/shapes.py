@@ -25,7 +25,7 @@ class _Said:
 
 
 def camera(runner: CameraRunner, viewers: int) -> schemas.Camera:
-    """Shape one camera with its open streams, whatever its plugin says: a plugin that cannot be asked is an error of its own camera."""
+    """Shape one camera with its open streams; a plugin that cannot be asked is an error of its own camera."""
     health = runner.health
     try:
         return _camera(runner, _said(runner), viewers)
