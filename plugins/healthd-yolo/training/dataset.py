@@ -13,15 +13,19 @@ from pathlib import Path
 import cv2
 from gymscene.body import KEYPOINT_NAMES
 from gymscene.equipment import CLASS_NAMES, PERSON
-from gymscene.random_scene import random_picture
+from gymscene.random_scene import GYM, RACK, WIDE, random_picture
 from gymscene.scene import Label
 
 SPLITS = ("train", "val")
 FLIPPED = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 """Which keypoint takes whose place in a mirrored picture."""
+_FACE = 5
+"""The first five keypoints; hidden ones have no label, as in COCO, so that confidence tells front from back."""
 
 
-TRAIN_PICTURES, VAL_PICTURES = 3000, 400
+SCENES = {"wide": WIDE, "gym": GYM, "rack": RACK}
+AMOUNTS = {"wide": (3000, 400), "gym": (2000, 400), "rack": (2000, 400)}
+"""Pictures to train on and held out, by scenes."""
 
 
 def label_line(label: Label, width: int, height: int, *, keypoints: bool) -> str:
@@ -30,15 +34,18 @@ def label_line(label: Label, width: int, height: int, *, keypoints: bool) -> str
     box = ((left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height)
     words = [str(label.class_id), *(f"{v:.6f}" for v in box)]
     if keypoints and label.keypoints is not None:
-        for x, y, visibility in label.keypoints:
+        for index, (x, y, visibility) in enumerate(label.keypoints):
+            if visibility == 0 or (visibility == 1 and index < _FACE):
+                words += ["0", "0", "0"]
+                continue
             words += [f"{x / width:.6f}", f"{y / height:.6f}", str(int(visibility))]
     return " ".join(words)
 
 
-def write_example(root: Path, split: str, seed: int, index: int) -> None:
+def write_example(root: Path, scenes: str, split: str, seed: int, index: int) -> None:
     """Render one picture and write it, with its labels, into both data sets."""
     cv2.setNumThreads(1)
-    picture, labels = random_picture((seed, SPLITS.index(split), index))
+    picture, labels = random_picture((seed, SPLITS.index(split), index), SCENES[scenes])
     height, width = picture.shape[:2]
     name = f"{index:05d}"
     for task in ("pose", "detect"):
@@ -53,7 +60,9 @@ def write_example(root: Path, split: str, seed: int, index: int) -> None:
         (root / task / "labels" / split / f"{name}.txt").write_text("\n".join(lines))
 
 
-def write_dataset(root: Path, seed: int, amounts: tuple[int, int], processes: int) -> dict[str, Path]:
+def write_dataset(
+    root: Path, seed: int, amounts: tuple[int, int], processes: int, scenes: str = "gym"
+) -> dict[str, Path]:
     """Render (train, val) `amounts` of pictures below `root`; return the path of each task's description, by task."""
     for task in ("pose", "detect"):
         for split in SPLITS:
@@ -61,7 +70,7 @@ def write_dataset(root: Path, seed: int, amounts: tuple[int, int], processes: in
                 (root / task / kind / split).mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(processes) as pool:
         for split, count in zip(SPLITS, amounts, strict=True):
-            for _ in pool.map(partial(write_example, root, split, seed), range(count), chunksize=25):
+            for _ in pool.map(partial(write_example, root, scenes, split, seed), range(count), chunksize=25):
                 pass
     return {"pose": _describe(root, "pose", ("person",)), "detect": _describe(root, "detect", CLASS_NAMES)}
 
@@ -81,11 +90,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Render the data sets of the demo models.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--train", type=int, default=TRAIN_PICTURES)
-    parser.add_argument("--val", type=int, default=VAL_PICTURES)
+    parser.add_argument("--scenes", choices=SCENES, default="gym")
+    parser.add_argument("--train", type=int)
+    parser.add_argument("--val", type=int)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    write_dataset(options.out, options.seed, (options.train, options.val), options.processes)
+    train, val = AMOUNTS[options.scenes]
+    amounts = (train if options.train is None else options.train, val if options.val is None else options.val)
+    write_dataset(options.out, options.seed, amounts, options.processes, options.scenes)
 
 
 if __name__ == "__main__":

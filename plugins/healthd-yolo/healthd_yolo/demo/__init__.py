@@ -14,15 +14,15 @@ def config() -> dict[str, Any]:
     return {
         "cameras": {
             "gym": _camera("yolo-pose", clip="gym.mp4", model="gym-pose.onnx"),
-            "rack": _camera("yolo-detect", clip="rack.mp4", model="rack-detect.onnx"),
+            "rack": _camera("yolo-detect", clip="rack.mp4", model="rack-detect.onnx", imgsz=640),  # small things
         }
     }
 
 
-def _camera(plugin: str, *, clip: str, model: str) -> dict[str, Any]:
+def _camera(plugin: str, *, clip: str, model: str, imgsz: int | None = None) -> dict[str, Any]:
     return {
         "plugin": plugin,
         "url": str(_HERE / clip),
         "predict_fps": 10,
-        "options": {"model": str(_HERE / model), "realtime": True, "loop": True},
+        "options": {"model": str(_HERE / model), "imgsz": imgsz, "realtime": True, "loop": True},
     }

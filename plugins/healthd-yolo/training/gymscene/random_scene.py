@@ -13,8 +13,36 @@ from gymscene.lens import random_flaws, spoil
 from gymscene.room import paint_room, random_colour, random_room
 from gymscene.scene import SUPERSAMPLING, Item, Label, Person, Scene, render
 
-_SHAPES = ((256, 256), (256, 192), (256, 144), (192, 256), (256, 160))
-_SHAPE_SHARES = (0.22, 0.22, 0.3, 0.12, 0.14)
+_SHAPES = ((256, 256), (256, 192), (256, 144), (192, 256))
+_SHAPE_SHARES = (0.27, 0.3, 0.28, 0.15)
+
+
+@dataclass(frozen=True, slots=True)
+class Variety:
+    """How much the scenes differ: who is in them, how they stand, how the camera frames them."""
+
+    people: tuple[float, float, float]
+    """Shares of the pictures with nobody, one and two people."""
+    turned: float
+    """Share of the people who face anywhere, their back to the camera included."""
+    facing: float
+    """Standard deviation of the turn of all others away from the camera, in radians; three quarters of a right
+    angle at most where nobody is `turned`."""
+    tall: tuple[float, float]
+    """Share of the picture's height that 1.75 m take."""
+    aside: float
+    """How far from the middle the first mannequin may stand, in metres."""
+    apart: tuple[float, float]
+    """How far from it a second one may stand, sideways."""
+
+
+WIDE = Variety(people=(0.07, 0.73, 0.2), turned=0.3, facing=0.7, tall=(0.6, 0.97), aside=0.4, apart=(0.8, 1.6))
+"""Backs, bodies that the picture's edge cuts off, people before people: what features are best learnt on."""
+GYM = Variety(people=(0.07, 0.83, 0.1), turned=0.0, facing=0.5, tall=(0.5, 0.78), aside=0.25, apart=(0.7, 1.1))
+"""What a camera in a home gym sees: somebody who trains before it, from head to foot."""
+RACK = Variety(people=(0.25, 0.65, 0.1), turned=0.3, facing=0.7, tall=(0.95, 1.5), aside=0.4, apart=(0.8, 1.6))
+"""Nearer, for equipment: a dumbbell of 30 cm is about 25 of 256 px wide, as the rack's camera sees it at 640 px."""
+_MOST_TURNED = 3 * np.pi / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +83,27 @@ def _goblet() -> Floats:
     return np.array([[-0.11, -0.14, 0.22], [0.11, -0.14, 0.22]])
 
 
-def random_picture(seed: tuple[int, ...]) -> tuple[Image, list[Label]]:
+def random_picture(seed: tuple[int, ...], variety: Variety = GYM) -> tuple[Image, list[Label]]:
     """Render the picture (h, w, 3) of one seed, its longer side 256 px, and its labels; a seed gives the same again."""
     rng = np.random.default_rng(seed)
-    scene = _empty_scene(rng)
-    count = int(rng.choice(3, p=(0.07, 0.73, 0.2)))
-    spots = [np.array([rng.uniform(-0.4, 0.4), 0.0, rng.uniform(2.4, 3.2)])]
-    spots.append(spots[0] + [rng.choice([-1, 1]) * rng.uniform(0.8, 1.6), 0.0, rng.uniform(-0.2, 1.4)])
+    scene = _empty_scene(rng, variety)
+    count = int(rng.choice(3, p=variety.people))
+    spots = [np.array([rng.uniform(-variety.aside, variety.aside), 0.0, rng.uniform(2.4, 3.2)])]
+    spots.append(spots[0] + [rng.choice([-1, 1]) * rng.uniform(*variety.apart), 0.0, rng.uniform(-0.2, 1.4)])
     for spot in spots[:count]:
-        _add_person(scene, spot, rng)
+        _add_person(scene, spot, rng, variety)
     _add_still_life(scene, rng)
     picture, labels = render(scene)
     return spoil(picture, random_flaws(rng), rng), labels
 
 
-def _empty_scene(rng: np.random.Generator) -> Scene:
+def _empty_scene(rng: np.random.Generator, variety: Variety) -> Scene:
     size = _SHAPES[int(rng.choice(len(_SHAPES), p=_SHAPE_SHARES))]
     room = random_room(rng)
     distance = float(rng.uniform(-0.3, 1.6))
     target = np.array([rng.normal(0, 0.2), rng.uniform(0.75, 1.1), 2.8])
     position = np.array([rng.normal(0, 0.7), rng.uniform(0.6, 2.2), -distance])
-    tall = float(rng.uniform(0.5, 0.95)) * min(size[1], 1.25 * size[0])
+    tall = float(rng.uniform(*variety.tall)) * min(size[1], 1.25 * size[0])
     focal = tall / 1.75 * float(np.linalg.norm(target - position))
     camera = looking_at(position, target, roll=float(rng.normal(0, 0.03)), focal_px=focal, size=size)
     large = Camera(
@@ -107,12 +135,15 @@ def random_look(rng: np.random.Generator) -> Look:
     )
 
 
-def _add_person(scene: Scene, place: Floats, rng: np.random.Generator) -> None:
+def _add_person(scene: Scene, place: Floats, rng: np.random.Generator, variety: Variety) -> None:
     act = _ACTS[int(rng.integers(len(_ACTS)))]
     posture = act.motion(rng, float(rng.uniform(0, 1)))
-    spread = float(rng.uniform(0, 0.25))
+    spread = float(rng.uniform(0, 0.15))
     posture = posture.blended(motions.free(rng), spread) if not act.holds else posture
-    facing = float(rng.uniform(-np.pi, np.pi)) if rng.random() < 0.45 else float(rng.normal(0, 0.7))
+    anywhere = rng.random() < variety.turned
+    facing = float(rng.uniform(-np.pi, np.pi)) if anywhere else float(rng.normal(0, variety.facing))
+    if variety.turned == 0.0:
+        facing = float(np.clip(facing, -_MOST_TURNED, _MOST_TURNED))
     look = random_look(rng)
     joints = solve(posture, look.size, place, facing)
     scene.people.append(Person(joints, look))
