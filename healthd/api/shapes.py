@@ -25,7 +25,10 @@ class _Said:
 
 
 def camera(runner: CameraRunner, viewers: int) -> schemas.Camera:
-    """Shape one camera with its open streams; a plugin that cannot be asked is an error of its own camera."""
+    """Shape one camera, whatever its plugin says: a plugin that cannot be asked is an error of its own camera.
+
+    `viewers`: its open streams.
+    """
     health = runner.health
     try:
         return _camera(runner, _said(runner), viewers)

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import structlog
+
 from healthd.cameras.viewers import EndReason, Viewer
 from healthd.clock import SYSTEM_CLOCK, Clock
 
+log = structlog.get_logger(__name__)
 HEARTBEAT_SECONDS = 1.0
 MAX_PENDING = 256
 Topic = Literal["prediction", "camera", "viewer"]
@@ -23,7 +26,7 @@ class Event:
     topic: Topic
     camera: str | None
     body: Callable[[], bytes]
-    """Gives the JSON; made once, when the first listener sends it."""
+    """Gives the JSON; made once, when the first listener sends it. Empty when it could not be made."""
 
 
 class Listener:
@@ -75,6 +78,8 @@ class EventHub:
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
         self._ids = itertools.count(1)
+        self._broken: set[tuple[str, str | None]] = set()
+        """Events that could not be made the last time."""
 
     @property
     def heard(self) -> bool:
@@ -99,8 +104,26 @@ class EventHub:
             listener.offer(event, key)
 
     def make(self, topic: Topic, camera: str | None, body: Callable[[], bytes]) -> Event:
-        """Number an event without telling anybody."""
-        return Event(next(self._ids), topic, camera, _once(body))
+        """Number an event without telling anybody. One whose body cannot be made is told to nobody, and logged once."""
+        made: list[bytes] = []
+
+        def give() -> bytes:
+            if not made:
+                made.append(self._made(topic, camera, body))
+            return made[0]
+
+        return Event(next(self._ids), topic, camera, give)
+
+    def _made(self, topic: Topic, camera: str | None, body: Callable[[], bytes]) -> bytes:
+        try:
+            data = body()
+        except Exception:  # a plugin's prediction may hold what no JSON can
+            if (topic, camera) not in self._broken:
+                log.exception("event_bug", topic=topic, camera=camera)
+                self._broken.add((topic, camera))
+            return b""
+        self._broken.discard((topic, camera))
+        return data
 
 
 class EventStream:
@@ -130,7 +153,7 @@ class EventStream:
         viewer, listener = self._viewer, self._listener
         while viewer.going_on(self._clock.monotonic()):
             await listener.wait(HEARTBEAT_SECONDS)
-            events = listener.take()
+            events = [event for event in listener.take() if event.body()]
             begun = self._clock.monotonic()
             try:
                 async with asyncio.timeout(self._write_timeout):
@@ -141,14 +164,3 @@ class EventStream:
             now = self._clock.monotonic()
             self._observe_send(now - begun)
             viewer.note_sent(items=len(events), skipped=listener.replaced - viewer.skipped, size=size, now=now)
-
-
-def _once(body: Callable[[], bytes]) -> Callable[[], bytes]:
-    made: list[bytes] = []
-
-    def give() -> bytes:
-        if not made:
-            made.append(body())
-        return made[0]
-
-    return give

@@ -380,7 +380,7 @@ async def test_a_client_that_has_sent_another_request_is_still_noticed_when_it_l
         for way in ("leave", "reset"):
             client = await StreamClient(STREAM).open(port(house))
             await eventually(lambda c=client: c.frames)
-            client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+            client.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 3)
             await asyncio.sleep(0.1)
             getattr(client, way)()
             await eventually(lambda: len(house.services.viewers) == 0, seconds=2 + PATIENCE)
@@ -458,16 +458,20 @@ async def test_an_event_listener_that_does_not_read_is_dropped_too() -> None:
 
 
 async def test_a_slow_client_skips_frames_gets_a_lower_quality_and_never_lags() -> None:
-    async with open_house({"gym": Noisy(fps=20)}) as house:
+    async with open_house({"gym": Noisy(fps=20)}, streams={"write_timeout_seconds": 30}) as house:
         await eventually(lambda: house.runner().frame)
         client, lags = StreamClient(STREAM), []
         with socket.socket() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect(("127.0.0.1", port(house)))
             sock.setblocking(False)
-            await asyncio.get_running_loop().sock_sendall(sock, f"GET {STREAM} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await asyncio.get_running_loop().sock_sendall(
+                sock, f"GET {STREAM} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+            )
             while len(lags) < 12:  # it takes about a tenth of what there is
-                client.data_received(await asyncio.get_running_loop().sock_recv(sock, 16384))
+                data = await asyncio.get_running_loop().sock_recv(sock, 16384)
+                assert data, reasons(house)
+                client.data_received(data)
                 await asyncio.sleep(0.012)
                 if len(client.frames) > len(lags):
                     lags.append((house.runner().newest_frame_id - client.frames[-1]) / 20)
@@ -515,7 +519,7 @@ async def test_the_connection_of_an_ended_stream_can_be_used_again() -> None:
         again = StreamClient("/healthz")
         assert client._transport is not None
         client._transport.set_protocol(again)
-        client._transport.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        client._transport.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         await eventually(lambda: again.text == b'{"status":"ok"}')
         await eventually(lambda: reasons(house) == {"admin": 1})
         assert_error(await house.client.delete(f"{VIEWERS}/{viewer.viewer_id}"), 404)
@@ -642,6 +646,22 @@ async def test_predictions_and_viewers_are_events_and_one_camera_can_be_asked_fo
         assert told(gym, "viewer")[-1]["reason"] == "client"
         numbers = [body["frame_id"] for body in told(gym, "prediction")]
         assert numbers == sorted(set(numbers))
+
+
+async def test_a_prediction_that_no_json_can_hold_ends_no_stream_and_is_logged_once() -> None:
+    def odd(image: Image) -> Prediction:
+        return Prediction("odd", 1.0, (), {"task": "detect", "oddity": object()})
+
+    cameras = {"gym": FakeSource(fps=30, predict=odd), "rack": FakeSource(fps=30, predict=detecting)}
+    with capture_logs() as logs:
+        async with open_house(cameras) as house, looking(port(house), EVENTS) as [client]:
+            await eventually(lambda: house.runner().counts.predicted > 5)
+            await eventually(lambda: len([event for event in client.events if event.name == "prediction"]) > 5)
+            assert {json.loads(event.data)["camera"] for event in client.events if event.name == "prediction"} == {
+                "rack"
+            }
+            assert len(house.services.viewers) == 1
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["event_bug"]
 
 
 async def test_where_nothing_happens_a_comment_keeps_the_events_alive_and_a_stop_ends_them_at_once() -> None:

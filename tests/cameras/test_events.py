@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from healthd.cameras.events import HEARTBEAT_SECONDS, MAX_PENDING, Event, EventHub, EventStream, Listener
 from healthd.cameras.viewers import EndReason, Viewer, Viewers
@@ -94,15 +95,16 @@ def test_nothing_is_made_for_nobody_and_once_for_many() -> None:
     assert not hub.heard
 
 
-def test_a_broken_event_breaks_one_who_sends_it_and_not_one_who_publishes() -> None:
+def test_an_event_that_cannot_be_made_is_told_to_nobody_and_logged_once_until_it_can() -> None:
     def broken() -> bytes:
         raise ValueError("cannot be shaped")
 
-    hub, listener = EventHub(), Listener()
-    with hub.listening(listener):
-        hub.publish("camera", "gym", broken)
-        with pytest.raises(ValueError, match="cannot be shaped"):
-            taken(listener)
+    hub, first, second = EventHub(), Listener(), Listener()
+    with hub.listening(first), hub.listening(second), capture_logs() as logs:
+        for body in (broken, broken, broken, lambda: b"{}", broken):
+            hub.publish("prediction", "gym", body)
+            assert taken(first) == taken(second) == [("prediction", "gym", b"" if body is broken else b"{}")]
+        assert [(entry["event"], entry["camera"]) for entry in logs] == [("event_bug", "gym")] * 2
 
 
 class _Session:
@@ -157,6 +159,24 @@ async def test_events_are_sent_at_once_and_a_heartbeat_where_nothing_happens() -
     session.viewer.end(EndReason.STOP)
     session.listener.wake()
     assert (await task).ended is EndReason.STOP
+
+
+@warped
+async def test_a_listener_hears_the_others_when_one_event_cannot_be_made() -> None:
+    def broken() -> bytes:
+        raise ValueError("cannot be shaped")
+
+    session = _Session()
+    task = asyncio.create_task(session.run())
+    await asyncio.sleep(0)
+    session.hub.publish("prediction", "gym", broken)
+    session.hub.publish("camera", "gym", lambda: b"live")
+    await asyncio.sleep(0.1)
+    assert [events for _, events in session.written] == [[b"live"]]
+    session.hub.publish("prediction", "gym", broken)
+    await asyncio.sleep(0.1)
+    assert [events for _, events in session.written] == [[b"live"], []]
+    task.cancel()
 
 
 @warped

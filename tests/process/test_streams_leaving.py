@@ -84,7 +84,7 @@ import socket, sys
 sock = socket.socket()
 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
 sock.connect(("127.0.0.1", int(sys.argv[1])))
-sock.sendall(b"GET %b HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n" % sys.argv[2].encode())
+sock.sendall(b"GET %b HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n" % sys.argv[2].encode())
 while sock.recv(65536):
     print("read", flush=True)
 """
