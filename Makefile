@@ -28,10 +28,10 @@ types: $(VENV)/full ## mypy, strict
 pytest: $(VENV)/full ## all tests
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/full ## all figures of docs/benchmarks.md, measured here (about 6 minutes)
+bench: $(VENV)/full ## all figures of docs/benchmarks.md, measured here (about 8 minutes)
 	$(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/full ## the same in about two minutes, less exact
+bench-quick: $(VENV)/full ## the same in about three minutes, less exact
 	$(BIN)/python -m benchmarks --quick
 
 format: $(VENV)/full ## let ruff mend what it can

@@ -4,7 +4,7 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import pictures, pipeline, process
+from benchmarks import pictures, pipeline, process, streams
 from benchmarks.figures import machine, table
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -12,7 +12,7 @@ TEXT = """# Benchmarks
 
 Measured by `make bench` on {day}, all in one run on one machine: {machine}.
 Absolute times depend on the machine; what stands beside a figure was measured in the same run. `make bench-quick` takes
-two minutes and writes nothing.
+three minutes and writes nothing.
 
 {table}
 """
@@ -25,7 +25,7 @@ def main() -> None:
         "--quick", action="store_true", help="fewer and shorter runs; docs/benchmarks.md stays as it is"
     )
     quick = parser.parse_args().quick
-    figures = [figure for part in (pipeline, pictures, process) for figure in part.measure(quick=quick)]
+    figures = [figure for part in (pipeline, pictures, process, streams) for figure in part.measure(quick=quick)]
     text = table(figures)
     print(text)
     if not quick:

@@ -8,16 +8,13 @@ import cv2
 import numpy as np
 
 from benchmarks.figures import Figure
+from benchmarks.plugin.healthd_bench import room_picture
 from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture, Variant
 from healthd.frames import Frame
 
 
 def _picture(frame_id: int) -> Picture:
-    """A 720p picture with as much detail as a room has: soft shapes and a little noise."""
-    rng = np.random.default_rng(frame_id)
-    soft = cv2.resize(rng.integers(0, 255, (18, 32, 3), np.uint8), (1280, 720), interpolation=cv2.INTER_CUBIC)
-    image = cv2.add(soft, rng.integers(0, 6, soft.shape, np.uint8))
-    return Picture(Frame("bench", frame_id, image, datetime.now(UTC), time.monotonic()))
+    return Picture(Frame("bench", frame_id, room_picture(frame_id), datetime.now(UTC), time.monotonic()))
 
 
 async def _measure(*, quick: bool) -> list[Figure]:

@@ -54,6 +54,12 @@ class Daemon:
         except urllib.error.HTTPError as exc:
             return exc.code, exc.read()
 
+    def post(self, path: str) -> int:
+        """Return the status of a POST without a body."""
+        request = urllib.request.Request(self.url + path, method="POST")
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return int(answer.status)
+
     def wait_for(self, condition: Callable[[], bool], seconds: float = 30) -> float:
         """Wait until something holds; return the seconds since the process was started."""
         while not condition():

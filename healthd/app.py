@@ -23,6 +23,8 @@ from healthd.api.openapi import CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
 from healthd.api.plugins import plugins
 from healthd.api.services import Services
+from healthd.api.streams import StreamController
+from healthd.api.viewers import ViewerController
 
 WEB = Path(__file__).parent / "web"
 CSP = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
@@ -46,7 +48,7 @@ def create_app(services: Services) -> Litestar:
 
     api = Router(
         "/api/v1",
-        route_handlers=[CameraController, AuthController, state, plugins],
+        route_handlers=[CameraController, StreamController, ViewerController, AuthController, state, plugins],
         guards=[guard],
         security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
     )

@@ -1,13 +1,14 @@
-"""The command line: `healthd run | demo | check-config | plugins`.
+"""The command line: `healthd run | demo | check-config | plugins | top`.
 
-Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start or its server died; 2 wrong usage or
-configuration; 130 or 143 a second SIGINT or SIGTERM cut the stop short.
+Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start, its server died, or `top --once` got no
+answer; 2 wrong usage or configuration; 130 or 143 a second SIGINT or SIGTERM cut the stop short.
 """
 
 # Heavy imports stand inside the verbs, asyncio too: as PID 1 a process without handlers ignores SIGTERM, so the first
 # thing done here, before a second of imports, is to own the signals.
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
 HIGHEST_PORT = 65535
+API_KEY_VARIABLE = "HEALTHD_API_KEY"
 
 SWITCH_SECONDS = 0.0005
 """How long a thread that computes in Python may keep the others waiting. Beside three plugins that do so for ever, a
@@ -76,6 +78,14 @@ def _parser() -> argparse.ArgumentParser:
 
     plugins = verbs.add_parser("plugins", parents=[common], help="list installed plugins and their settings")
     plugins.set_defaults(verb=_plugins)
+
+    top = verbs.add_parser("top", help="watch a running daemon, here or elsewhere: cameras, rates, viewers, load")
+    top.add_argument("--url", default="http://127.0.0.1:8080", help="where it is (default %(default)s)")
+    top.add_argument("--api-key", metavar="KEY", help="default: HEALTHD_API_KEY , which `ps` does not show")
+    top.add_argument("--once", action="store_true", help="look once (two polls) and end; exit 1 without an answer")
+    top.add_argument("--json", action="store_true", help="one JSON object per look")
+    top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="0.1 to 3600 (default 1)")
+    top.set_defaults(verb=_top)
     return parser
 
 
@@ -84,6 +94,13 @@ def _port(text: str) -> int:
     if not 0 <= port <= HIGHEST_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to {HIGHEST_PORT}")
     return port
+
+
+def _interval(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0.1 <= (seconds := float(text)) <= 3600:
+            return seconds
+    raise argparse.ArgumentTypeError("must be a number from 0.1 to 3600")
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -145,7 +162,7 @@ def _run_daemon(chosen: argparse.Namespace, settings: "Settings") -> int:
 
 
 def _run_loop(main: Coroutine[None, None, int]) -> int:
-    """Run the daemon's task. The loop is left as it is: closing it would wait for what was abandoned."""
+    """Run the task of a verb. The loop is left as it is: closing it would wait for what was abandoned."""
     import asyncio  # noqa: PLC0415
 
     loop = asyncio.new_event_loop()
@@ -178,6 +195,27 @@ def _plugins(chosen: argparse.Namespace) -> int:
     for line in _run_loop_of(list_plugins()):
         print(line)
     return OK
+
+
+def _top(chosen: argparse.Namespace) -> int:
+    from healthd.top import TopOptions, top  # noqa: PLC0415
+    from healthd.top_client import parse_address, parse_key  # noqa: PLC0415
+
+    said = "--api-key" if chosen.api_key is not None else API_KEY_VARIABLE
+    try:
+        key = parse_key(chosen.api_key if chosen.api_key is not None else os.environ.get(API_KEY_VARIABLE))
+        said = "--url"
+        address = parse_address(chosen.url)
+    except ValueError as exc:
+        return _say(f"{said} {exc}", WRONG_CONFIG)
+    options = TopOptions(
+        address=address,
+        key=key,
+        once=chosen.once,
+        as_json=chosen.json,
+        interval_seconds=chosen.interval,
+    )
+    return _run_loop(top(options))
 
 
 def _run_loop_of(main: Coroutine[None, None, list[str]]) -> list[str]:

@@ -17,15 +17,19 @@ import uvicorn
 
 from healthd import __version__
 from healthd.api.auth import Authenticator
+from healthd.api.events import tell_listeners
 from healthd.api.services import Services
 from healthd.api.shapes import model_name
 from healthd.app import create_app
+from healthd.cameras.events import EventHub
 from healthd.cameras.factory import make_sources
 from healthd.cameras.jpeg import JpegEncoder
 from healthd.cameras.runner import CameraRunner
+from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
-from healthd.errors import HealthdError
+from healthd.cameras.viewers import EndReason, Viewers
+from healthd.http_server import DroppableProtocol, Server, StartError, listen
 from healthd.metrics import Metrics, Sample
 from healthd.models.manager import ModelManager
 from healthd.models.model import CONTRACT, ModelFamily
@@ -34,33 +38,12 @@ from healthd.settings import Settings
 from healthd.worker import Worker, WorkerTimeout
 
 log = structlog.get_logger(__name__)
+__all__ = ["InstalledPlugins", "StartError", "build", "load_installed_plugins", "serve"]
 HOUSEKEEPING_SECONDS = 15.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_SIGNAL_SECONDS = 0.05
-BACKLOG = 2048
 FORCE_SECONDS = 3.0
 """A stop that takes so much longer than grace and drain together has come to nothing, and is forced."""
-
-
-class StartError(HealthdError):
-    """The daemon cannot start; the message says what to do."""
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without hands on the signals: stock uvicorn re-raises them, and what comes after `serve()` never runs."""
-
-    def __init__(self, config: uvicorn.Config, *, on_started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_started()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +76,6 @@ async def load_installed_plugins() -> InstalledPlugins:
     )
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Bind the socket before anything is started.
-
-    Raises:
-        StartError: the address cannot be had.
-    """
-    host, port = settings.server.host, settings.server.port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # without it asyncio leaves Nagle on: +40 ms
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        bound.listen(BACKLOG)  # now, so that a second daemon on this port fails here and says what to do
-    except OSError as exc:
-        bound.close()
-        why = exc.strerror or repr(exc)
-        raise StartError(f"cannot listen on {host}:{port}: {why}; free the port or set server.port") from exc
-    bound.setblocking(False)
-    return bound
-
-
 async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     """Build the parts of the daemon; starts no camera."""
     metrics = Metrics()
@@ -144,6 +106,11 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         [(key.name, key.key.reveal(), key.scope) for key in settings.auth.keys if settings.auth.needs_key],
         session_seconds=settings.auth.session_hours * 3600,
     )
+    viewers = Viewers(
+        max_viewers=settings.streams.max_viewers,
+        max_viewers_per_camera=settings.streams.max_viewers_per_camera,
+        max_seconds=settings.streams.max_seconds,
+    )
     services = Services(
         settings=settings,
         supervisor=supervisor,
@@ -152,8 +119,13 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         families=plugins.families,
         metrics=metrics,
         auth=auth,
+        viewers=viewers,
+        events=EventHub(),
+        signs=SignCache(encoder),
     )
+    tell_listeners(services)
     metrics.read_from(supervisor.samples)
+    metrics.read_from(viewers.samples)
     metrics.read_from(lambda: _samples(services))
     return services
 
@@ -171,7 +143,11 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
     stop = asyncio.Event()
     patience = settings.shutdown.grace_seconds + settings.shutdown.drain_seconds + FORCE_SECONDS
     with _own_signals(stop, force_seconds=patience):
-        bound = listen(settings)
+        bound = listen(
+            settings.server.host,
+            settings.server.port,
+            dead_peer_seconds=2 * settings.streams.write_timeout_seconds,
+        )
         stopping = asyncio.create_task(stop.wait(), name="stop")
         building = asyncio.create_task(_load_and_build(settings), name="build")
         await asyncio.wait([building, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -200,8 +176,10 @@ async def _stop(settings: Settings, services: Services, *, server: uvicorn.Serve
     loop = asyncio.get_running_loop()
     begun = loop.time()
     shutdown = settings.shutdown
-    # Phase 1: tell the world. /readyz turns 503 (liveness stays 200), whoever waits for a frame is answered.
+    # Phase 1: tell the world. /readyz turns 503 (liveness stays 200), streams end with their closing boundary, and
+    # whoever waits for a frame is answered.
     services.draining = True
+    services.viewers.end_all(EndReason.STOP)
     services.supervisor.release_waiters()
     log.info("stop_requested", grace_seconds=shutdown.grace_seconds, drain_seconds=shutdown.drain_seconds)
 
@@ -282,7 +260,7 @@ def _disown_signals() -> None:
 def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:
     options: dict[str, Any] = {
         "lifespan": "off",
-        "http": "httptools",
+        "http": DroppableProtocol,
         "ws": "none",
         "log_config": None,
         "log_level": "warning",
@@ -292,7 +270,7 @@ def _server(settings: Settings, services: Services, *, on_started: Callable[[], 
         "timeout_graceful_shutdown": settings.shutdown.grace_seconds,
         "root_path": settings.server.root_path,
     }
-    return _Server(uvicorn.Config(create_app(services), **options), on_started=on_started)
+    return Server(uvicorn.Config(create_app(services), **options), on_started=on_started)
 
 
 async def _keep_house(services: Services) -> None:

@@ -50,8 +50,15 @@ READ_METRICS = (
     Read("healthd_camera_bugs_total", "counter", ("camera", "task"), "Failures that a plugin did not sort: its bugs."),
     Read("healthd_camera_workers_abandoned_total", "counter", ("camera",), "Threads given up in a stuck call."),
     Read("healthd_camera_workers_stuck", "gauge", ("camera",), "Threads given up that have not come back."),
-    Read("healthd_jpeg_encodes_total", "counter", ("camera",), "JPEGs encoded."),
+    Read("healthd_jpeg_encodes_total", "counter", ("camera", "variant"), "JPEGs encoded, by kind of variant."),
     Read("healthd_jpeg_hits_total", "counter", ("camera",), "JPEGs served from the cache."),
+    Read("healthd_viewers_open", "gauge", ("camera", "kind"), "Open streams; no camera: events of all."),
+    Read("healthd_viewers_admitted_total", "counter", (), "Streams that were opened."),
+    Read("healthd_viewers_refused_total", "counter", (), "Streams that were refused: too many viewers."),
+    Read("healthd_viewers_ended_total", "counter", ("reason",), "Streams that ended, by reason."),
+    Read("healthd_stream_sent_total", "counter", ("camera", "kind"), "Frames or events sent."),
+    Read("healthd_stream_skipped_total", "counter", ("camera", "kind"), "Frames or events that newer ones replaced."),
+    Read("healthd_stream_sent_bytes_total", "counter", ("camera", "kind"), "Bytes of pictures or events sent."),
     Read("healthd_models_loaded", "gauge", (), "Models in memory."),
     Read("healthd_model_users", "gauge", ("model",), "Cameras and requests that hold the model now."),
     Read("healthd_model_predictions_total", "counter", ("model",), "Predictions since the model was loaded."),
@@ -121,6 +128,13 @@ class Metrics:
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.2, 0.5, 1),
             registry=self.registry,
         )
+        self.send_seconds = Histogram(
+            "healthd_stream_send_seconds",
+            "Time until a viewer had room for the next part.",
+            ("kind",),
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+            registry=self.registry,
+        )
         self.encode_seconds = Histogram(
             "healthd_jpeg_encode_seconds",
             "Wall time of one JPEG: resize, drawing and encoding.",
@@ -140,5 +154,11 @@ class Metrics:
 
 def documented_names() -> tuple[str, ...]:
     """Names of all metrics of healthd itself, as the documentation must list them."""
-    counted = ("healthd_http_requests_total", "healthd_predict_seconds", "healthd_predict_start_age_seconds")
-    return (*(read.name for read in READ_METRICS), *counted, "healthd_jpeg_encode_seconds")
+    counted = (
+        "healthd_http_requests_total",
+        "healthd_predict_seconds",
+        "healthd_predict_start_age_seconds",
+        "healthd_jpeg_encode_seconds",
+        "healthd_stream_send_seconds",
+    )
+    return (*(read.name for read in READ_METRICS), *counted)

@@ -32,6 +32,7 @@ from healthd.settings_sections import (
     ServerSettings,
     ShutdownSettings,
     SnapshotsSettings,
+    StreamsSettings,
 )
 from healthd.settings_tree import ConfigError, Notes, Problem, dotted, nearest_key
 from healthd.settings_tree import Path as KeyPath
@@ -52,6 +53,7 @@ __all__ = [
     "Settings",
     "ShutdownSettings",
     "SnapshotsSettings",
+    "StreamsSettings",
     "is_loopback",
     "load_settings",
     "open_door",
@@ -75,6 +77,7 @@ class Settings(BaseSettings):
     shutdown: ShutdownSettings = Field(ShutdownSettings(), description="How long a stop may take.")
     log: LogSettings = Field(LogSettings(), description="What is logged, and how.")
     snapshots: SnapshotsSettings = Field(SnapshotsSettings(), description="The pictures that are served.")
+    streams: StreamsSettings = Field(StreamsSettings(), description="Open streams of pictures and events.")
     models: ModelsSettings = Field(ModelsSettings(), description="The models that watch the cameras.")
     performance: PerformanceSettings = Field(PerformanceSettings(), description="How much of the machine is taken.")
     cameras: dict[Name, CameraSettings] = Field(

@@ -141,6 +141,15 @@ class SnapshotsSettings(Section):
     quality: int = Field(75, ge=1, le=95, description="JPEG quality where neither camera nor caller says another.")
 
 
+class StreamsSettings(Section):
+    """`[streams]`: open MJPEG and event streams."""
+
+    max_viewers: int = Field(200, ge=1, le=10_000, description="Open streams at most, events included.")
+    max_viewers_per_camera: int = Field(100, ge=1, le=10_000, description="Open streams of one camera at most.")
+    write_timeout_seconds: Seconds = Field(5, description="A viewer that does not read for so long is dropped.")
+    max_seconds: SecondsOrOff = Field(0, description="How long one stream may last; 0: as long as its viewer looks.")
+
+
 class ModelsSettings(Section):
     """`[models]`: the models that watch the cameras and answer the inference API."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 
 
 class Signal:
@@ -9,11 +10,18 @@ class Signal:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._watchers: list[Callable[[], None]] = []
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call `watcher` at every change from now on. It must neither raise nor notify."""
+        self._watchers.append(watcher)
 
     def notify_all(self) -> None:
         """Wake all who wait now."""
         self._event.set()
         self._event = asyncio.Event()
+        for watcher in self._watchers:
+            watcher()
 
     async def wait(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  a bound per call is the point
         """Wait for the next change; False when `timeout` seconds passed without one."""

@@ -15,6 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
     ("check", "demo"),
     ("daemon",),
+    ("http_server",),
     ("app",),
     ("api", "web"),
     ("cameras",),

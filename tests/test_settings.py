@@ -289,9 +289,10 @@ def test_what_kubernetes_injects_is_ignored() -> None:
         "HEALTHD_PORT_8080_TCP_PORT": "8080",
         "HEALTHD_PORT_8080_TCP_ADDR": "10.0.0.1",
         "HEALTHD_TEST_ASSETS": "/x",
+        "HEALTHD_API_KEY": "of healthd top",
     }
     second = {name.replace("HEALTHD_", "HEALTHD_METRICS_", 1): value for name, value in service.items()}
-    del second["HEALTHD_METRICS_TEST_ASSETS"]
+    del second["HEALTHD_METRICS_TEST_ASSETS"], second["HEALTHD_METRICS_API_KEY"]
     assert load_settings(None, {**service, **second}) == Settings()
 
 

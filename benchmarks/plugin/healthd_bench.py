@@ -1,10 +1,11 @@
-"""Cameras for the benchmarks: a steady one, and one whose read never returns."""
+"""Cameras for the benchmarks: a steady one, one that shows a room, and one whose read never returns."""
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import cv2
 import numpy as np
 
 from healthd.cameras.source import CameraSource, Read
@@ -27,6 +28,32 @@ class Steady(CameraSource):
             return np.full((720, 1280, 3), shade, np.uint8)
 
         yield read
+
+
+def room_picture(number: int) -> np.ndarray:
+    """A 720p picture with as much detail as a room has: soft shapes and a little noise."""
+    rng = np.random.default_rng(number)
+    soft = cv2.resize(rng.integers(0, 255, (18, 32, 3), np.uint8), (1280, 720), interpolation=cv2.INTER_CUBIC)
+    return cv2.add(soft, rng.integers(0, 6, soft.shape, np.uint8))
+
+
+class Room(Steady):
+    """The same rate, with pictures that are worth encoding."""
+
+    @contextmanager
+    def camera(self) -> Iterator[Read]:
+        """Open nothing."""
+        pictures = [room_picture(number) for number in range(8)]
+        number = 0
+        with super().camera() as read:
+
+            def show() -> np.ndarray:
+                nonlocal number
+                number += 1
+                read()
+                return pictures[number % len(pictures)].copy()
+
+            yield show
 
 
 class Hung(Steady):

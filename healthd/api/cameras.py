@@ -49,12 +49,12 @@ class CameraController(Controller):
     @get("/", summary="All configured cameras")
     async def cameras(self, services: House) -> list[schemas.Camera]:
         """Every configured camera, from the first answer on, in the order of the configuration."""
-        return [shapes.camera(runner) for runner in services.supervisor]
+        return [_shape(services, runner) for runner in services.supervisor]
 
     @get("/{name:str}", summary="One camera", responses={404: ERROR})
     async def camera(self, services: House, name: Annotated[str, NAME]) -> schemas.Camera:
         """Health, rates and accounting of one camera."""
-        return shapes.camera(find(services, name))
+        return _shape(services, find(services, name))
 
     @route(
         "/{name:str}/snapshot",
@@ -122,7 +122,7 @@ class CameraController(Controller):
         """Leave the camera and its model and begin anew, also when it has failed, ended or was paused."""
         runner = _startable(services, name)
         runner.restart()
-        return shapes.camera(runner)
+        return _shape(services, runner)
 
     @post("/{name:str}/pause", status_code=202, summary="Close the camera for now", responses={404: ERROR, 409: ERROR})
     async def pause(self, services: House, name: Annotated[str, NAME]) -> schemas.Camera:
@@ -131,14 +131,14 @@ class CameraController(Controller):
         if runner.health.state in {State.FAILED, State.ENDED}:
             raise ClientException(f"camera `{name}` has {runner.health.state}: {runner.health.reason}", status_code=409)
         runner.pause()
-        return shapes.camera(runner)
+        return _shape(services, runner)
 
     @post("/{name:str}/resume", status_code=202, summary="Open a paused camera", responses={404: ERROR, 409: ERROR})
     async def resume(self, services: House, name: Annotated[str, NAME]) -> schemas.Camera:
         """Open a paused camera again; nothing happens to one that is not paused."""
         runner = _startable(services, name)
         runner.resume()
-        return shapes.camera(runner)
+        return _shape(services, runner)
 
     @patch("/{name:str}", summary="Change a running camera", responses={404: ERROR, 422: ERROR})
     async def change(
@@ -153,7 +153,7 @@ class CameraController(Controller):
             quality=given.pop("quality", runner.tuning.quality),
         )
         runner.tune(tuning=tuning, thresholds=given)
-        return shapes.camera(runner)
+        return _shape(services, runner)
 
 
 def find(services: Services, name: str) -> CameraRunner:
@@ -166,6 +166,10 @@ def find(services: Services, name: str) -> CameraRunner:
     if runner is None:
         raise NotFoundException("unknown camera", extra={"camera": name[:80]})
     return runner
+
+
+def _shape(services: Services, runner: CameraRunner) -> schemas.Camera:
+    return shapes.camera(runner, services.viewers.count(runner.name))
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:
@@ -215,7 +219,7 @@ def _no_picture(runner: CameraRunner, health: Health) -> NoPicture:
     detail = f"camera `{runner.name}` has no picture to show: {health.state}"
     if health.reason:
         detail += f", {health.reason}"
-    extra = {"state": health.state.value, "reason": health.reason, "since": _rfc3339(health.since)}
+    extra = {"state": health.state.value, "reason": health.reason, "since": rfc3339(health.since)}
     return NoPicture(detail, extra=extra)
 
 
@@ -224,7 +228,7 @@ def _headers(services: Services, runner: CameraRunner, frame: Frame, variant: Va
         "ETag": _etag(services, frame, variant),
         "Cache-Control": "no-cache",
         "X-Frame-Id": str(frame.frame_id),
-        "X-Frame-Timestamp": _rfc3339(frame.captured_at),
+        "X-Frame-Timestamp": rfc3339(frame.captured_at),
         "X-Frame-Age-Ms": f"{_age_ms(services, frame):.0f}",
         "X-Camera-State": runner.health.state.value,
     }
@@ -238,7 +242,8 @@ def _age_ms(services: Services, frame: Frame) -> float:
     return max(0.0, services.clock.monotonic() - frame.captured_monotonic) * 1000
 
 
-def _rfc3339(moment: datetime) -> str:
+def rfc3339(moment: datetime) -> str:
+    """Return a time of the wire, in milliseconds, UTC."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -11,6 +11,7 @@ from healthd.api import schemas
 from healthd.api.services import House
 from healthd.cameras.health import State
 from healthd.metrics import CONTENT_TYPE
+from healthd.process import process_usage
 from healthd.redact import SCRUBBER
 
 OPEN = {"open": True}
@@ -74,16 +75,23 @@ async def metrics(services: House) -> Response[bytes]:
 
 @get("/state", summary="The daemon at a glance", tags=["process"])
 async def state(services: House) -> schemas.DaemonState:
-    """Version, uptime, cameras by state, viewers, models loaded, and what it is waiting for."""
+    """Version, uptime, cameras by state, viewers, models loaded, what it is waiting for, and what it takes."""
+    usage = process_usage()
     return schemas.DaemonState(
         status=services.readiness,
         version=__version__,
         started_at=services.started_at,
-        uptime_seconds=round(services.uptime_seconds, 1),
+        uptime_seconds=round(services.uptime_seconds, 3),
         cameras=dict(services.supervisor.by_state()),
-        viewers=services.viewers(),
+        viewers=len(services.viewers),
         models_loaded=len(services.models.loaded()),
         waiting_for=[SCRUBBER.scrub_label(what) for what in services.waiting_for],
+        process=schemas.Process(
+            cpu_seconds=round(usage.cpu_seconds, 3),
+            resident_memory_bytes=usage.resident_memory_bytes,
+            threads=usage.threads,
+            open_fds=usage.open_fds,
+        ),
     )
 
 

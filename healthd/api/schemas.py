@@ -32,6 +32,17 @@ class Health(Struct):
     models_loaded: int
 
 
+class Process(Struct):
+    """What the process of the daemon takes; null where its system does not tell."""
+
+    cpu_seconds: float
+    """CPU time since its start, of all threads: its growth per second is the load, 1 for one core."""
+    resident_memory_bytes: int | None
+    threads: int | None
+    """Native ones too."""
+    open_fds: int | None
+
+
 class DaemonState(Struct):
     """The daemon at a glance."""
 
@@ -44,6 +55,7 @@ class DaemonState(Struct):
     viewers: int
     models_loaded: int
     waiting_for: list[str]
+    process: Process
 
 
 class FrameCounts(Struct):
@@ -170,6 +182,36 @@ class Plugin(Struct):
     cameras: list[str]
     settings: dict[str, Any] | None
     """Its own settings as JSON Schema."""
+
+
+class Viewer(Struct):
+    """One open stream."""
+
+    id: str
+    kind: str
+    """`mjpeg` or `events`."""
+    camera: str | None
+    """Null: events of all cameras."""
+    client: str
+    since: datetime
+    sent: int
+    """Frames or events."""
+    skipped: int
+    quality: int | None
+    """JPEG quality at present."""
+    last_write_age_ms: float
+
+
+class ViewerEvent(Struct):
+    """A stream was opened or has ended."""
+
+    id: str
+    kind: str
+    camera: str | None
+    what: str
+    """`opened` or `ended`."""
+    reason: str | None
+    """Why it ended."""
 
 
 class Login(Struct, forbid_unknown_fields=True):

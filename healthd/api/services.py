@@ -1,7 +1,6 @@
 """What the API works with: the parts of the house, built in `daemon.py`."""
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeAlias
@@ -9,8 +8,11 @@ from typing import Literal, TypeAlias
 from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
+from healthd.cameras.events import EventHub
+from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
+from healthd.cameras.viewers import Viewers
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.metrics import Metrics
 from healthd.models.manager import ModelManager
@@ -39,8 +41,9 @@ class Services:
     boot_id: str = field(default_factory=lambda: secrets.token_hex(4))
     """Makes ETags of this process differ from those of any other."""
     draining: bool = False
-    viewers: Callable[[], int] = lambda: 0
-    """Open streams."""
+    viewers: Viewers
+    events: EventHub
+    signs: SignCache
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)

@@ -24,14 +24,17 @@ class _Said:
     tuning: tuple[float | None, float | None, int | None] = _NO_TUNING
 
 
-def camera(runner: CameraRunner) -> schemas.Camera:
-    """Shape one camera, whatever its plugin says: a plugin that cannot be asked is an error of its own camera."""
+def camera(runner: CameraRunner, viewers: int) -> schemas.Camera:
+    """Shape one camera, whatever its plugin says: a plugin that cannot be asked is an error of its own camera.
+
+    `viewers`: its open streams.
+    """
     health = runner.health
     try:
-        return _camera(runner, _said(runner))
+        return _camera(runner, _said(runner), viewers)
     except Exception as exc:  # noqa: BLE001  a plugin's own code runs here, and the other cameras must still be told of
         error = SCRUBBER.scrub(f"the plugin cannot be asked about its camera: {_text(_told(exc))}")
-        shape = _camera(runner, _Said())
+        shape = _camera(runner, _Said(), viewers)
         shape.reason = shape.reason or error
         shape.errors.append(schemas.CameraError(health.since, "plugin", error))
         return shape
@@ -49,7 +52,7 @@ def _said(runner: CameraRunner) -> _Said:
     )
 
 
-def _camera(runner: CameraRunner, said: _Said) -> schemas.Camera:
+def _camera(runner: CameraRunner, said: _Said, viewers: int) -> schemas.Camera:
     health, frame, age = runner.health, runner.frame, runner.frame_age_seconds
     counts, model = runner.counts, runner.model_health
     return schemas.Camera(
@@ -72,7 +75,7 @@ def _camera(runner: CameraRunner, said: _Said) -> schemas.Camera:
         recording=said.recording,
         frames=schemas.FrameCounts(counts.read, counts.predicted, dict(counts.dropped), counts.in_hand),
         reconnects=runner.reconnects,
-        viewers=0,
+        viewers=viewers,
         model=schemas.CameraModel(said.model_id, model.state, _text(model.reason)),
         tuning=schemas.Tuning(runner.tuning.predict_fps, runner.tuning.quality, *said.tuning),
         errors=[_error(error.at, error.task, error.reason) for error in runner.failures.errors],

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -10,9 +11,10 @@ import cv2
 
 from healthd.cameras.draw import draw_prediction
 from healthd.errors import CameraError, HealthdError
-from healthd.frames import Frame
+from healthd.frames import Frame, Image
 from healthd.models.model import Prediction
 
+VARIANT_KINDS = ("plain", "sized", "overlay", "sized_overlay")
 MAX_ENCODES = 16
 """Encodes of one camera that may wait at a time; whoever asks for yet another variant is told to come back."""
 MAX_VARIANTS = 16
@@ -28,6 +30,11 @@ class Variant(NamedTuple):
     """Pixels; None, or more than the frame has: as it is. The height follows."""
     overlay: bool = False
     """With the prediction of that very frame drawn on it."""
+
+    @property
+    def kind(self) -> str:
+        """One of `VARIANT_KINDS`: bounded, fit to be a metric's label."""
+        return ("sized_overlay" if self.width else "overlay") if self.overlay else "sized" if self.width else "plain"
 
     def __str__(self) -> str:
         return f"q{self.quality}w{self.width or 0}{'o' if self.overlay else ''}"
@@ -58,6 +65,10 @@ class JpegEncoder:
         """Return the JPEG and the seconds it took; off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, _timed, picture, variant)
 
+    async def run(self, make: Callable[[], bytes]) -> bytes:
+        """Return what `make` makes, a picture that shows no frame; off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, make)
+
     def close(self) -> None:
         """End the threads; what still waits is given up."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -78,7 +89,12 @@ class JpegCache:
         self._newest = {False: 0, True: 0}
         self._drops = 0
         self.hits = 0
-        self.encodes = 0
+        self.encodes_by_kind: Counter[str] = Counter(dict.fromkeys(VARIANT_KINDS, 0))
+
+    @property
+    def encodes(self) -> int:
+        """JPEGs encoded so far."""
+        return self.encodes_by_kind.total()
 
     def get(self, frame_id: int, variant: Variant) -> bytes | None:
         """Return the JPEG if it was encoded already."""
@@ -118,7 +134,7 @@ class JpegCache:
         return len(self._done)
 
     async def _encode(self, key: tuple[int, Variant], picture: Picture, variant: Variant) -> bytes:
-        self.encodes += 1
+        self.encodes_by_kind[variant.kind] += 1
         drops = self._drops
         jpeg, seconds = await self._encoder.encode(picture, variant)
         if self._on_encoded is not None:
@@ -163,7 +179,16 @@ def encode_picture(picture: Picture, variant: Variant) -> bytes:
         if image is picture.frame.image:
             image = image.copy()
         draw_prediction(image, picture.prediction, scale=scale)
-    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, variant.quality])
+    return encode_image(image, variant.quality)
+
+
+def encode_image(image: Image, quality: int) -> bytes:
+    """Return an image as JPEG; blocking, a few milliseconds.
+
+    Raises:
+        CameraError: OpenCV cannot encode it.
+    """
+    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
-        raise CameraError(f"a frame of {width}x{height} pixels cannot be encoded as JPEG")
+        raise CameraError(f"a frame of {image.shape[1]}x{image.shape[0]} pixels cannot be encoded as JPEG")
     return data.tobytes()

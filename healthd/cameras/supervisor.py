@@ -109,5 +109,6 @@ def _samples(runner: CameraRunner) -> Iterator[Sample]:
         yield Sample("healthd_camera_bugs_total", runner.failures.bugs[task], {**camera, "task": task})
     yield Sample("healthd_camera_workers_abandoned_total", runner.abandoned_total, camera)
     yield Sample("healthd_camera_workers_stuck", runner.stuck_workers, camera)
-    yield Sample("healthd_jpeg_encodes_total", runner.jpegs.encodes, camera)
+    for kind, number in runner.jpegs.encodes_by_kind.items():
+        yield Sample("healthd_jpeg_encodes_total", number, {**camera, "variant": kind})
     yield Sample("healthd_jpeg_hits_total", runner.jpegs.hits, camera)

@@ -24,6 +24,7 @@ from healthd.clock import Clock
 from healthd.daemon import InstalledPlugins, build
 from healthd.errors import EndOfStream
 from healthd.frames import Image
+from healthd.http_server import DroppableProtocol, listen
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd.plugins import FAMILIES, SOURCES, Plugin, Plugins
 from healthd.settings import Settings
@@ -188,12 +189,12 @@ async def open_house(
 
 @asynccontextmanager
 async def _serving(services: Services, *, root_path: str) -> AsyncIterator[str]:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # without it, 40 ms an answer
-    listening.bind(("127.0.0.1", 0))
+    timeout = services.settings.streams.write_timeout_seconds
+    listening = listen("127.0.0.1", 0, dead_peer_seconds=2 * timeout)
     config = uvicorn.Config(
         create_app(services),
         lifespan="off",
-        http="httptools",
+        http=DroppableProtocol,
         log_config=None,
         access_log=False,
         root_path=root_path,

@@ -188,7 +188,7 @@ async def test_metrics_are_prometheus_text_and_account_for_every_frame() -> None
             assert (read > 0) == (name != "off")
         assert values["healthd_models_loaded"][()] == 2
         assert values["healthd_model_users"][("model", "m"),] == 2
-        assert values["healthd_jpeg_encodes_total"][("camera", "gym"),] == 1
+        assert values["healthd_jpeg_encodes_total"][("camera", "gym"), ("variant", "plain")] == 1
         assert values["healthd_ready"][()] == 1
         assert values["healthd_build_info"][("version", __version__),] == 1
         ours = {
@@ -211,7 +211,7 @@ async def test_answers_are_counted_by_route_and_never_by_path() -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/health", "/metrics"])
 async def test_the_process_is_told_to_whoever_asks_and_tells_no_secret(path: str) -> None:
-    url = "rtsp://viewer:hunter2hunter2@cam.lan/1?token=abcdef123456"
+    url = "rtsp://onlooker:hunter2hunter2@cam.lan/1?token=abcdef123456"
     async with open_house(
         {"gym": FakeSource(read=gone)},
         cameras={"gym": {"url": url}},
@@ -220,5 +220,5 @@ async def test_the_process_is_told_to_whoever_asks_and_tells_no_secret(path: str
         await eventually(lambda: house.runner().health.state == "reconnecting")
         answer = await house.get(path)
         assert answer.status_code == 200
-        for secret in ("hunter2", "abcdef123456", "viewer"):
+        for secret in ("hunter2", "abcdef123456", "onlooker"):
             assert secret not in answer.text

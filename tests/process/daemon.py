@@ -92,7 +92,8 @@ class Daemon:
     """One run of `healthd`. Lives from `with` to the end of the block, where it is killed if it is still there.
 
     `settings` become `config.toml` in `folder`, on top of a free port and short bounds; `arguments` replace
-    `run --config config.toml`. `as_pid_1`: in a PID namespace of its own. `deaf`: nobody reads its log.
+    `run --config config.toml`. `as_pid_1`: in a PID namespace of its own. `deaf`: nobody reads its log. `prefix`: a
+    command that becomes the daemon.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Daemon:
         plugins: Sequence[Path] = (INSTALLED,),
         as_pid_1: bool = False,
         deaf: bool = False,
+        prefix: Sequence[str] = (),
         **variables: str,
     ) -> None:
         self.folder = folder
@@ -118,6 +120,7 @@ class Daemon:
         self._environment = environment(plugins, **variables)
         self._as_pid_1 = as_pid_1
         self._deaf = deaf
+        self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         self._readers: list[threading.Thread] = []
         self._lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
@@ -132,7 +135,7 @@ class Daemon:
         command = [sys.executable, "-m", "healthd", *map(str, self._arguments)]
         self.started_at = time.monotonic()
         self._process = subprocess.Popen(
-            [*NAMESPACE, *command] if self._as_pid_1 else command,
+            [*self._prefix, *(NAMESPACE if self._as_pid_1 else ()), *command],
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,

@@ -1,0 +1,45 @@
+"""What an endless answer must know of its connection beyond ASGI; the HTTP server puts it into the scope."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from litestar.types import Scope
+
+EXTENSION = "healthd.connection"
+
+
+async def _at_once() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Connection:
+    """The connection of one request. Lives as long as the request."""
+
+    lost: "asyncio.Future[None]"
+    """Done when the connection is gone. ASGI's `receive` does not tell when the client has sent another request."""
+    abort: Callable[[], object]
+    """Drop it with what is still in its buffers."""
+    close: Callable[[], object]
+    """Close it once the client has taken what is in its buffers."""
+    drained: Callable[[], Awaitable[object]] = _at_once
+    """Wait until its buffers have room, or the connection is gone."""
+    send_bare: Callable[[], object] = lambda: None
+    """Send the body as it is, up to the end of the connection: HTTP/1.0 knows no chunks."""
+
+
+def connection_of(scope: Scope) -> Connection:
+    """Return the connection that a request came through; a stand-in, where the server offers none."""
+    extensions: Any = scope.get("extensions") or {}
+    found = extensions.get(EXTENSION)
+    if isinstance(found, Connection):
+        return found
+    lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def end() -> None:
+        if not lost.done():
+            lost.set_result(None)
+
+    return Connection(lost=lost, abort=end, close=end)
