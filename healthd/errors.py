@@ -26,3 +26,31 @@ class EndOfStream(CameraError):  # noqa: N818  the contract's word; it is the or
 
 class ModelError(HealthdError):
     """The model cannot be loaded or cannot predict now. It may pass: the runner tries again with backoff."""
+
+
+class UnknownModelError(SettingsError):
+    """No model of that name can be loaded here."""
+
+
+class ParameterError(SettingsError):
+    """What a caller asks of a model cannot be had from it; another caller's wish may."""
+
+
+class LoadError(ModelError):
+    """The model was asked for and cannot be loaded; the message says why."""
+
+
+class BusyError(ModelError):
+    """No room, no turn or no memory for this caller now."""
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class PredictError(ModelError):
+    """The model failed on this picture; the message begins with the type of what it raised. It stays usable."""
+
+
+class InUseError(HealthdError):
+    """It cannot be taken away: somebody uses it; the message says who."""

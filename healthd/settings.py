@@ -23,6 +23,8 @@ from healthd.settings_sections import (
     ApiKey,
     AuthSettings,
     CameraSettings,
+    InferenceSettings,
+    JobsSettings,
     LogSettings,
     ModelsSettings,
     Name,
@@ -42,6 +44,8 @@ __all__ = [
     "AuthSettings",
     "CameraSettings",
     "ConfigError",
+    "InferenceSettings",
+    "JobsSettings",
     "LogSettings",
     "ModelsSettings",
     "Origin",
@@ -79,6 +83,8 @@ class Settings(BaseSettings):
     snapshots: SnapshotsSettings = Field(SnapshotsSettings(), description="The pictures that are served.")
     streams: StreamsSettings = Field(StreamsSettings(), description="Open streams of pictures and events.")
     models: ModelsSettings = Field(ModelsSettings(), description="The models that watch the cameras.")
+    inference: InferenceSettings = Field(InferenceSettings(), description="Pictures that are sent in.")
+    jobs: JobsSettings = Field(JobsSettings(), description="Batch work over many pictures or a video.")
     performance: PerformanceSettings = Field(PerformanceSettings(), description="How much of the machine is taken.")
     cameras: dict[Name, CameraSettings] = Field(
         default_factory=dict, description="The cameras by name, in the order of the file."

@@ -158,6 +158,61 @@ class ModelsSettings(Section):
         300, description="A model that nobody used for so long is unloaded; 0: never."
     )
     load_timeout_seconds: Seconds = Field(120, description="How long loading a model may take.")
+    failed_load_seconds: SecondsOrOff = Field(
+        10, description="A model that could not be loaded is not loaded again by a request for so long."
+    )
+    preload: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
+        (), description="Models that are loaded at the start and kept, e.g. `yolo11n-pose.onnx`."
+    )
+    default: str | None = Field(
+        None, min_length=1, description="The model of a request that names none; absent: that of the first camera."
+    )
+    max_loaded: int = Field(
+        8, ge=1, le=1000, description="Models in memory at most; the one used longest ago makes room."
+    )
+    memory_budget_bytes: int = Field(
+        0, ge=0, description="Memory that all models together may take, by their own account; 0: no limit."
+    )
+    concurrency: int = Field(
+        1, ge=1, le=64, description="Predictions of one model at a time, where the model can do more than one."
+    )
+    queue_size: int = Field(16, ge=1, le=10_000, description="Requests that may wait for one model; more get a 503.")
+    queue_timeout_seconds: Seconds = Field(5, description="A request that has waited so long for its turn gets a 503.")
+
+
+class InferenceSettings(Section):
+    """`[inference]`: pictures that are sent in."""
+
+    max_upload_bytes: int = Field(
+        20_971_520, ge=1024, le=1_073_741_824, description="Size of one picture at most, as it is sent."
+    )
+    max_pixels: int = Field(
+        50_000_000, ge=1, le=1_000_000_000, description="Pixels of one picture at most, whatever its size in bytes."
+    )
+    max_uploads: int = Field(64, ge=1, le=10_000, description="Requests with a picture at a time; more get a 503.")
+    upload_timeout_seconds: Seconds = Field(30, description="How long one picture may take to arrive.")
+    max_sockets: int = Field(32, ge=1, le=10_000, description="Open WebSockets at most.")
+
+
+class JobsSettings(Section):
+    """`[jobs]`: batch work over many pictures or a video."""
+
+    enabled: bool = Field(True, description="`false`: no jobs are taken.")
+    directory: Path = Field(Path("jobs"), description="Where uploads, the queue and the results are kept.")
+    redis_url: SourceUrl | None = Field(
+        None, description="A Redis that several daemons share, e.g. `redis://queue.lan/0`; absent: SQLite."
+    )
+    allowed_directories: tuple[Path, ...] = Field(
+        (), description="Directories on this machine whose pictures and videos a job may name by their path."
+    )
+    max_upload_bytes: int = Field(
+        2_147_483_648, ge=1024, le=1_099_511_627_776, description="Size of one video or zip at most."
+    )
+    max_jobs: int = Field(100, ge=1, le=100_000, description="Jobs that may wait or run; more get a 503.")
+    workers: int = Field(1, ge=1, le=64, description="Jobs that run at a time in this daemon.")
+    keep_hours: float = Field(
+        168, gt=0, le=87_600, allow_inf_nan=False, description="How long the results of an ended job are kept."
+    )
 
 
 class PerformanceSettings(Section):

@@ -9,12 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from healthd.frames import Image
 
+Query: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 CONTRACT = 1
 """Version of both plugin contracts; raised when a plugin written for the old one would break."""
 
@@ -28,6 +29,22 @@ class InferenceParams(BaseModel):
     iou: float = Field(0.45, ge=0, le=1, description="Overlap above which non-maximum suppression drops a detection.")
     max_det: int = Field(300, ge=1, le=1000, description="At most so many detections, the most confident first.")
     classes: tuple[str, ...] | None = Field(None, description="Names of the classes to keep; all when absent.")
+    imgsz: int | None = Field(
+        None, ge=32, le=4096, description="Side of the network's input in pixels; the model's own when absent."
+    )
+    half: bool | None = Field(None, description="Compute in half precision; the model's own choice when absent.")
+    device: str | None = Field(
+        None,
+        max_length=40,
+        pattern=r"^[A-Za-z][A-Za-z0-9_.:-]*$",
+        description="Where to compute, as the family names it, e.g. `CPU`, `cuda:0`; its own choice when absent.",
+    )
+    text_queries: tuple[Query, ...] | None = Field(
+        None, max_length=100, description="What to look for, in words, for families that take it."
+    )
+    question: str | None = Field(
+        None, max_length=2000, description="What to answer about the picture, for families that take it."
+    )
 
 
 class ModelOptions(BaseModel):
@@ -90,12 +107,14 @@ class ModelSpec:
 
 
 class Model(ABC):
-    """One loaded model. Lives from `ModelFamily.load` to `close`; called by one thread at a time."""
+    """One loaded model. Lives from `ModelFamily.load` to `close`; called by `concurrency` threads at a time."""
 
     task: str
     """What it does, e.g. `detect`, `pose`."""
     labels: Mapping[int, str]
-    """Names of the classes by class id."""
+    """Names of the classes by class id; empty for a model that knows none."""
+    concurrency: int = 1
+    """How many threads may call `predict` at a time; `models.concurrency` may allow fewer."""
 
     @abstractmethod
     def predict(self, image: Image, params: InferenceParams) -> Prediction:
@@ -127,11 +146,23 @@ class ModelFamily(ABC):
     def serves(self, model_id: str) -> bool:
         """Whether this family is meant for a model of that name. Looks at the name only."""
 
+    def options_for(self, params: InferenceParams) -> ModelOptions:  # noqa: ARG002  most families have no options
+        """Return how to load a model for a request that asks for `params` (default: as the family does by itself)."""
+        return self.options_model()
+
+    def estimate_bytes(self, spec: ModelSpec) -> int | None:
+        """Say about how much memory the model will hold, before it is loaded; None when unknown.
+
+        Default: twice the size of its file.
+        """
+        return 2 * spec.path.stat().st_size if spec.path is not None and spec.path.is_file() else None
+
     @abstractmethod
     def load(self, spec: ModelSpec) -> Model:
         """Load a model; blocking.
 
         Raises:
+            ParameterError: not with these options, e.g. an input size that it was not made for.
             SettingsError: it can never be loaded (missing file, missing extra, not a model), with what to do.
             ModelError: it cannot be loaded now.
         """
