@@ -253,7 +253,7 @@ class ModelManager:
         deadline = time.monotonic() + self._room_timeout_seconds
         with self._changed:
             while True:
-                shared = self._present(key)
+                shared = self._present(key, spec.model_id)
                 if shared is not None:
                     shared.users += 1
                     shared.names.add(spec.model_id)
@@ -280,22 +280,22 @@ class ModelManager:
                 shared.users = 1
                 return shared, True, evicted
 
-    def _present(self, key: _Key) -> SharedModel | None:
+    def _present(self, key: _Key, model_id: str) -> SharedModel | None:
         """Return the model of that key; one that hangs is left to its thread.
 
         Raises:
             LoadError: too many threads hang in it already.
         """
         shared = self._models.get(key)
-        if shared is None or shared.stuck_for() <= self._limit(shared):
-            return shared
-        log.warning("model_stuck", model=shared.spec.model_id, seconds=round(shared.stuck_for(), 1))
-        del self._models[key]
-        self._given_up.append(shared)
-        hung = sum(1 for model in self._given_up if model.spec.model_id == shared.spec.model_id)
-        if hung >= MOST_STUCK:
-            raise LoadError(f"{hung} threads hang in {shared.spec.model_id}: restart healthd, or take another model")
-        return None
+        if shared is not None and shared.stuck_for() > self._limit(shared):
+            log.warning("model_stuck", model=shared.spec.model_id, seconds=round(shared.stuck_for(), 1))
+            del self._models[key]
+            self._given_up.append(shared)
+            shared = None
+        hung = sum(1 for model in self._given_up if model.family == key[0] and model_id in model.names)
+        if shared is None and hung >= MOST_STUCK:
+            raise LoadError(f"{hung} threads hang in {model_id}: restart healthd, or take another model")
+        return shared
 
     def _victims(self, model_id: str, wanted: int, *, room_for: int) -> list[SharedModel]:
         return victims(
