@@ -179,6 +179,16 @@ async def test_a_stream_of_an_unknown_camera_is_a_404(path: str) -> None:
         assert house.services.viewers.admitted_total == 0
 
 
+async def test_a_stream_is_asked_for_with_get_alone() -> None:
+    """`HEAD` of what never ends would have to make up its answer."""
+    async with open_house({"gym": FakeSource(fps=30)}) as house:
+        for path in (STREAM, EVENTS):
+            assert (await house.client.head(path)).status_code == 405
+            assert_error(await house.client.post(path), 405)
+        assert house.services.viewers.admitted_total == 0
+        assert (await house.get("/healthz")).status_code == 200, "the connection can be used again"
+
+
 async def test_fewer_frames_can_be_asked_for() -> None:
     async with (
         open_house({"gym": FakeSource(fps=60)}) as house,
@@ -623,6 +633,22 @@ async def test_events_begin_with_where_every_camera_stands_and_tell_what_changes
         assert ids == sorted(ids)
         assert {event.event_id.partition("-")[0] for event in client.events} == {house.services.boot_id}
         assert {event.name for event in client.events} == {"camera"}
+
+
+async def test_a_camera_whose_picture_grows_too_old_is_an_event_though_nothing_happened_and_only_one() -> None:
+    cameras = {"gym": {"stall_timeout_seconds": 60, "stale_after_seconds": 0.3}}
+    async with open_house({"gym": Feed()}, cameras=cameras) as house, looking(port(house), EVENTS) as [client]:
+        await eventually(lambda: client.events)
+        await house.show(picture(1))
+
+        def states() -> list[str]:
+            return [json.loads(event.data)["state"] for event in client.events]
+
+        await eventually(lambda: states()[-1] == "stalled", seconds=0.3 + 1 + PATIENCE)
+        await asyncio.sleep(2.2)  # two heartbeats
+        assert states() == ["starting", "live", "stalled"]
+        await house.show(picture(2))
+        await eventually(lambda: states()[-2:] == ["stalled", "live"], seconds=0.9)
 
 
 async def test_predictions_and_viewers_are_events_and_one_camera_can_be_asked_for() -> None:
