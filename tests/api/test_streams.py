@@ -18,12 +18,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from healthd.cameras.viewers import EndReason
-from healthd.errors import CameraError
+from healthd.errors import CameraError, SettingsError
 from healthd.frames import Image
 from healthd.models.model import Detection, Keypoint, Prediction
 from tests.api.house import ADMIN, KEYS, READ, Feed, House, assert_error, http_client, open_house
 from tests.eventually import eventually
-from tests.fakes import FakeSource, picture, prediction
+from tests.fakes import FakeSource, listed, picture, prediction
 from tests.stream_client import StreamClient, looking
 
 STREAM = "/api/v1/cameras/gym/stream"
@@ -232,6 +232,39 @@ async def test_a_stream_of_a_camera_that_is_not_live_costs_one_small_picture_a_s
                 assert client.received < 100_000
         assert house.services.signs.encodes == 1
         assert house.runner().jpegs.encodes == 0
+
+
+def refusing() -> None:
+    raise SettingsError("no such camera")
+
+
+@pytest.mark.parametrize(
+    ("source", "title", "reason"),
+    [
+        (FakeSource(on_open=refusing), "failed", "no such camera"),
+        (FakeSource(read=listed([picture(1)]), recording=True), "ended", "the recording has ended"),
+    ],
+    ids=["failed", "ended"],
+)
+async def test_a_camera_that_will_not_come_back_by_itself_is_a_picture_that_says_why(
+    source: FakeSource, title: str, reason: str
+) -> None:
+    async with open_house({"gym": source}) as house:
+        await eventually(lambda: house.runner().health.state == title)
+        said: list[tuple[str, str | None]] = []
+        draw = house.services.signs.get
+
+        async def remember(camera: str, what: str, why: str | None, *, width: int | None) -> bytes:
+            said.append((what, why))
+            return await draw(camera, what, why, width=width)
+
+        house.services.signs.get = remember  # type: ignore[method-assign]
+        async with looking(port(house), STREAM) as [client]:
+            await eventually(lambda: client.parts)
+            assert (client.status, client.frames) == (200, [])
+            assert {what for what, _ in said} == {title}
+            assert reason in str(said[0][1])
+        await eventually(lambda: len(house.services.viewers) == 0)
 
 
 def detecting(image: Image) -> Prediction:
