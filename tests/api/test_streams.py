@@ -417,7 +417,9 @@ async def test_a_client_that_leaves_is_noticed_whether_frames_flow_or_not(way: s
             client.leave()
 
 
-async def test_a_client_that_has_sent_another_request_is_still_noticed_when_it_leaves() -> None:
+async def test_a_client_that_has_sent_another_request_is_still_noticed_when_it_leaves(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """ASGI tells the newest request of a connection alone, and the server reads no further before it is answered."""
     async with open_house({"gym": FakeSource(fps=30)}) as house:
         for way in ("leave", "reset"):
@@ -428,6 +430,8 @@ async def test_a_client_that_has_sent_another_request_is_still_noticed_when_it_l
             getattr(client, way)()
             await eventually(lambda: len(house.services.viewers) == 0, seconds=2 + PATIENCE)
         assert reasons(house) == {"client": 2}
+        await asyncio.sleep(0.1)
+        assert [entry.getMessage() for entry in caplog.records] == [], "the server takes it for our mistake"
 
 
 async def test_a_client_that_sends_a_body_is_served_and_noticed() -> None:
