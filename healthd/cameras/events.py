@@ -14,6 +14,7 @@ from healthd.clock import SYSTEM_CLOCK, Clock
 
 log = structlog.get_logger(__name__)
 HEARTBEAT_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 MAX_PENDING = 256
 Topic = Literal["prediction", "camera", "viewer"]
 
@@ -82,6 +83,7 @@ class EventHub:
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
         self._lookers: list[Callable[[], None]] = []
+        self._looked_at = float("-inf")
         self._ids = itertools.count(1)
         self._broken: set[tuple[str, str | None]] = set()
         """Events that could not be made the last time."""
@@ -101,14 +103,18 @@ class EventHub:
             self._listeners.discard(listener)
 
     def look_with(self, looker: Callable[[], None]) -> None:
-        """Have `looker` called, as long as anybody listens, at least each second.
+        """Have `looker` called once a second or so, as long as anybody listens.
 
         It publishes what changes by the mere passing of time.
         """
         self._lookers.append(looker)
 
     def look(self) -> None:
-        """See whether anything has changed of which nobody told."""
+        """See whether anything has changed of which nobody told; however many ask, it is looked now and then."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
         for looker in self._lookers:
             looker()
 

@@ -182,6 +182,18 @@ async def test_events_are_sent_at_once_and_a_heartbeat_where_nothing_happens() -
 
 
 @warped
+async def test_however_many_listen_it_is_looked_only_now_and_then_whether_something_has_changed() -> None:
+    hub, looked = EventHub(), []
+    loop = asyncio.get_running_loop()
+    hub.look_with(lambda: looked.append(loop.time()))
+    for _ in range(40):
+        for _ in range(10):
+            hub.look()
+        await asyncio.sleep(0.1)
+    assert 7 <= len(looked) <= 8
+
+
+@warped
 async def test_a_listener_hears_the_others_when_one_event_cannot_be_made() -> None:
     def broken() -> bytes:
         raise ValueError("cannot be shaped")
