@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "healthd"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
-    ("check", "demo"),
+    ("check", "demo", "top"),
+    ("top_view",),
+    ("top_report",),
+    ("top_client",),
     ("daemon",),
     ("http_server",),
     ("app",),
@@ -26,7 +29,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "settings_options",
         *("metrics", "logs", "native_log", "log_writer"),
     ),
-    ("frames", "latest", "waiting", "worker", "redact", "scrubber", "cpus", "clock", "errors", "__init__"),
+    (
+        *("frames", "latest", "waiting", "worker", "redact", "scrubber", "cpus", "process", "clock", "errors"),
+        "__init__",
+    ),
 )
 """From the top down. Whoever adds a file says here where it stands."""
 
