@@ -169,9 +169,7 @@ async def _envelope_or_jpeg(services: Services, asked: Asked, image: Image, said
 
 
 async def _detections(services: Services, asked: Asked, image: Image, said: Prediction) -> Response[Any]:  # noqa: ARG001  one signature for both
-    seen = [
-        Seen(detection.class_name, detection.confidence, Box(*detection.box_xyxy)) for detection in said.results
-    ]
+    seen = [Seen(detection.class_name, detection.confidence, Box(*detection.box_xyxy)) for detection in said.results]
     return _json(msgspec.json.encode(Detections(len(seen), seen)))
 
 

@@ -60,7 +60,6 @@ class Labels(Struct):
     """The classes that a model knows."""
 
     model: str
-    task: str
     labels: dict[int, str]
     """Names by class id."""
 

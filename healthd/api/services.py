@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
+from healthd.api.decoder import PictureDecoder
+from healthd.api.uploads import Uploads
 from healthd.cameras.events import EventHub
 from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
@@ -15,6 +17,7 @@ from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import Viewers
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.metrics import Metrics
+from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
 from healthd.models.model import ModelFamily
 from healthd.plugins import Plugins
@@ -33,6 +36,7 @@ class Services:
     settings: Settings
     supervisor: Supervisor
     models: ModelManager
+    inference: Inference
     sources: Plugins[type[CameraSource]]
     families: Plugins[type[ModelFamily]]
     metrics: Metrics
@@ -44,6 +48,8 @@ class Services:
     viewers: Viewers
     events: EventHub
     signs: SignCache
+    uploads: Uploads = field(init=False)
+    decoder: PictureDecoder = field(init=False)
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)
@@ -51,6 +57,9 @@ class Services:
     def __post_init__(self) -> None:
         self.started_at = self.clock.now()
         self._started = self.clock.monotonic()
+        limits = self.settings.inference
+        self.uploads = Uploads(most=limits.max_uploads)
+        self.decoder = PictureDecoder(max_pixels=limits.max_pixels, observe=self.metrics.decode_seconds.observe)
 
     @property
     def uptime_seconds(self) -> float:
@@ -62,7 +71,7 @@ class Services:
         """What keeps the daemon from being ready; empty once it is, for good."""
         if self._was_ready or self.uptime_seconds > READY_WITHIN_SECONDS:
             return ()
-        return self.supervisor.waiting_for
+        return (*self.supervisor.waiting_for, *self.inference.waiting_for)
 
     @property
     def readiness(self) -> Readiness:
