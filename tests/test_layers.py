@@ -30,8 +30,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("metrics", "logs", "native_log", "log_writer"),
     ),
     (
-        *("frames", "latest", "waiting", "worker", "redact", "scrubber", "cpus", "process", "clock", "errors"),
-        "__init__",
+        *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
+        *("pictures", "picture_headers", "__init__"),
     ),
 )
 """From the top down. Whoever adds a file says here where it stands."""
