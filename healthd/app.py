@@ -22,7 +22,9 @@ from healthd.api.health import process_router, state
 from healthd.api.openapi import CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
 from healthd.api.plugins import plugins
+from healthd.api.refusals import DENIAL, can_deny, refuse, refused
 from healthd.api.services import Services
+from healthd.api.sockets import predictions
 from healthd.api.streams import StreamController
 from healthd.api.viewers import ViewerController
 
@@ -48,7 +50,15 @@ def create_app(services: Services) -> Litestar:
 
     api = Router(
         "/api/v1",
-        route_handlers=[CameraController, StreamController, ViewerController, AuthController, state, plugins],
+        route_handlers=[
+            CameraController,
+            StreamController,
+            ViewerController,
+            AuthController,
+            state,
+            plugins,
+            predictions,
+        ],
         guards=[guard],
         security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
     )
@@ -115,8 +125,8 @@ class _Answers:
             bare = bare or bool(root and scope["path"] == root)
             if root and f"{scope['path']}/".startswith(f"{root}/"):
                 scope["path"] = scope["path"][len(root) :] or "/"
-        if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
+        if scope["type"] == ScopeType.WEBSOCKET:
+            await self._open(scope, receive, send)
             return
 
         async def counted(message: Message) -> None:
@@ -134,6 +144,27 @@ class _Answers:
             await _redirect(f"{root}/", scope["query_string"], counted)
         else:
             await self._app(scope, receive, counted)
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a WebSocket begin. One that is refused gets an answer of HTTP, whoever refuses it."""
+        accepted = False
+
+        async def counted(message: Any) -> None:
+            nonlocal accepted
+            status = None
+            if message["type"] == "websocket.accept":
+                accepted, status = True, 101
+            elif message["type"] == f"{DENIAL}.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+                status = message["status"]
+            elif message["type"] == "websocket.close" and not accepted and can_deny(scope):
+                await refuse(scope, counted, refused(scope, message["code"], message.get("reason") or ""))
+                return
+            if status is not None:
+                self._requests.labels(str(scope.get("path_template", "unknown")), str(status)).inc()
+            await send(message)
+
+        await self._app(scope, receive, counted)
 
 
 async def _redirect(path: str, query: bytes, send: Send) -> None:

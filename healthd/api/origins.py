@@ -7,12 +7,12 @@ neither `Origin` nor `Sec-Fetch-Site` and are not asked; what they may do is a q
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-import msgspec
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import Headers
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from healthd.api.refusals import refuse
 from healthd.api.schemas import Error
 from healthd.api.services import Services
 from healthd.redact import SCRUBBER
@@ -41,10 +41,8 @@ class PageGuard:
         refusal = self._refuse_host(scope, headers) or self._refuse_origin(scope, headers)
         if refusal is None:
             await self._app(scope, receive, send)
-        elif scope["type"] == ScopeType.WEBSOCKET:
-            await send({"type": "websocket.close", "code": 1008, "reason": ""})
         else:
-            await _answer(refusal, send)
+            await refuse(scope, send, refusal)
 
     def _refuse_host(self, scope: Scope, headers: Headers) -> Error | None:
         """Refuse a name that is not ours: a site may let its own name point here, and then reads as if it were us."""
@@ -121,14 +119,3 @@ def _same_place(origin: str, host: str) -> bool:
 
 def _shown(header: str) -> str:
     return SCRUBBER.scrub(header[:_LONGEST_SHOWN])
-
-
-async def _answer(refusal: Error, send: Send) -> None:
-    body = msgspec.json.encode(refusal)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    await send({"type": "http.response.start", "status": refusal.status_code, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

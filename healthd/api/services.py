@@ -8,13 +8,16 @@ from typing import Literal, TypeAlias
 from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
+from healthd.api.socket_session import SocketCounts
 from healthd.cameras.events import EventHub
 from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import Viewers
 from healthd.clock import SYSTEM_CLOCK, Clock
+from healthd.crew import Crew
 from healthd.metrics import Metrics
+from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
 from healthd.models.model import ModelFamily
 from healthd.plugins import Plugins
@@ -33,6 +36,7 @@ class Services:
     settings: Settings
     supervisor: Supervisor
     models: ModelManager
+    inference: Inference
     sources: Plugins[type[CameraSource]]
     families: Plugins[type[ModelFamily]]
     metrics: Metrics
@@ -44,6 +48,8 @@ class Services:
     viewers: Viewers
     events: EventHub
     signs: SignCache
+    decoders: Crew = field(default_factory=lambda: Crew("decode", threads=2))
+    sockets: SocketCounts = field(default_factory=SocketCounts)
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)
