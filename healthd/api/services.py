@@ -68,7 +68,7 @@ class Services:
         """What keeps the daemon from being ready; empty once it is, for good."""
         if self._was_ready or self.uptime_seconds > READY_WITHIN_SECONDS:
             return ()
-        return self.supervisor.waiting_for
+        return (*self.supervisor.waiting_for, *self.inference.waiting_for)
 
     @property
     def readiness(self) -> Readiness:
