@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
     ("check", "demo"),
     ("daemon",),
-    ("http_server",),
+    ("http_server", "http_sockets"),
     ("app",),
     ("api", "web"),
     ("cameras",),

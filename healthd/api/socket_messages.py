@@ -1,4 +1,4 @@
-"""What is said over a WebSocket: reads what comes in, shapes what goes out. Knows no Litestar and no socket."""
+"""What is said over a WebSocket: reads what comes in, shapes what goes out. Knows no socket."""
 
 import binascii
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,9 @@ import msgspec
 from pydantic import ValidationError
 
 from healthd.api import shapes
+from healthd.api.errors import STATUSES
 from healthd.api.schemas import Error
-from healthd.errors import (
-    BusyError,
-    HealthdError,
-    LoadError,
-    ParameterError,
-    PictureError,
-    PictureTooLarge,
-    PredictError,
-    UnknownModelError,
-)
+from healthd.errors import BusyError, HealthdError, PictureError, PictureTooLarge
 from healthd.models.model import InferenceParams, Prediction
 from healthd.redact import SCRUBBER
 
@@ -33,15 +25,7 @@ _FIELDS = {"type", "model_id", "image", "frame_id", *PARAMETERS}
 MAX_FRAME_ID = 2**53 - 1
 """The largest integer that every reader of JSON keeps."""
 _MAX_MODEL_ID = 500
-_STATUS: tuple[tuple[type[HealthdError], int], ...] = (
-    (UnknownModelError, 404),
-    (ParameterError, 422),
-    (PictureTooLarge, 413),
-    (PictureError, 400),
-    (BusyError, 503),
-    (LoadError, 502),
-    (PredictError, 500),
-)
+_STATUS = ((PictureTooLarge, 413), (PictureError, 400), *STATUSES)
 
 
 class BadMessage(HealthdError):  # noqa: N818  it says what it is

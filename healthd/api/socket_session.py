@@ -1,6 +1,5 @@
 """One WebSocket's session: pictures in, predictions out, newest wins. Knows neither Litestar nor ASGI."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -57,7 +56,7 @@ class SocketSession:
     At most one picture is at the model and one waits; a newer one replaces the one that waits.
     """
 
-    def __init__(  # noqa: PLR0913  what it works with
+    def __init__(
         self,
         viewer: Viewer,
         counts: SocketCounts,
