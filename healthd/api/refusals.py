@@ -1,4 +1,4 @@
-"""Refusing a request before any route has answered it: one shape of error, also for a WebSocket that is not yet open."""
+"""Refusing what no route has answered: one shape of error, also for a WebSocket that is not yet open."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -45,7 +45,8 @@ def can_deny(scope: Scope) -> bool:
 
 def refused(scope: Scope, code: int, reason: str) -> Error:
     """Turn the code with which Litestar closes a WebSocket that it does not accept into an error of HTTP."""
-    if "path_template" not in scope:
+    known: Any = scope
+    if "path_template" not in known:
         return Error(404, "there is no WebSocket at this path")
     return Error(code - 4000 if 4400 <= code < 4600 else 403, reason or "refused")
 

@@ -2,7 +2,7 @@
 
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -44,7 +44,7 @@ class Wishes:
 
     model_id: str | None = None
     """None: the default one."""
-    params: InferenceParams = InferenceParams()
+    params: InferenceParams = field(default_factory=InferenceParams)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ def read_message(text: str, *, number: int, otherwise: Wishes) -> Picture | None
     """
     try:
         said = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError) as exc:
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as exc:
         raise BadMessage(400, f"not JSON: {exc}") from None
     if not isinstance(said, dict):
         raise BadMessage(422, "a message is a JSON object")

@@ -158,6 +158,7 @@ async def open_house(
     plugins: tuple[Plugin[Any], ...] = (),
     start: bool = True,
     headers: Mapping[str, str] | None = None,
+    family: ModelFamily | None = None,
     **sections: Any,
 ) -> AsyncIterator[House]:
     """Open a house with a camera per source; `cameras` adds to their settings, `sections` to all the others."""
@@ -167,10 +168,11 @@ async def open_house(
     tables = {name: {"plugin": "fake", **_BOUNDS, **cameras.get(name, {})} for name in names}
     settings = Settings.model_validate({"cameras": tables, **sections})
     fake: Plugin[Any] = Plugin("fake", SOURCES, "healthd-fake", "0.1", FakePlugin(sources))
-    families: dict[type[ModelFamily], ModelFamily] = {FakeFamily: FakeFamily()}
-    family = Plugin("fake-family", FAMILIES, "healthd-fake", "0.1", FakeFamily)
+    made = family or FakeFamily()
+    families: dict[type[ModelFamily], ModelFamily] = {type(made): made}
+    of_family = Plugin("fake-family", FAMILIES, "healthd-fake", "0.1", type(made))
     group: Plugins[Any] = Plugins(SOURCES, [fake, *plugins])
-    services = await build(settings, InstalledPlugins(group, Plugins(FAMILIES, [family]), families))
+    services = await build(settings, InstalledPlugins(group, Plugins(FAMILIES, [of_family]), families))
     if start:
         services.supervisor.start()
     async with _serving(services, root_path=settings.server.root_path) as url:
