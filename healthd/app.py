@@ -19,6 +19,8 @@ from healthd.api.auth import COOKIE, AuthController, guard
 from healthd.api.cameras import CameraController
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
+from healthd.api.infer import InferController
+from healthd.api.models import ModelController, labels
 from healthd.api.openapi import CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
 from healthd.api.plugins import plugins
@@ -26,12 +28,16 @@ from healthd.api.refusals import DENIAL, can_deny, refuse, refused
 from healthd.api.services import Services
 from healthd.api.sockets import predictions
 from healthd.api.streams import StreamController
+from healthd.api.unread import UnreadBodies
 from healthd.api.viewers import ViewerController
 
 WEB = Path(__file__).parent / "web"
 CSP = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-EXPOSED = ("ETag", "Retry-After", "X-Camera-State", "X-Frame-Age-Ms", "X-Frame-Id", "X-Frame-Timestamp")
+EXPOSED = (
+    *("ETag", "Retry-After", "X-Camera-State", "X-Frame-Age-Ms", "X-Frame-Id", "X-Frame-Timestamp"),
+    *("X-Inference-Time-Ms", "X-Model-Id", "X-Results"),
+)
 """What pages of other origins may read."""
 
 
@@ -51,13 +57,9 @@ def create_app(services: Services) -> Litestar:
     api = Router(
         "/api/v1",
         route_handlers=[
-            CameraController,
-            StreamController,
-            ViewerController,
-            AuthController,
-            state,
-            plugins,
-            predictions,
+            *(CameraController, StreamController, ViewerController),
+            *(InferController, ModelController, labels, predictions),
+            *(AuthController, state, plugins),
         ],
         guards=[guard],
         security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
@@ -100,7 +102,7 @@ def create_app(services: Services) -> Litestar:
         debug=False,
     )
     guarded = PageGuard(app.asgi_handler, services, cors)
-    app.asgi_handler = _Answers(guarded, services)  # around all: what no route answers is an answer too
+    app.asgi_handler = _Answers(UnreadBodies(guarded), services)  # around all: what no route answers is an answer too
     return app
 
 

@@ -8,14 +8,15 @@ from typing import Literal, TypeAlias
 from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
+from healthd.api.decoder import PictureDecoder
 from healthd.api.socket_session import SocketCounts
+from healthd.api.uploads import Uploads
 from healthd.cameras.events import EventHub
 from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import Viewers
 from healthd.clock import SYSTEM_CLOCK, Clock
-from healthd.crew import Crew
 from healthd.metrics import Metrics
 from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
@@ -48,7 +49,8 @@ class Services:
     viewers: Viewers
     events: EventHub
     signs: SignCache
-    decoders: Crew = field(default_factory=lambda: Crew("decode", threads=2))
+    uploads: Uploads = field(init=False)
+    decoder: PictureDecoder = field(init=False)
     sockets: SocketCounts = field(default_factory=SocketCounts)
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
@@ -57,6 +59,9 @@ class Services:
     def __post_init__(self) -> None:
         self.started_at = self.clock.now()
         self._started = self.clock.monotonic()
+        limits = self.settings.inference
+        self.uploads = Uploads(most=limits.max_uploads)
+        self.decoder = PictureDecoder(max_pixels=limits.max_pixels, observe=self.metrics.decode_seconds.observe)
 
     @property
     def uptime_seconds(self) -> float:

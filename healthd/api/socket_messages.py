@@ -9,9 +9,9 @@ import msgspec
 from pydantic import ValidationError
 
 from healthd.api import shapes
-from healthd.api.errors import STATUSES
+from healthd.api.errors import status_of
 from healthd.api.schemas import Error
-from healthd.errors import BusyError, HealthdError, PictureError, PictureTooLarge
+from healthd.errors import BusyError, HealthdError, PictureError
 from healthd.models.model import InferenceParams, Prediction
 from healthd.redact import SCRUBBER
 
@@ -25,17 +25,20 @@ _FIELDS = {"type", "model_id", "image", "frame_id", *PARAMETERS}
 MAX_FRAME_ID = 2**53 - 1
 """The largest integer that every reader of JSON keeps."""
 _MAX_MODEL_ID = 500
-_STATUS = ((PictureTooLarge, 413), (PictureError, 400), *STATUSES)
+
+
+Problem = dict[str, str]
+"""What is wrong with a field: `key` and `message`."""
 
 
 class BadMessage(HealthdError):  # noqa: N818  it says what it is
     """A message that cannot be answered with a prediction; the status says why, as for a request."""
 
-    def __init__(self, status_code: int, detail: str, *, key: str | None = None, frame_id: int | None = None) -> None:
+    def __init__(self, status_code: int, detail: str, problems: Sequence[Problem] = ()) -> None:
         super().__init__(detail)
         self.status_code = status_code
-        self.key = key
-        self.frame_id = frame_id
+        self.problems = problems
+        self.frame_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,23 +74,6 @@ class Picture:
             raise PictureError("`image` is not base64") from None
 
 
-def read_wishes(query: Mapping[str, Sequence[str]]) -> Wishes:
-    """Read the parameters of a query, by name all that were given; those that it does not know are ignored.
-
-    Raises:
-        BadMessage: one is wrong (422).
-    """
-    asked: dict[str, Any] = {}
-    for wire, name in PARAMETERS.items():
-        if values := query.get(wire):
-            asked[name] = list(values) if name == "text_queries" else values[-1]
-    names = [*query.get("model_id", ()), *query.get("model", ())]
-    try:
-        return Wishes(model_id=_model_id(names[-1] if names else None), params=InferenceParams.model_validate(asked))
-    except ValidationError as exc:
-        raise _wrong(exc) from None
-
-
 def read_message(text: str, *, number: int, otherwise: Wishes) -> Picture | None:
     """Read a text message; None for a ping. `number` is the id of a picture that names none.
 
@@ -113,12 +99,12 @@ def read_message(text: str, *, number: int, otherwise: Wishes) -> Picture | None
 
 def _picture(said: dict[str, Any], frame_id: int, otherwise: Wishes) -> Picture:
     if said.get("type", "picture") != "picture":
-        raise BadMessage(422, "must be `ping` or `picture`, or absent", key="type")
+        raise _bad("type", "must be `ping` or `picture`, or absent")
     if unknown := sorted(said.keys() - _FIELDS):
-        raise BadMessage(422, f"is unknown; known are {', '.join(sorted(_FIELDS))}", key=unknown[0][:80])
+        raise _bad(unknown[0][:80], f"is unknown; known are {', '.join(sorted(_FIELDS))}")
     image = said.get("image")
     if not isinstance(image, str):
-        raise BadMessage(422, "must be a picture in base64", key="image")
+        raise _bad("image", "must be a picture in base64")
     asked = {name: said[wire] for wire, name in PARAMETERS.items() if wire in said}
     params = otherwise.params
     if asked:
@@ -126,7 +112,7 @@ def _picture(said: dict[str, Any], frame_id: int, otherwise: Wishes) -> Picture:
         try:
             params = InferenceParams.model_validate_json(msgspec.json.encode(asked), strict=True)
         except ValidationError as exc:
-            raise _wrong(exc) from None
+            raise wrong([_problem(error) for error in exc.errors(include_url=False, include_input=False)]) from None
     model_id = _model_id(said.get("model_id", otherwise.model_id))
     return Picture(frame_id=frame_id, wishes=Wishes(model_id=model_id, params=params), data=image)
 
@@ -134,35 +120,39 @@ def _picture(said: dict[str, Any], frame_id: int, otherwise: Wishes) -> Picture:
 def _frame_id(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_FRAME_ID:
         return value
-    raise BadMessage(422, f"must be an integer from 0 to {MAX_FRAME_ID}", key="frame_id")
+    raise _bad("frame_id", f"must be an integer from 0 to {MAX_FRAME_ID}")
 
 
 def _model_id(value: object) -> str | None:
-    if value is None or (isinstance(value, str) and len(value) <= _MAX_MODEL_ID):
-        return value or None
-    raise BadMessage(422, f"must be a text of at most {_MAX_MODEL_ID} characters", key="model_id")
+    if value is None or (isinstance(value, str) and 0 < len(value) <= _MAX_MODEL_ID):
+        return value
+    raise _bad("model_id", f"must be a text of 1 to {_MAX_MODEL_ID} characters")
 
 
-def _wrong(exc: ValidationError) -> BadMessage:
-    """Name the first parameter that is wrong as the wire names it."""
-    first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else "message"
-    return BadMessage(422, first["msg"], key=_WIRE.get(name, name))
+def _problem(error: Mapping[str, Any]) -> Problem:
+    """Name a parameter that is wrong as the wire names it."""
+    name = str(error["loc"][0]) if error["loc"] else "message"
+    return {"key": _WIRE.get(name, name), "message": error["msg"]}
+
+
+def _bad(key: str, message: str) -> BadMessage:
+    return wrong([{"key": key, "message": message}])
+
+
+def wrong(problems: Sequence[Problem]) -> BadMessage:
+    """Return the error of a message whose fields are wrong."""
+    return BadMessage(422, "; ".join(f"{one['key']}: {one['message']}" for one in problems), problems)
 
 
 def told(exc: HealthdError) -> Error:
     """Shape an error as an answer to a request is shaped."""
     extra: Any = {}
+    status = status_of(exc)
     if isinstance(exc, BadMessage):
-        status, detail = exc.status_code, str(exc)
-        if exc.key is not None:
-            extra = [{"key": exc.key, "message": detail}]
-            detail = f"{exc.key}: {detail}"
-    else:
-        status, detail = next((code for kind, code in _STATUS if isinstance(exc, kind)), 500), str(exc)
-        if isinstance(exc, BusyError):
-            extra = {"retry_after_seconds": exc.retry_after_seconds}
-    return Error(status, SCRUBBER.scrub(detail), SCRUBBER.scrub_object(extra))
+        status, extra = exc.status_code, list(exc.problems)
+    elif isinstance(exc, BusyError):
+        extra = {"retry_after_seconds": exc.retry_after_seconds}
+    return Error(status, SCRUBBER.scrub(str(exc)), SCRUBBER.scrub_object(extra or {}))
 
 
 def ready(wishes: Wishes, limits: Mapping[str, float]) -> str:

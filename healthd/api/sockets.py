@@ -3,29 +3,28 @@
 import asyncio
 import math
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any
 
 import structlog
 from litestar import WebSocket, websocket
-from litestar.exceptions import WebSocketDisconnect
+from litestar.exceptions import ValidationException, WebSocketDisconnect
 from litestar.types import Message, Receive, Send
 
-from healthd.api import socket_messages
+from healthd.api import shapes, socket_messages
 from healthd.api.connection import Connection, connection_of
+from healthd.api.infer_params import Parameters
 from healthd.api.refusals import refuse
 from healthd.api.schemas import Error
 from healthd.api.services import House, Services
-from healthd.api.socket_messages import BadMessage, Picture, Wishes, read_wishes
+from healthd.api.socket_messages import PARAMETERS, Picture, Wishes
 from healthd.api.socket_session import SocketSession
 from healthd.cameras.viewers import EndReason, TooManyViewers, Viewer
 from healthd.errors import PictureTooLarge
-from healthd.frames import Image
 from healthd.models.model import Prediction
-from healthd.pictures import decode_picture
 from healthd.settings import InferenceSettings
 
 log = structlog.get_logger(__name__)
+QUERY = Parameters(wishes=("model",), params=PARAMETERS)
 IDLE_SECONDS = 300.0
 """A socket that has brought no message for so long is closed."""
 CLOSE_SECONDS = 0.5
@@ -54,10 +53,12 @@ def message_bytes(settings: InferenceSettings) -> int:
 async def predictions(socket: WebSocket[Any, Any, Any], services: House) -> None:
     """Answer each picture that is sent with what a model says of it."""
     try:
-        otherwise = read_wishes(socket.query_params.dict())
-    except BadMessage as exc:
-        await refuse(socket.scope, socket.send, socket_messages.told(exc))
+        asked = QUERY.read(socket.query_params.multi_items())
+    except ValidationException as exc:
+        problems: Any = exc.extra
+        await refuse(socket.scope, socket.send, socket_messages.told(socket_messages.wrong(problems)))
         return
+    otherwise = Wishes(model_id=asked.wish.model, params=asked.params)
     client = socket.client.host if socket.client else "unknown"
     try:
         with services.viewers.admitted(kind="socket", camera=None, client=client) as viewer:
@@ -158,16 +159,12 @@ class _Conversation:
     async def _predict(self, picture: Picture) -> Prediction:
         wishes = picture.wishes
         async with self._services.inference.seat(wishes.model_id, wishes.params, queued=False) as seat:
-            image = await self._services.decoders.run(partial(self._decode, picture))
-            return await seat.predict(image)
-
-    def _decode(self, picture: Picture) -> Image:
-        """Decode a picture; blocking."""
-        file = picture.file()
-        if len(file) > self._settings.max_upload_bytes:
-            most = self._settings.max_upload_bytes
-            raise PictureTooLarge(f"the picture has {len(file):,} bytes: at most {most:,} are taken")
-        return decode_picture(file, max_pixels=self._settings.max_pixels)
+            file = await self._services.decoder.run(picture.file)
+            if len(file) > (most := self._settings.max_upload_bytes):
+                raise PictureTooLarge(f"the picture has {len(file):,} bytes: at most {most:,} are taken")
+            image = await self._services.decoder.decode(file)
+            prediction = await seat.predict(image)
+            return shapes.completed(prediction, image, model_id=seat.entry.model_id, task=seat.model.task)
 
     @property
     def _limits(self) -> dict[str, float]:
