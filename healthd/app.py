@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from litestar import Litestar, Response, Router, get
+from litestar import Litestar, Request, Response, Router, get
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
@@ -44,7 +44,19 @@ EXPOSED = (
 @get("/", opt={"open": True}, include_in_schema=False, sync_to_thread=False)
 def wall() -> Response[bytes]:
     """The wall: every camera's newest picture, or why there is none."""
-    page = (WEB / "index.html").read_bytes()
+    return _page("index.html")
+
+
+@get("/try", opt={"open": True}, include_in_schema=False, sync_to_thread=False)
+def try_models(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The page to try the models on: a picture or the webcam in, boxes and JSON out."""
+    if request.scope["raw_path"].endswith(b"/"):  # the page's links would lead below it
+        return Response(b"", status_code=307, headers={"Location": "../try", "Cache-Control": "no-store"})
+    return _page("try.html")
+
+
+def _page(name: str) -> Response[bytes]:
+    page = (WEB / name).read_bytes()
     return Response(page, media_type="text/html", headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})
 
 
@@ -68,6 +80,7 @@ def create_app(services: Services) -> Litestar:
     app = Litestar(
         route_handlers=[
             wall,
+            try_models,
             process_router,
             api,
             create_static_files_router(

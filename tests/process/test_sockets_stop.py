@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.api.talking import closed, heard, png
+from tests.api.talking import closed, heard, noise
 from tests.process.daemon import Daemon
 from tests.process.streaming import SLACK_SECONDS, eventually, opened
 
 pytestmark = pytest.mark.process
 SOCKETS = 12
+PICTURE = noise(width=320, height=180)
 
 
 def daemon(folder: Path, **sections: Any) -> Daemon:
@@ -38,8 +39,8 @@ async def test_a_stop_closes_every_socket_with_1001_and_ends_within_a_second(tmp
             for client in silent:
                 client.transport.pause_reading()
             for client in clients[:6]:
-                await client.send(png())
-                await client.send(png())
+                await client.send(PICTURE)
+                await client.send(PICTURE)
             sending = asyncio.create_task(_pour(clients[6]))
             await asyncio.sleep(0.2)
             begun = running.send()
@@ -62,9 +63,8 @@ async def test_a_stop_closes_every_socket_with_1001_and_ends_within_a_second(tmp
 
 async def _pour(client: ClientConnection) -> None:
     """Send as fast as one can."""
-    picture = png()
     while True:
-        await client.send(picture)
+        await client.send(PICTURE)
         await asyncio.sleep(0)
 
 
@@ -73,7 +73,7 @@ async def test_a_stop_waits_for_no_prediction_that_hangs(tmp_path: Path) -> None
         async with AsyncExitStack() as stack:
             client = await dial(stack, running)
             await heard(client)
-            await client.send(png())
+            await client.send(PICTURE)
             await asyncio.sleep(0.5)
             begun = running.send()
             assert await closed(client) == (1001, "healthd is stopping")
