@@ -9,6 +9,8 @@ const [note, alarm, login, form, canvas, facts, found, json] = [
 const [file, model, camera, webcamButton, drop] = ["file", "model", "camera", "webcam", "drop"].map(at);
 const TYPES = ["image/jpeg", "image/png", "image/webp", "image/bmp"];
 const SETTLED = 250; // milliseconds without another change of a wish
+const CAPTIONS = ["caption", "answer", "text"]; // what models say that find no objects
+const NUMBERS = /\[\s+[-+.\deE,\s]+\]/g; // an array of numbers is read on one line
 const silent = "healthd does not answer";
 
 let blob = null; // the picture that is looked at
@@ -81,10 +83,10 @@ function show(shown, envelope) {
   raise("");
   const { results, metadata } = envelope;
   if (shown) draw(canvas, shown, results);
-  const said = Object.entries(metadata).filter(([key, value]) => typeof value === "string" && key !== "task");
-  const items = [...results.map(wordsOf), ...said.map(([key, value]) => `${key}: ${value}`)];
+  const said = CAPTIONS.map((key) => metadata[key]).filter((value) => typeof value === "string");
+  const items = [...said, ...results.map(wordsOf)];
   found.replaceChildren(...items.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
-  json.textContent = JSON.stringify(envelope, null, 2);
+  json.textContent = JSON.stringify(envelope, null, 2).replace(NUMBERS, (array) => array.replace(/\s+/g, " "));
   canvas.setAttribute("aria-label", items.length ? `The picture with ${items.length} results` : "The picture; nothing was found");
   const number = `${results.length} ${results.length === 1 ? "result" : "results"}`;
   const rate = webcam ? ` · ${perSecond()} answers/s` : "";

@@ -232,9 +232,7 @@ async def test_a_picture_too_long_for_jpeg_is_drawn_smaller(house: House) -> Non
 
 
 async def test_a_bare_picture_will_do(house: House) -> None:
-    answer = await house.client.post(
-        INFER, content=JPEG, params={"conf": 0.5}, headers={"Content-Type": "image/jpeg"}
-    )
+    answer = await house.client.post(INFER, content=JPEG, params={"conf": 0.5}, headers={"Content-Type": "image/jpeg"})
     assert len(answer.json()["results"]) == 1
 
 
@@ -242,9 +240,7 @@ async def test_detect_counts_and_labels(house: House) -> None:
     answer = await post(house, DETECT, data={"confidence": "0.5"})
     assert answer.json() == {
         "count": 1,
-        "detections": [
-            {"label": "person", "confidence": 0.9, "bbox": {"x1": 1.0, "y1": 2.0, "x2": 63.0, "y2": 46.0}}
-        ],
+        "detections": [{"label": "person", "confidence": 0.9, "bbox": {"x1": 1.0, "y1": 2.0, "x2": 63.0, "y2": 46.0}}],
     }
     assert (await post(house, DETECT)).json()["count"] == 2
     assert "confidence" in assert_error(await post(house, DETECT, params={"confidence": 7}), 422)["detail"]
