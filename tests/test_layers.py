@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "healthd"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
-    ("check", "demo"),
+    ("check", "demo", "top"),
+    ("top_view",),
+    ("top_report",),
+    ("top_client",),
     ("daemon",),
     ("http_server", "http_sockets"),
     ("app",),
@@ -27,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("metrics", "logs", "native_log", "log_writer"),
     ),
     (
-        *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "clock", "errors"),
+        *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
         *("pictures", "picture_headers", "__init__"),
     ),
 )

@@ -121,7 +121,9 @@ async def test_a_size_that_is_not_announced_is_refused_while_it_arrives(tmp_path
 
 @pytest.mark.parametrize("announced", [True, False])
 async def test_an_ordinary_client_reads_why_although_it_has_not_sent_everything(
-    tmp_path: Path, announced: bool
+    tmp_path: Path,
+    *,
+    announced: bool,
 ) -> None:
     async with opened(tmp_path) as (house, _):
 

@@ -171,7 +171,7 @@ async def test_a_model_that_a_camera_holds_is_shared_shown_and_not_unloaded(tmp_
 async def test_a_model_of_the_start_is_pinned(tmp_path: Path) -> None:
     async with opened(tmp_path, "boxes", models={"preload": ["boxes.told"]}) as (house, _):
         house.services.inference.start()
-        await eventually(lambda: house.services.models.loaded())
+        await eventually(house.services.models.loaded)
         await asyncio.sleep(0.05)
         kept = await info(house, "boxes.told")
         assert (kept["pinned"], kept["state"]) == (True, "loaded")
