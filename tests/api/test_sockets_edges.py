@@ -108,6 +108,21 @@ async def test_a_page_of_another_site_opens_no_socket(*, keys: bool) -> None:
                 assert (await ask(client, png()))["type"] == "prediction"
 
 
+async def test_a_log_in_here_opens_no_socket_for_pages_that_only_a_pattern_names() -> None:
+    async with talking_house(server={"cors_origins": ["*"]}, auth={"keys": KEYS}) as house:
+        answer = await house.client.post("/api/v1/auth/login", json={"key": READ_KEY})
+        session = {"Cookie": f"healthd_session={answer.cookies['healthd_session']}"}
+        assert (await refused(house, headers={"Origin": EVIL, **session}))[0] == 403
+        assert (await house.client.delete("/api/v1/viewers/v1", headers={"Origin": EVIL, **session})).status_code == 403
+        for headers in (
+            {"Origin": house.url, **session},
+            {"Origin": EVIL, **READ},
+            {"Origin": EVIL, **READ, **session},
+        ):
+            async with connected(house, headers=headers) as client:
+                assert (await ask(client, png()))["type"] == "prediction"
+
+
 async def test_a_foreign_name_opens_no_socket() -> None:
     async with talking_house(auth={"keys": []}) as house:
         status, body, _ = await refused(house, headers={"Host": "evil.example"})

@@ -138,7 +138,7 @@ def test_a_picture_is_shown_with_its_boxes_and_the_json(tab: Tab, frame: Path) -
     assert changed(tab, picture, person["box_xyxy"]) > 0.7
     assert said["metadata"]["width"] == picture.shape[1]
     assert text(tab, "found").startswith(f"{person['class_name']} {person['confidence']:.2f}")
-    assert f"{picture.shape[1]}×{picture.shape[0]}" in text(tab, "facts")
+    assert f"{picture.shape[1]}\u00d7{picture.shape[0]}" in text(tab, "facts")
     assert "result" in str(tab.run("document.getElementById('canvas').getAttribute('aria-label')"))
     assert tab.run("document.getElementById('alarm').hidden")
 
