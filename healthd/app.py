@@ -26,7 +26,7 @@ from healthd.api.origins import PageGuard, guards_hosts
 from healthd.api.plugins import plugins
 from healthd.api.refusals import DENIAL, can_deny, refuse, refused
 from healthd.api.services import Services
-from healthd.api.sockets import predictions
+from healthd.api.sockets import no_socket, predictions
 from healthd.api.streams import StreamController
 from healthd.api.unread import UnreadBodies
 from healthd.api.viewers import ViewerController
@@ -70,7 +70,7 @@ def create_app(services: Services) -> Litestar:
         "/api/v1",
         route_handlers=[
             *(CameraController, StreamController, ViewerController),
-            *(InferController, ModelController, labels, predictions),
+            *(InferController, ModelController, labels, predictions, no_socket),
             *(AuthController, state, plugins),
         ],
         guards=[guard],

@@ -6,8 +6,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 import structlog
-from litestar import WebSocket, websocket
-from litestar.exceptions import ValidationException, WebSocketDisconnect
+from litestar import WebSocket, get, websocket
+from litestar.exceptions import HTTPException, ValidationException, WebSocketDisconnect
 from litestar.types import Message, Receive, Send
 
 from healthd.api import shapes, socket_messages
@@ -65,6 +65,17 @@ async def predictions(socket: WebSocket[Any, Any, Any], services: House) -> None
             await _Conversation(services, viewer, otherwise, socket).run()
     except TooManyViewers as exc:
         await refuse(socket.scope, socket.send, Error(503, str(exc)), retry_after_seconds=RETRY_SECONDS)
+
+
+@get("/ws", opt={"scope": "read"}, include_in_schema=False, sync_to_thread=False)
+def no_socket() -> None:
+    """Say what is missing, where somebody asks without an upgrade, or a proxy has taken it away."""
+    raise HTTPException(
+        "this is a WebSocket: it is opened with `Upgrade: websocket`; a reverse proxy must pass on the headers "
+        "`Upgrade` and `Connection`",
+        status_code=426,
+        headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+    )
 
 
 class _Conversation:
