@@ -39,13 +39,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def frame(demo: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture of the demo's gym with somebody in it."""
 
+    path = tmp_path_factory.mktemp("pictures") / "gym.jpg"
+
     def somebody() -> Any:
-        answer = demo.get("/api/v1/cameras/gym/prediction")
-        return answer.status_code == 200 and answer.json()["results"]
+        path.write_bytes(demo.get("/api/v1/cameras/gym/snapshot", q=95).raise_for_status().content)
+        answer = demo.client.post("/api/v1/infer?model=gym-pose.onnx", files={"file": path.read_bytes()})
+        return answer.json()["results"]
 
     until(somebody, seconds=SECONDS, what="somebody in the gym")
-    path = tmp_path_factory.mktemp("pictures") / "gym.jpg"
-    path.write_bytes(demo.get("/api/v1/cameras/gym/snapshot", q=95).raise_for_status().content)
     return path
 
 
@@ -114,10 +115,10 @@ def changed(tab: Tab, picture: np.ndarray, box: list[float]) -> float:
     canvas = drawn(tab).astype(int)
     assert canvas.shape == picture.shape
     x1, y1, _, y2 = (round(value) for value in box)
-    x1, y1 = max(x1, 0), max(y1, 0)
-    edge = slice(y1 + 2, min(y2, picture.shape[0]) - 2)
-    difference = np.abs(canvas[edge, x1] - picture[edge, x1].astype(int)).max(axis=1)
-    return float((difference > 40).mean())
+    rows = slice(max(y1, 0) + 2, min(y2, picture.shape[0]) - 2)
+    columns = slice(max(x1 - 1, 0), max(x1, 0) + 2)  # the line lies between pixels
+    difference = np.abs(canvas[rows, columns] - picture[rows, columns].astype(int)).max(axis=(1, 2))
+    return float((difference > 30).mean())
 
 
 def set_value(tab: Tab, name: str, value: object) -> None:
