@@ -38,7 +38,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def frame(demo: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture of the demo's gym with somebody in it."""
-
     path = tmp_path_factory.mktemp("pictures") / "gym.jpg"
 
     def somebody() -> Any:
