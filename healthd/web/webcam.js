@@ -70,7 +70,7 @@ export class Webcam {
       this.canvas.getContext("2d").drawImage(this.video, 0, 0, this.canvas.width, this.canvas.height);
       const picture = await createImageBitmap(this.canvas);
       const image = this.canvas.toDataURL("image/jpeg", 0.8);
-      if (this.ended) return picture.close();
+      if (this.ended || this.socket.readyState !== WebSocket.OPEN) return picture.close();
       this.frameId += 1;
       this.sent.set(this.frameId, picture);
       this.socket.send(JSON.stringify({ ...this.wishes(), frame_id: this.frameId, image }));
