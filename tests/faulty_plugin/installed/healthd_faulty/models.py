@@ -1,5 +1,6 @@
 """A family of models that predict nothing much, and that are told by their name what to do wrong."""
 
+import time
 from collections.abc import Mapping
 
 from healthd.errors import ModelError, SettingsError
@@ -21,10 +22,15 @@ class FaultyModel(Model):
     task = "count"
     labels: Mapping[int, str] = {0: "picture"}
 
-    def __init__(self, journal: str | None) -> None:
+    def __init__(self, journal: str | None, model_id: str) -> None:
         self._journal = journal
+        self._model_id = model_id
 
     def predict(self, image: Image, params: InferenceParams) -> Prediction:
+        if self._model_id == "slow":
+            time.sleep(0.05)
+        elif self._model_id == "stuck":
+            hang("lock")
         return counted(image)
 
     def close(self) -> None:
@@ -32,12 +38,12 @@ class FaultyModel(Model):
 
 
 class FaultyFamily(ModelFamily):
-    """Serves `counter`, `hang`, `error`, `wrong` and `bug`."""
+    """Serves `counter`, `slow`, `stuck` (in a prediction), `hang` (while it is loaded), `error`, `wrong` and `bug`."""
 
     options_model = FaultyModelOptions
 
     def serves(self, model_id: str) -> bool:
-        return model_id in {"counter", "hang", "error", "wrong", "bug"}
+        return model_id in {"counter", "slow", "stuck", "hang", "error", "wrong", "bug"}
 
     def load(self, spec: ModelSpec) -> Model:
         journal = getattr(spec.options, "journal", None)
@@ -51,7 +57,7 @@ class FaultyFamily(ModelFamily):
                 raise SettingsError("there is no such model")
             case "bug":
                 raise ZeroDivisionError("in the loader")
-        return FaultyModel(journal)
+        return FaultyModel(journal, spec.model_id)
 
 
 def counted(image: Image) -> Prediction:
