@@ -1,5 +1,6 @@
 """Puts the HTTP application together: routes, dependencies, error bodies, headers."""
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -9,6 +10,7 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
 from litestar.enums import ScopeType
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Server
 from litestar.static_files import create_static_files_router
@@ -20,6 +22,7 @@ from healthd.api.cameras import CameraController
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
 from healthd.api.infer import InferController
+from healthd.api.methods import Methods, Options
 from healthd.api.models import ModelController, labels
 from healthd.api.openapi import CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
@@ -102,6 +105,7 @@ def create_app(services: Services) -> Litestar:
             render_plugins=[
                 CompleteSchema(path="/", keys_required=services.auth.required, hosts_guarded=guards_hosts(services))
             ],
+            openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, after_request=_no_page),
             components=Components(
                 security_schemes={
                     "key": SecurityScheme(type="apiKey", name="X-Api-Key", security_scheme_in="header"),
@@ -114,9 +118,18 @@ def create_app(services: Services) -> Litestar:
         logging_config=None,
         debug=False,
     )
-    guarded = PageGuard(app.asgi_handler, services, cors)
+    app.state.methods = Methods(app.routes)
+    options = Options(app.asgi_handler, app.state.methods, cors=cors is not None)
+    guarded = PageGuard(options, services, cors)
     app.asgi_handler = _Answers(UnreadBodies(guarded), services)  # around all: what no route answers is an answer too
     return app
+
+
+def _no_page(answer: Response[Any]) -> Response[Any]:
+    """Let an unknown path below `/schema` be an error as any other; the framework shows a page."""
+    if answer.status_code == HTTPStatus.NOT_FOUND:
+        raise NotFoundException
+    return answer
 
 
 def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
