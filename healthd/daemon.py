@@ -31,8 +31,12 @@ from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.http_server import DroppableProtocol, Server, StartError, listen
 from healthd.metrics import Metrics, Sample
+from healthd.models.catalog import Catalog, public_id
+from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
 from healthd.models.model import CONTRACT, ModelFamily
+from healthd.models.room import Limits
+from healthd.models.tally import Tally
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
 from healthd.settings import Settings
 from healthd.worker import Worker, WorkerTimeout
@@ -80,13 +84,8 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     """Build the parts of the daemon; starts no camera."""
     metrics = Metrics()
     families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
-    models = ModelManager(
-        families,
-        directory=settings.models.directory,
-        threads=settings.performance.threads or None,
-        idle_unload_seconds=settings.models.idle_unload_seconds,
-        load_timeout_seconds=settings.models.load_timeout_seconds,
-    )
+    tally = Tally()
+    models = make_manager(settings, families, tally)
     encoder = JpegEncoder()
     made = await make_sources(plugins.sources, settings.cameras)
     supervisor = Supervisor(
@@ -102,6 +101,20 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         )
         for name, camera in settings.cameras.items()
     )
+    inference = Inference(
+        models,
+        Catalog(
+            families,
+            directory=settings.models.directory,
+            cameras=_models_of(made),
+            preload=settings.models.preload,
+            default=settings.models.default,
+        ),
+        metrics=metrics,
+        tally=tally,
+        queue_size=settings.models.queue_size,
+        queue_timeout_seconds=settings.models.queue_timeout_seconds,
+    )
     auth = Authenticator(
         [(key.name, key.key.reveal(), key.scope) for key in settings.auth.keys if settings.auth.needs_key],
         session_seconds=settings.auth.session_hours * 3600,
@@ -115,6 +128,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         settings=settings,
         supervisor=supervisor,
         models=models,
+        inference=inference,
         sources=plugins.sources,
         families=plugins.families,
         metrics=metrics,
@@ -126,8 +140,35 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     tell_listeners(services)
     metrics.read_from(supervisor.samples)
     metrics.read_from(viewers.samples)
+    metrics.read_from(inference.samples)
     metrics.read_from(lambda: _samples(services))
     return services
+
+
+def make_manager(settings: Settings, families: Mapping[str, ModelFamily], tally: Tally) -> ModelManager:
+    """Build what loads and shares the models; it loads nothing yet."""
+    wanted = settings.models
+    return ModelManager(
+        families,
+        directory=wanted.directory,
+        threads=settings.performance.threads or None,
+        limits=Limits(wanted.max_loaded, wanted.memory_budget_bytes),
+        concurrency=wanted.concurrency,
+        idle_unload_seconds=wanted.idle_unload_seconds,
+        load_timeout_seconds=wanted.load_timeout_seconds,
+        failed_load_seconds=wanted.failed_load_seconds,
+        room_timeout_seconds=wanted.queue_timeout_seconds,
+        on_prediction=lambda shared, said: tally.add(public_id(shared.spec.model_id), shared.labels, said),
+    )
+
+
+def _models_of(made: Mapping[str, CameraSource | str]) -> dict[str, str]:
+    """Return the model of each camera that says which it has."""
+    said: dict[str, str] = {}
+    for name, source in made.items():
+        if isinstance(source, CameraSource) and isinstance(model_id := source.model_id, str):
+            said[name] = model_id
+    return said
 
 
 async def _load_and_build(settings: Settings) -> Services:
@@ -159,6 +200,7 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
         services = building.result()
         log.info("daemon_started", version=__version__, cameras=len(services.supervisor), pid=os.getpid())
         services.supervisor.start()
+        services.inference.start()
         server = _server(settings, services, on_started=lambda: on_listening(_url(settings, bound)))
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
         housekeeping = asyncio.create_task(_keep_house(services), name="housekeeping")
@@ -181,6 +223,7 @@ async def _stop(settings: Settings, services: Services, *, server: uvicorn.Serve
     services.draining = True
     services.viewers.end_all(EndReason.STOP)
     services.supervisor.release_waiters()
+    services.inference.stop()
     log.info("stop_requested", grace_seconds=shutdown.grace_seconds, drain_seconds=shutdown.drain_seconds)
 
     # Phase 2: readers stop at the next frame, predictors after the frame in hand; who does not answer is abandoned.
@@ -297,6 +340,9 @@ def _samples(services: Services) -> Iterator[Sample]:
     for model_id in {model_name(model.model_id) for model in loaded}:  # loaded twice, with other options: one line
         same = [model for model in loaded if model_name(model.model_id) == model_id]
         yield Sample("healthd_model_users", sum(model.users for model in same), {"model": model_id})
+        yield Sample("healthd_model_waiting", sum(model.waiting for model in same), {"model": model_id})
+        memory = sum(model.memory_bytes or 0 for model in same)
+        yield Sample("healthd_model_memory_bytes", memory, {"model": model_id})
         yield Sample("healthd_model_predictions_total", sum(model.predictions for model in same), {"model": model_id})
 
 

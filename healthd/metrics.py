@@ -61,6 +61,12 @@ READ_METRICS = (
     Read("healthd_stream_sent_bytes_total", "counter", ("camera", "kind"), "Bytes of pictures or events sent."),
     Read("healthd_models_loaded", "gauge", (), "Models in memory."),
     Read("healthd_model_users", "gauge", ("model",), "Cameras and requests that hold the model now."),
+    Read("healthd_model_waiting", "gauge", ("model",), "Requests in the model's queue."),
+    Read("healthd_model_memory_bytes", "gauge", ("model",), "Memory of the model, by its own account."),
+    Read("healthd_model_loads_total", "counter", ("outcome",), "Loads: ok or failed."),
+    Read("healthd_model_unloads_total", "counter", ("reason",), "Unloads: to make room, idle, or asked for."),
+    Read("healthd_model_detections_total", "counter", ("model", "class"), "Detections by class, from all callers."),
+    Read("healthd_model_workers_stuck", "gauge", (), "Threads of requests given up that have not come back."),
     Read("healthd_model_predictions_total", "counter", ("model",), "Predictions since the model was loaded."),
 )
 
@@ -128,6 +134,13 @@ class Metrics:
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.2, 0.5, 1),
             registry=self.registry,
         )
+        self.model_wait_seconds = Histogram(
+            "healthd_model_wait_seconds",
+            "Time from a request's place in the queue of a model to its turn.",
+            ("model",),
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+            registry=self.registry,
+        )
         self.send_seconds = Histogram(
             "healthd_stream_send_seconds",
             "Time until a viewer had room for the next part.",
@@ -160,5 +173,6 @@ def documented_names() -> tuple[str, ...]:
         "healthd_predict_start_age_seconds",
         "healthd_jpeg_encode_seconds",
         "healthd_stream_send_seconds",
+        "healthd_model_wait_seconds",
     )
     return (*(read.name for read in READ_METRICS), *counted)

@@ -134,6 +134,64 @@ class Worker:
             job()
 
 
+class WorkerPool:
+    """Workers lent for one call each: as many as are needed at a time, some kept for the next. Event loop only.
+
+    Whoever uses it bounds how many calls there are at a time. A worker that does not answer is given up, and counted
+    as stuck until it comes back.
+    """
+
+    def __init__(self, name: str, *, keep: int = 4) -> None:
+        self._name = name
+        self._keep = keep
+        self._idle: list[Worker] = []
+        self._given_up: list[Worker] = []
+
+    @property
+    def stuck(self) -> int:
+        """How many workers were given up and have not come back."""
+        self._given_up = [worker for worker in self._given_up if worker.alive]
+        return len(self._given_up)
+
+    async def call(
+        self,
+        function: Callable[[], T],
+        *,
+        timeout: float | None,  # noqa: ASYNC109  a bound per call is the point
+        late: str = "no answer",
+    ) -> T:
+        """Run `function` on a thread and return what it returns or raise what it raises.
+
+        Cancelled, it leaves the function to its thread.
+
+        Raises:
+            WorkerTimeout: `late` within `timeout` seconds; the thread is given up.
+        """
+        worker = self._idle.pop() if self._idle else self._started()
+        try:
+            return await worker.call(function, timeout=timeout, late=late)
+        except WorkerTimeout:
+            self._given_up.append(worker)
+            raise
+        finally:
+            if worker.abandoned or worker.busy:
+                worker.abandon()
+            elif len(self._idle) < self._keep:
+                self._idle.append(worker)
+            else:
+                worker.close()
+
+    def close(self) -> None:
+        """End the threads that do nothing; those in a call end after it."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _started(self) -> Worker:
+        worker = Worker(self._name)
+        worker.start()
+        return worker
+
+
 def _run_quietly(name: str, function: Callable[[], object]) -> None:
     try:
         function()

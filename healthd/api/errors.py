@@ -8,7 +8,16 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
 from healthd.api.schemas import Error
-from healthd.errors import CameraError, ModelError, SettingsError
+from healthd.errors import (
+    BusyError,
+    CameraError,
+    HealthdError,
+    InUseError,
+    LoadError,
+    ModelError,
+    SettingsError,
+    UnknownModelError,
+)
 from healthd.redact import SCRUBBER
 
 log = structlog.get_logger(__name__)
@@ -40,15 +49,31 @@ def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[Er
         )
     elif isinstance(exc, HTTPException) and exc.status_code != status:
         status, detail, extra, headers = exc.status_code, exc.detail, exc.extra or {}, dict(exc.headers or {})
-    elif isinstance(exc, SettingsError):
-        status, detail = 422, str(exc)
-    elif isinstance(exc, (ModelError, CameraError)):
-        detail = str(exc)
+    elif isinstance(exc, HealthdError) and (known := _status_of(exc)) is not None:
+        status, detail = known, str(exc)
+        if isinstance(exc, BusyError):
+            headers = {"Retry-After": str(exc.retry_after_seconds)}
     else:
         log.error("request_bug", method=request.method, route=request.scope.get("path_template", ""), exc_info=exc)
     body = Error(status, SCRUBBER.scrub(detail or HTTPStatus(status).phrase), SCRUBBER.scrub_object(extra))
     headers.setdefault("Cache-Control", "no-store")
     return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+STATUSES: tuple[tuple[type[HealthdError], int], ...] = (
+    (UnknownModelError, 404),
+    (SettingsError, 422),
+    (BusyError, 503),
+    (LoadError, 502),
+    (ModelError, 500),
+    (CameraError, 500),
+    (InUseError, 409),
+)
+"""Each kind of failure has one status; the first that fits counts."""
+
+
+def _status_of(exc: HealthdError) -> int | None:
+    return next((status for kind, status in STATUSES if isinstance(exc, kind)), None)
 
 
 def _problem(problem: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import Viewers
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.metrics import Metrics
+from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
 from healthd.models.model import ModelFamily
 from healthd.plugins import Plugins
@@ -33,6 +34,7 @@ class Services:
     settings: Settings
     supervisor: Supervisor
     models: ModelManager
+    inference: Inference
     sources: Plugins[type[CameraSource]]
     families: Plugins[type[ModelFamily]]
     metrics: Metrics
@@ -62,7 +64,7 @@ class Services:
         """What keeps the daemon from being ready; empty once it is, for good."""
         if self._was_ready or self.uptime_seconds > READY_WITHIN_SECONDS:
             return ()
-        return self.supervisor.waiting_for
+        return (*self.supervisor.waiting_for, *self.inference.waiting_for)
 
     @property
     def readiness(self) -> Readiness:

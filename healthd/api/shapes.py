@@ -7,6 +7,7 @@ from datetime import datetime
 from healthd.api import schemas
 from healthd.cameras.records import PredictedFrame
 from healthd.cameras.runner import CameraRunner
+from healthd.models.catalog import public_id
 from healthd.models.model import Detection, Prediction
 from healthd.redact import SCRUBBER
 
@@ -84,7 +85,7 @@ def _camera(runner: CameraRunner, said: _Said, viewers: int) -> schemas.Camera:
 
 def model_name(model_id: object) -> str:
     """Return the id of a model as it may be shown: some ids are URLs, with a password or a token in them."""
-    return SCRUBBER.scrub_label(_text(model_id) or "")
+    return public_id(_text(model_id) or "")
 
 
 def _thresholds(runner: CameraRunner) -> tuple[float | None, float | None, int | None]:

@@ -4,8 +4,21 @@ A request may use what the configuration names (cameras, `models.preload`, `mode
 directory. It names nothing else: a path that leaves the directory is as unknown as a file that is not there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+
+import structlog
+
+from healthd.errors import UnknownModelError
+from healthd.models.model import ModelFamily
+from healthd.redact import SCRUBBER
+
+log = structlog.get_logger(__name__)
+MOST_FILES = 1000
+"""Entries of the models directory that are looked at; what comes after them is not listed."""
+DEEPEST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +36,132 @@ class Entry:
     """Whether the configuration has it loaded from the start and kept."""
 
 
+def public_id(spec_id: str) -> str:
+    """Return the id of a model as people see it: the file's name for a path of this machine, no secret of a URL."""
+    label = SCRUBBER.scrub_label(spec_id)
+    return PurePosixPath(label).name or label if label.startswith(("/", "~")) else label
+
+
 class Catalog:
     """All models that a request may name. Lives as long as the daemon; thread-safe; its calls read the disk."""
 
+    def __init__(
+        self,
+        families: Mapping[str, ModelFamily],
+        *,
+        directory: Path,
+        cameras: Mapping[str, str] | None = None,
+        preload: Sequence[str] = (),
+        default: str | None = None,
+    ) -> None:
+        """Take the models of the configuration; `cameras`: the model of each camera that has one."""
+        self._families = families
+        self._directory = directory
+        self._configured: dict[str, Entry] = {}
+        self._default: str | None = None
+        users: dict[str, list[str]] = {}
+        for camera, spec_id in (cameras or {}).items():
+            users.setdefault(spec_id, []).append(camera)
+        for spec_id in dict.fromkeys((*((default,) if default else ()), *users, *preload)):
+            family = self._family_of(spec_id)
+            if family is None:
+                if spec_id not in users:  # a camera's plugin may have its own ways
+                    log.warning("model_without_family", model=public_id(spec_id))
+                continue
+            shown = public_id(spec_id)
+            if shown in self._configured:  # two files of one name: the second keeps its path
+                shown = SCRUBBER.scrub_label(spec_id)
+            entry = Entry(shown, family, spec_id, tuple(users.get(spec_id, ())), spec_id in preload)
+            self._configured[shown] = entry
+            self._default = self._default or shown
+
+    @property
+    def pinned(self) -> tuple[Entry, ...]:
+        """The models that are loaded from the start."""
+        return tuple(entry for entry in self._configured.values() if entry.pinned)
+
+    def configured(self, model_id: str | None) -> Entry | None:
+        """Return the model of that name where the configuration names it; None: `models.default`. Does not block."""
+        if model_id is None:
+            return self._configured[self._default] if self._default is not None else None
+        return self._configured.get(model_id)
+
     def find(self, model_id: str | None) -> Entry:
-        """Return the model of that name; None: the default one.
+        """Return the model of that name; None: `models.default`, else that of the first camera.
 
         Raises:
-            UnknownModelError: there is none, with the names that there are.
+            UnknownModelError: there is none, with the nearest names that there are.
         """
-        raise NotImplementedError
+        if model_id is None:
+            if self._default is None:
+                raise UnknownModelError(
+                    "no model was named and none is configured: say `model=`, or set models.default"
+                )
+            return self._configured[self._default]
+        entry = self._configured.get(model_id) or self._by_spec(model_id) or self._in_directory(model_id)
+        if entry is None:
+            raise UnknownModelError(self._unknown(model_id))
+        return entry
 
     def entries(self) -> Sequence[Entry]:
         """Return all models, those of the configuration first."""
-        raise NotImplementedError
+        known = {entry.spec_id for entry in self._configured.values()}
+        found = (entry for entry in self._files() if entry.spec_id not in known)
+        return (*self._configured.values(), *sorted(found, key=lambda entry: entry.model_id))
+
+    def _family_of(self, spec_id: str) -> str | None:
+        for name in sorted(self._families):
+            try:
+                if self._families[name].serves(spec_id):
+                    return name
+            except Exception as exc:  # noqa: BLE001  a plugin's bug must not hide the models of the others
+                log.warning("family_cannot_be_asked", family=name, error=repr(exc))
+        return None
+
+    def _by_spec(self, model_id: str) -> Entry | None:
+        for entry in self._configured.values():
+            if model_id in (entry.spec_id, SCRUBBER.scrub_label(entry.spec_id)):
+                return entry
+        return None
+
+    def _in_directory(self, model_id: str) -> Entry | None:
+        given = PurePosixPath(model_id)
+        if given.is_absolute() or ".." in given.parts or not given.parts or "\0" in model_id:
+            return None
+        family = self._family_of(model_id)
+        if family is None:
+            return None
+        try:
+            path = self._directory / given
+            return Entry(str(given), family, str(path)) if path.exists() else None
+        except OSError:  # too long a name, a loop of links
+            return None
+
+    def _files(self) -> Iterator[Entry]:
+        """Give what lies in the models directory and a family serves, some levels deep."""
+        places = [(self._directory, PurePosixPath(), 0)]
+        looked_at = 0
+        while places:
+            folder, prefix, depth = places.pop(0)
+            try:
+                names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+            except OSError:
+                continue
+            for name in names:
+                looked_at += 1
+                if looked_at > MOST_FILES:
+                    return
+                relative = prefix / name
+                entry = self._in_directory(str(relative))
+                if entry is not None:
+                    yield entry
+                elif depth < DEEPEST and (folder / name).is_dir():
+                    places.append((folder / name, relative, depth + 1))
+
+    def _unknown(self, model_id: str) -> str:
+        names = [entry.model_id for entry in self.entries()]
+        shown = public_id(model_id[:200])
+        if not names:
+            return f"unknown model `{shown}`: there is none, neither configured nor in models.directory"
+        near = get_close_matches(model_id[:200], names, n=3, cutoff=0.5) or names[:5]
+        return f"unknown model `{shown}`: there is {', '.join(f'`{name}`' for name in near)}"

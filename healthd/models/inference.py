@@ -3,21 +3,58 @@
 A request asks for a place first and brings its picture then: a queue that is full refuses before anything is decoded.
 """
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
+import structlog
+
+from healthd.clock import SYSTEM_CLOCK, Clock
+from healthd.errors import (
+    BusyError,
+    HealthdError,
+    InUseError,
+    LoadError,
+    ModelError,
+    ParameterError,
+    PredictError,
+    UnknownModelError,
+)
 from healthd.frames import Image
-from healthd.models.catalog import Entry
-from healthd.models.model import InferenceParams, Prediction
+from healthd.metrics import Metrics, Sample
+from healthd.models.catalog import Catalog, Entry
+from healthd.models.manager import ModelManager
+from healthd.models.model import InferenceParams, ModelFamily, ModelOptions, Prediction
 from healthd.models.shared import SharedModel
+from healthd.models.tally import Tally
+from healthd.models.turns import Rank, Turn
+from healthd.waiting import Backoff
+from healthd.worker import WorkerPool, WorkerTimeout
+
+log = structlog.get_logger(__name__)
+DISK_SECONDS = 5.0
+"""How long looking for a model's file may take."""
+_Wish = tuple[str, str, ModelOptions]
+T = TypeVar("T")
 
 
+@dataclass(slots=True, eq=False)
 class Seat:
     """A place in the queue of a loaded model. Lives as long as the `seat` block that gave it; event loop only."""
 
     entry: Entry
     model: SharedModel
     """Loaded: has `task` and `labels`."""
+    params: InferenceParams
+    deadline: float
+    """Seconds of the monotonic clock by which its turn must have come."""
+    _run: "Callable[[Seat, Turn, Image], Awaitable[Prediction]]" = field(repr=False)
+    _clock: Clock = field(repr=False)
+    _observe_wait: Callable[[float], object] = field(repr=False)
 
     async def predict(self, image: Image) -> Prediction:
         """Wait for a turn and predict, with the parameters of the seat.
@@ -29,11 +66,53 @@ class Seat:
             ParameterError: the model cannot do what the parameters ask.
             PredictError: the model failed on this picture.
         """
-        raise NotImplementedError
+        loop = asyncio.get_running_loop()
+        granted = asyncio.Event()
+        begun = self._clock.monotonic()
+        turn = self.model.turns.enter(Rank.REQUEST, partial(_wake, loop, granted))
+        try:
+            async with asyncio.timeout(max(0.0, self.deadline - begun)):
+                await granted.wait()
+        except TimeoutError:
+            self.model.turns.leave(turn)
+            waited = self._clock.monotonic() - begun
+            raise BusyError(
+                f"{self.entry.model_id} is busy: no turn within {waited:.1f} s (models.queue_timeout_seconds)"
+            ) from None
+        except BaseException:
+            self.model.turns.leave(turn)
+            raise
+        self._observe_wait(self._clock.monotonic() - begun)
+        return await self._run(self, turn, image)
 
 
 class Inference:
     """What answers requests with the models that the cameras use too. Lives as long as the daemon; event loop only."""
+
+    def __init__(
+        self,
+        models: ModelManager,
+        catalog: Catalog,
+        *,
+        metrics: Metrics,
+        tally: Tally | None = None,
+        queue_size: int = 16,
+        queue_timeout_seconds: float = 5.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._models = models
+        self._catalog = catalog
+        self._metrics = metrics
+        self._tally = tally or Tally()
+        self._queue_size = queue_size
+        self._queue_timeout_seconds = queue_timeout_seconds
+        self._clock = clock
+        self._pool = WorkerPool("request")
+        self._loads: dict[_Wish, asyncio.Task[None]] = {}
+        self._found: dict[str, Entry] = {}
+        """Models of the directory that were found before."""
+        self._warming: dict[str, asyncio.Task[None]] = {}
+        self._untried: set[str] = set()
 
     @asynccontextmanager
     async def seat(self, model_id: str | None, params: InferenceParams, *, queued: bool = True) -> AsyncIterator[Seat]:
@@ -47,21 +126,49 @@ class Inference:
             LoadError: it cannot be loaded.
             BusyError: its queue is full, or there is no room to load it.
         """
-        if not model_id:
-            raise NotImplementedError
-        yield Seat()
+        entry = await self._find(model_id)
+        shared, waited = await self._held(entry, params)
+        try:
+            # Those who came before the model was there wait for it together: their number is bounded by their callers.
+            if queued and not waited and shared.seats >= shared.turns.concurrency + self._queue_size:
+                raise BusyError(
+                    f"{entry.model_id} is busy: {self._queue_size} requests wait already (models.queue_size)"
+                )
+            shared.seats += queued
+            try:
+                yield Seat(
+                    entry,
+                    shared,
+                    params,
+                    self._clock.monotonic() + self._queue_timeout_seconds,
+                    self._predict,
+                    self._clock,
+                    self._metrics.model_wait_seconds.labels(entry.model_id).observe,
+                )
+            finally:
+                shared.seats -= queued
+        finally:
+            self._models.release(shared, close_with=_on_a_thread)
 
     async def entries(self) -> Sequence[Entry]:
         """Return all models that a request may name."""
-        raise NotImplementedError
+        return await self._from_disk(self._catalog.entries)
 
     async def labels(self, model_id: str | None) -> tuple[Entry, dict[int, str]]:
         """Return the labels of a model; loads it if need be. Raises as `seat` does."""
-        raise NotImplementedError
+        entry = await self._find(model_id)
+        shared, _ = await self._held(entry, InferenceParams())
+        try:
+            return entry, dict(shared.labels)
+        finally:
+            self._models.release(shared, close_with=_on_a_thread)
 
     async def load(self, model_id: str) -> Entry:
         """Load a model now, also when its last load has just failed. Raises as `seat` does."""
-        raise NotImplementedError
+        entry = await self._find(model_id)
+        self._models.forgive(entry.family, entry.spec_id)
+        await self.labels(model_id)
+        return entry
 
     async def unload(self, model_id: str) -> int:
         """Unload a model; return how many variants of it were loaded.
@@ -70,4 +177,166 @@ class Inference:
             UnknownModelError: there is none of that name.
             InUseError: a camera or a request holds it.
         """
-        raise NotImplementedError
+        entry = await self._find(model_id)
+        number = await self._from_disk(partial(self._models.unload, entry.family, entry.spec_id))
+        if number is None:
+            who = f"of camera {', '.join(entry.cameras)}" if entry.cameras else "somebody uses it"
+            raise InUseError(f"{entry.model_id} is in use: {'models.preload keeps it' if entry.pinned else who}")
+        return number
+
+    def start(self) -> None:
+        """Begin to load what the configuration wants loaded from the start, and keep it."""
+        for entry in self._catalog.pinned:
+            self._untried.add(entry.model_id)
+            self._warming[entry.model_id] = asyncio.create_task(self._keep(entry), name=f"preload {entry.model_id}")
+
+    def stop(self) -> None:
+        """Load nothing more of what was wanted from the start."""
+        for task in self._warming.values():
+            task.cancel()
+        self._untried.clear()
+        self._pool.close()
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """What keeps the daemon from being ready: models of the start that are being loaded for the first time."""
+        return tuple(f"model {model_id} is loading" for model_id in sorted(self._untried))
+
+    def samples(self) -> Iterator[Sample]:
+        """Give the values of the metrics of all models, as they are now."""
+        for model_id, name, number in self._tally.items():
+            yield Sample("healthd_model_detections_total", number, {"model": model_id, "class": name})
+        for (what, how), number in self._models.counts.items():
+            yield Sample(f"healthd_model_{what}s_total", number, {"outcome" if what == "load" else "reason": how})
+        yield Sample("healthd_model_workers_stuck", self._pool.stuck)
+
+    async def _keep(self, entry: Entry) -> None:
+        """Load a model and hold it until the daemon ends; try again when that fails."""
+        backoff = Backoff(longest_seconds=60.0)
+        while True:
+            try:
+                await self._held(entry, InferenceParams())
+            except HealthdError as exc:
+                log.warning("preload_failed", model=entry.model_id, reason=str(exc))
+            else:
+                return
+            finally:
+                self._untried.discard(entry.model_id)
+            await asyncio.sleep(backoff.next())
+            self._models.forgive(entry.family, entry.spec_id)
+
+    async def _find(self, model_id: str | None) -> Entry:
+        entry = self._catalog.configured(model_id)
+        if entry is not None:
+            return entry
+        if model_id is not None and (known := self._found.get(model_id)) is not None:
+            if self._models.holds(known.family, known.spec_id):
+                return known
+            del self._found[model_id]
+        entry = await self._from_disk(partial(self._catalog.find, model_id))
+        if len(self._found) < 1000:
+            self._found[entry.model_id] = entry
+        return entry
+
+    async def _from_disk(self, function: Callable[[], T]) -> T:
+        try:
+            return await self._pool.call(function, timeout=DISK_SECONDS, late="the models directory did not answer")
+        except WorkerTimeout as exc:
+            raise BusyError(str(exc), retry_after_seconds=5) from None
+
+    async def _held(self, entry: Entry, params: InferenceParams) -> tuple[SharedModel, bool]:
+        """Return the loaded model, held once more, and whether the caller had to wait for its load."""
+        family = self._models.families[entry.family]
+        options = _options(family, params)
+        plain = options == _options(family, InferenceParams())
+        for attempt in range(4):
+            shared = self._models.share(entry.family, entry.spec_id, options, or_pinned=plain)
+            if shared is not None:
+                return shared, attempt > 0
+            key = (entry.family, entry.spec_id, options)
+            failed = self._models.failure(*key)
+            if failed is not None:
+                raise _for_a_request(failed.error)
+            loading = self._loads.get(key)
+            if loading is None:
+                loading = self._loads[key] = asyncio.create_task(self._load(key), name=f"load {entry.model_id}")
+                loading.add_done_callback(partial(self._loaded, key))
+            try:
+                await asyncio.shield(loading)
+            except HealthdError as exc:
+                raise _for_a_request(exc) from exc
+        raise BusyError(f"{entry.model_id} was loaded and had to make room at once: too many models are in use")
+
+    async def _load(self, key: _Wish) -> None:
+        seconds = self._models.load_timeout_seconds
+        try:
+            await self._pool.call(
+                lambda: self._models.release(self._models.acquire(*key)),
+                timeout=seconds,
+                late="the model was not loaded",
+            )
+        except (HealthdError, asyncio.CancelledError):
+            raise
+        except Exception as exc:
+            log.exception("model_load_bug", model=key[1])
+            raise LoadError(f"{type(exc).__name__}: {exc}") from exc
+
+    def _loaded(self, key: _Wish, task: "asyncio.Task[None]") -> None:
+        self._loads.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # told to whoever waits; perhaps nobody does any more
+
+    async def _predict(self, seat: Seat, turn: Turn, image: Image) -> Prediction:
+        """Predict on a thread that holds the model and ends the turn by itself, also when nobody waits any more."""
+        model_id = seat.entry.model_id
+        self._models.retain(seat.model)
+
+        def predict() -> Prediction:
+            try:
+                return seat.model.predict_in_turn(turn, image, seat.params)
+            finally:
+                self._models.release(seat.model)
+
+        try:
+            said = await self._pool.call(predict, timeout=seat.model.patience_seconds, late="no prediction")
+            return replace(said, model_id=model_id)
+        except WorkerTimeout as exc:
+            log.warning("predict_stuck", model=model_id, reason=str(exc))
+            raise PredictError(f"{type(exc).__name__}: {exc}") from None
+        except ParameterError:
+            raise
+        except ModelError as exc:
+            raise PredictError(f"{type(exc).__name__}: {exc}") from exc
+        except Exception as exc:
+            log.exception("predict_bug", model=model_id)
+            raise PredictError(f"{type(exc).__name__}: {exc}") from exc
+
+
+def _options(family: ModelFamily, params: InferenceParams) -> ModelOptions:
+    try:
+        return family.options_for(params)
+    except HealthdError as exc:
+        raise ParameterError(str(exc)) from exc
+    except Exception as exc:
+        raise ParameterError(f"{type(family).__name__} cannot take these parameters: {exc!r}") from exc
+
+
+def _for_a_request(error: HealthdError) -> HealthdError:
+    """Return the error of a load as one for a request: each kind has its own status."""
+    for kind in (ParameterError, UnknownModelError, LoadError):
+        if isinstance(error, kind):
+            return kind(str(error))
+    if isinstance(error, BusyError):
+        return BusyError(str(error), retry_after_seconds=error.retry_after_seconds)
+    return LoadError(str(error) or repr(error))
+
+
+def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    try:
+        loop.call_soon_threadsafe(event.set)
+    except RuntimeError:
+        return  # the loop is closed: the daemon has stopped
+
+
+def _on_a_thread(function: Callable[[], None]) -> None:
+    threading.Thread(target=function, name="model-close", daemon=True).start()

@@ -2,49 +2,82 @@
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from healthd.clock import SYSTEM_CLOCK, Clock
-from healthd.errors import PluginError
-from healthd.models.model import ModelFamily, ModelOptions, ModelSpec
-from healthd.models.shared import LoadedModel, SharedModel
+from healthd.errors import BusyError, LoadError, ModelError, PluginError, SettingsError
+from healthd.models.model import ModelFamily, ModelOptions, ModelSpec, Prediction
+from healthd.models.room import Limits, victims
+from healthd.models.shared import LoadedModel, SharedModel, again
 
 log = structlog.get_logger(__name__)
 _Key = tuple[str, str, ModelOptions]
+MOST_STUCK = 4
+"""So many hung threads of one model, and it is not loaded again before one comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedLoad:
+    """A load that failed a short while ago."""
+
+    error: ModelError | SettingsError
+    at: float
+    """Seconds of the monotonic clock."""
 
 
 class ModelManager:
     """Loads models on first use and shares them. Thread-safe; its calls block and belong on a worker.
 
-    Lives as long as the daemon. A model that nobody uses is kept for `idle_unload_seconds` (0: for ever), so that a
-    camera which is restarted finds it loaded. A model whose load or prediction hangs longer than
-    `stuck_after_seconds` is left to its thread: the next user gets a fresh one.
+    Lives as long as the daemon. A model in use is pinned; one that nobody uses is kept until it makes room for another
+    (`limits`) or for `idle_unload_seconds` (0: for ever), so that a camera which is restarted finds it loaded. A model
+    whose load or prediction hangs longer than `stuck_after_seconds` is left to its thread: the next user gets a fresh
+    one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  it stands between the families and the limits of the machine
         self,
         families: Mapping[str, ModelFamily],
         *,
         directory: Path,
         threads: int | None = None,
+        limits: Limits | None = None,
+        concurrency: int = 1,
         idle_unload_seconds: float = 300.0,
         load_timeout_seconds: float = 120.0,
+        failed_load_seconds: float = 10.0,
+        room_timeout_seconds: float = 5.0,
         stuck_after_seconds: float = 10.0,
+        on_prediction: Callable[[SharedModel, Prediction], None] = lambda _shared, _prediction: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._families = families
-        self._directory = directory
+        self.families = families
+        self.directory = directory
         self._threads = threads
+        self._limits = limits or Limits()
+        self._concurrency = concurrency
         self._idle_unload_seconds = idle_unload_seconds
         self.load_timeout_seconds = load_timeout_seconds
+        self._failed_load_seconds = failed_load_seconds
+        self._room_timeout_seconds = room_timeout_seconds
         self._stuck_after_seconds = stuck_after_seconds
+        self._on_prediction = on_prediction
         self._clock = clock
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._models: dict[_Key, SharedModel] = {}
+        self._leaving: list[SharedModel] = []
+        """Taken out and not closed yet: their memory is still held."""
+        self._given_up: list[SharedModel] = []
+        """Hung, and replaced."""
+        self._failed: dict[_Key, FailedLoad] = {}
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """Loads by outcome and unloads by reason."""
 
     def patient(self, seconds: float) -> "ModelManager":
         """Return this manager for a user who waits so long, not longer, for its turn and for a prediction.
@@ -62,31 +95,143 @@ class ModelManager:
         Raises:
             PluginError: no such family is installed.
             SettingsError, ModelError: what the family raised while loading.
+            BusyError: all the room there is for models is in use.
         """
-        shared = self._acquire(family, model_id, options or ModelOptions())
+        shared = self.acquire(family, model_id, options)
+        with self._changed:
+            shared.pins += 1
         try:
             yield shared
         finally:
-            self._release(shared)
+            with self._changed:
+                shared.pins -= 1
+            self.release(shared)
+
+    def acquire(self, family: str, model_id: str, options: ModelOptions | None = None) -> SharedModel:
+        """Load or share a model, as `use` does; whoever acquires it must `release` it."""
+        maker = self.families.get(family)
+        if maker is None:
+            known = ", ".join(sorted(self.families)) or "none"
+            raise PluginError(f"no model family `{family}` is installed (installed: {known})")
+        options = options or ModelOptions()
+        path = self.resolve(model_id)
+        key = (family, str(path) if path else model_id, options)
+        spec = ModelSpec(model_id, path, self.directory, options, self._threads)
+        shared, first, evicted = self._take(key, spec, maker)
+        try:
+            self._close_all(evicted, reason="room")
+            if first:
+                self._load(shared, maker)
+            else:
+                shared.wait_loaded(self.load_timeout_seconds)
+        except BaseException as exc:
+            self._forget(key, shared, exc if first else None)
+            raise
+        return shared
+
+    def release(self, shared: SharedModel, *, close_with: Callable[[Callable[[], None]], object] | None = None) -> None:
+        """Give back what `acquire`, `share` or `retain` gave.
+
+        `close_with`: calls what may block, if there is need to; None: it is called here.
+        """
+        with self._changed:
+            shared.users -= 1
+            shared.last_used = self._clock.monotonic()
+            replaced = shared.users == 0 and shared not in self._models.values()
+            if replaced and shared in self._given_up:
+                self._given_up.remove(shared)
+            self._changed.notify_all()
+        if not replaced:
+            return
+        if close_with is None:
+            shared.close()
+        else:
+            close_with(shared.close)
+
+    def retain(self, shared: SharedModel) -> None:
+        """Hold a model that is held already once more."""
+        with self._changed:
+            shared.users += 1
+
+    def share(
+        self, family: str, model_id: str, options: ModelOptions, *, or_pinned: bool = False
+    ) -> SharedModel | None:
+        """Return a model that is loaded already, to be released as after `acquire`; None: it must be loaded first.
+
+        `or_pinned`: with whatever options a camera has it loaded, if not with these. Does not block.
+        """
+        with self._changed:
+            same = [
+                shared
+                for (name, _, _), shared in self._models.items()
+                if name == family
+                and model_id in shared.names
+                and (shared.spec.options == options or (or_pinned and shared.pins))
+                and shared.ready
+                and shared.stuck_for() <= shared.patience_seconds
+            ]
+            if not same:
+                return None
+            shared = next((one for one in same if one.spec.options == options), same[0])
+            shared.users += 1
+            return shared
+
+    def holds(self, family: str, model_id: str) -> bool:
+        """Whether any variant of a model is loaded, or being loaded. Does not block."""
+        with self._changed:
+            return any(key[0] == family and model_id in model.names for key, model in self._models.items())
+
+    def failure(self, family: str, model_id: str, options: ModelOptions) -> FailedLoad | None:
+        """Return how the last load failed, if that was a short while ago. Does not block."""
+        with self._changed:
+            now = self._clock.monotonic()
+            for key, failed in list(self._failed.items()):
+                if now - failed.at >= self._failed_load_seconds:
+                    del self._failed[key]
+            return self._failed.get((family, model_id, options))
+
+    def forgive(self, family: str, model_id: str) -> None:
+        """Forget that loads of this model failed."""
+        with self._changed:
+            for key in [key for key in self._failed if key[:2] == (family, model_id)]:
+                del self._failed[key]
 
     def loaded(self) -> tuple[LoadedModel, ...]:
         """Tell what is loaded now."""
-        with self._lock:
+        with self._changed:
             models = list(self._models.values())
         told = [model.describe() for model in models]
         return tuple(model for model in told if model is not None)
 
+    def loading(self) -> tuple[tuple[str, str], ...]:
+        """Tell family and id of each model that is being loaded now."""
+        with self._changed:
+            return tuple((model.family, model.spec.model_id) for model in self._models.values() if not model.settled)
+
+    def unload(self, family: str, model_id: str) -> int | None:
+        """Unload every variant of a model; return how many, None (and nothing done) when somebody uses one."""
+        with self._changed:
+            keys = [key for key, model in self._models.items() if (key[0], model.spec.model_id) == (family, model_id)]
+            if any(self._models[key].users for key in keys):
+                return None
+            going = [self._take_out(key) for key in keys]
+        self._close_all(going, reason="asked")
+        return len(going)
+
     def unload_idle(self) -> int:
         """Unload what nobody has used for `idle_unload_seconds` (0: nothing, ever); return how many."""
-        number = 0
-        while (idle := self._take_idle()) is not None:
-            number += 1
-            log.info("model_unloaded", model=idle.spec.model_id)
-            try:
-                idle.close()
-            except Exception as exc:  # noqa: BLE001  one that will not go must not keep the others
-                log.warning("model_close_failed", model=idle.spec.model_id, error=repr(exc))
-        return number
+        if self._idle_unload_seconds <= 0:
+            return 0
+        with self._changed:
+            now = self._clock.monotonic()
+            keys = [
+                key
+                for key, model in self._models.items()
+                if model.users == 0 and model.ready and now - model.last_used >= self._idle_unload_seconds
+            ]
+            going = [self._take_out(key) for key in keys]
+        self._close_all(going, reason="idle")
+        return len(going)
 
     def resolve(self, model_id: str) -> Path | None:
         """Find the file or folder of a model: a path as it is, else a name in the models directory."""
@@ -94,69 +239,129 @@ class ModelManager:
             return None
         try:
             given = Path(model_id).expanduser()
-            for candidate in (given, self._directory / given):
+            for candidate in (given, self.directory / given):
                 if candidate.exists():
                     return candidate.resolve()
         except (OSError, RuntimeError, ValueError):  # no name of a file: too long, `~nobody`, a NUL
             return None
         return None
 
-    def _acquire(self, family_name: str, model_id: str, options: ModelOptions) -> SharedModel:
-        family = self._families.get(family_name)
-        if family is None:
-            known = ", ".join(sorted(self._families)) or "none"
-            raise PluginError(f"no model family `{family_name}` is installed (installed: {known})")
-        path = self.resolve(model_id)
-        key = (family_name, str(path) if path else model_id, options)
-        with self._lock:
-            shared = self._models.get(key)
-            if shared is not None and shared.stuck_for() > self._limit(shared):
-                log.warning("model_stuck", model=model_id, seconds=round(shared.stuck_for(), 1))
-                shared = None
-            first = shared is None
-            if shared is None:
-                spec = ModelSpec(model_id, path, self._directory, options, self._threads)
+    def _take(self, key: _Key, spec: ModelSpec, maker: ModelFamily) -> tuple[SharedModel, bool, list[SharedModel]]:
+        """Return the model of that key, whether the caller must load it, and what it must close before it does.
+
+        Its place in memory is that of what it evicts: those are closed before it is loaded.
+        """
+        wanted = _estimate(maker, spec)
+        deadline = time.monotonic() + self._room_timeout_seconds
+        with self._changed:
+            while True:
+                shared = self._present(key)
+                if shared is not None:
+                    shared.users += 1
+                    shared.names.add(spec.model_id)
+                    shared.patience_seconds = max(shared.patience_seconds, self._stuck_after_seconds)
+                    return shared, False, []
+                try:
+                    evicted = self._victims(spec.model_id, wanted, room_for=1)
+                except BusyError:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise
+                    self._changed.wait(left)
+                    continue
+                self._models = {name: model for name, model in self._models.items() if model not in evicted}
                 shared = self._models[key] = SharedModel(
-                    family=family_name, spec=spec, clock=self._clock, patience_seconds=self._stuck_after_seconds
+                    family=key[0],
+                    spec=spec,
+                    clock=self._clock,
+                    patience_seconds=self._stuck_after_seconds,
+                    concurrency=self._concurrency,
+                    reserved_bytes=wanted,
+                    on_prediction=self._on_prediction,
                 )
-            shared.users += 1
-            shared.patience_seconds = max(shared.patience_seconds, self._stuck_after_seconds)
-        try:
-            if first:
-                self._load(shared, family)
-            else:
-                shared.wait_loaded(self.load_timeout_seconds)
-        except BaseException:
-            with self._lock:
-                shared.users -= 1
-                if self._models.get(key) is shared and not shared.ready:
-                    del self._models[key]
-            raise
-        return shared
+                shared.users = 1
+                return shared, True, evicted
+
+    def _present(self, key: _Key) -> SharedModel | None:
+        """Return the model of that key; one that hangs is left to its thread.
+
+        Raises:
+            LoadError: too many threads hang in it already.
+        """
+        shared = self._models.get(key)
+        if shared is None or shared.stuck_for() <= self._limit(shared):
+            return shared
+        log.warning("model_stuck", model=shared.spec.model_id, seconds=round(shared.stuck_for(), 1))
+        del self._models[key]
+        self._given_up.append(shared)
+        hung = sum(1 for model in self._given_up if model.spec.model_id == shared.spec.model_id)
+        if hung >= MOST_STUCK:
+            raise LoadError(f"{hung} threads hang in {shared.spec.model_id}: restart healthd, or take another model")
+        return None
+
+    def _victims(self, model_id: str, wanted: int, *, room_for: int) -> list[SharedModel]:
+        return victims(
+            self._limits,
+            present=self._models.values(),
+            leaving=self._leaving,
+            room_for=room_for,
+            wanted_bytes=wanted,
+            model_id=model_id,
+        )
 
     def _load(self, shared: SharedModel, family: ModelFamily) -> None:
         log.info("model_loading", model=shared.spec.model_id, family=shared.family)
         shared.load(family)
+        try:
+            with self._changed:  # what it really takes may be more than was set aside for it
+                going = self._victims(shared.spec.model_id, 0, room_for=0)
+                self._models = {name: model for name, model in self._models.items() if model not in going}
+                self._leaving += going
+        except ModelError:
+            shared.close()
+            raise
+        self._close_all(going, reason="room")
+        self.counts["load", "ok"] += 1
         log.info("model_loaded", model=shared.spec.model_id, task=shared.task, seconds=round(shared.load_seconds, 3))
 
-    def _take_idle(self) -> SharedModel | None:
-        """Take out one model that nobody has used for long enough."""
-        if self._idle_unload_seconds <= 0:
-            return None
-        now = self._clock.monotonic()
-        with self._lock:
-            for key, model in self._models.items():
-                if model.users == 0 and model.ready and now - model.last_used >= self._idle_unload_seconds:
-                    return self._models.pop(key)
-        return None
-
-    def _release(self, shared: SharedModel) -> None:
-        with self._lock:
+    def _forget(self, key: _Key, shared: SharedModel, error: BaseException | None) -> None:
+        """Take back what `_take` gave to somebody who could not get the model; `error`: its load failed with that."""
+        with self._changed:
             shared.users -= 1
-            shared.last_used = self._clock.monotonic()
-            replaced = shared.users == 0 and shared not in self._models.values()
-        if replaced:
-            shared.close()
+            if error is not None:
+                self.counts["load", "failed"] += 1
+                name = (shared.family, shared.spec.model_id, shared.spec.options)
+                self._failed[name] = FailedLoad(again(error), self._clock.monotonic())
+                if self._models.get(key) is shared:
+                    del self._models[key]
+            self._changed.notify_all()
+
+    def _take_out(self, key: _Key) -> SharedModel:
+        shared = self._models.pop(key)
+        self._leaving.append(shared)
+        return shared
+
+    def _close_all(self, going: list[SharedModel], *, reason: str) -> None:
+        for shared in going:
+            log.info("model_unloaded", model=shared.spec.model_id, reason=reason)
+            try:
+                shared.close()
+            except Exception as exc:  # noqa: BLE001  one that will not go must not keep the others
+                log.warning("model_close_failed", model=shared.spec.model_id, error=repr(exc))
+            with self._changed:
+                self.counts["unload", reason] += 1
+                if shared in self._leaving:
+                    self._leaving.remove(shared)
+                self._changed.notify_all()
 
     def _limit(self, shared: SharedModel) -> float:
-        return shared.patience_seconds if shared.ready else self.load_timeout_seconds
+        return shared.patience_seconds if shared.settled else self.load_timeout_seconds
+
+
+def _estimate(family: ModelFamily, spec: ModelSpec) -> int:
+    """Ask the family how much memory a model will hold; 0 when it cannot tell."""
+    try:
+        return max(0, int(family.estimate_bytes(spec) or 0))
+    except Exception as exc:  # noqa: BLE001  a plugin's bug must not keep its model from being loaded
+        log.warning("model_estimate_failed", model=spec.model_id, error=repr(exc))
+        return 0

@@ -1,15 +1,17 @@
 """One loaded model as all its users share it."""
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import structlog
 
 from healthd.clock import Clock
-from healthd.errors import ModelError, SettingsError
+from healthd.errors import LoadError, ModelError, ParameterError, SettingsError
 from healthd.frames import Image
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
+from healthd.models.turns import Rank, Turn, Turns
 
 log = structlog.get_logger(__name__)
 
@@ -26,23 +28,48 @@ class LoadedModel:
     load_seconds: float
     memory_bytes: int | None
     last_used_age_seconds: float
+    classes: int = 0
+    waiting: int = 0
+    """Requests in its queue."""
+    variant: Mapping[str, Any] = field(default_factory=dict)
+    """The options it was loaded with, where they are not the family's own choice."""
 
 
 class SharedModel:
-    """A loaded model as its users see it: one prediction at a time, in turn. Lives as long as somebody uses it."""
+    """A loaded model as its users see it: its predictions go in turn. Lives as long as somebody uses it."""
 
-    def __init__(self, *, family: str, spec: ModelSpec, clock: Clock, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        family: str,
+        spec: ModelSpec,
+        clock: Clock,
+        patience_seconds: float,
+        concurrency: int = 1,
+        reserved_bytes: int = 0,
+        on_prediction: Callable[["SharedModel", Prediction], None] = lambda _shared, _prediction: None,
+    ) -> None:
         self.family = family
         self.spec = spec
+        self.names = {spec.model_id}
+        """Every id under which somebody asked for it."""
         self.users = 0
+        self.pins = 0
+        """Users that keep it for long: cameras."""
+        self.seats = 0
+        """Requests that have a place in its queue; event loop only."""
         self.predictions = 0
         self.load_seconds = 0.0
         self.last_used = clock.monotonic()
-        self._clock = clock
         self.patience_seconds = patience_seconds
         """How long its most patient user waits for a turn, and for a prediction."""
-        self._turn = threading.Lock()
-        self._busy_since: float | None = None
+        self.reserved_bytes = reserved_bytes
+        """Memory that was set aside for it before it was loaded; its own account counts afterwards."""
+        self.turns = Turns(now=clock.monotonic)
+        self._concurrency = concurrency
+        self._clock = clock
+        self._on_prediction = on_prediction
+        self._counting = threading.Lock()
         self._begun = clock.monotonic()
         self._ready = threading.Event()
         self._model: Model | None = None
@@ -63,35 +90,60 @@ class SharedModel:
         """Whether it is loaded and warm."""
         return self._model is not None
 
+    @property
+    def settled(self) -> bool:
+        """Whether its load has ended, well or badly."""
+        return self._ready.is_set()
+
+    @property
+    def memory_bytes(self) -> int:
+        """About how much memory it holds, or will hold."""
+        model = self._model
+        told = _memory_of(model) if model is not None else None
+        return self.reserved_bytes if told is None else told
+
     def predict(self, image: Image, params: InferenceParams) -> Prediction:
-        """Wait for this caller's turn and predict.
+        """Wait for this camera's turn and predict.
 
         Raises:
             ModelError: the turn did not come in time, or the model cannot predict on this image.
         """
-        model = self._loaded()
-        if not self._turn.acquire(timeout=self.patience_seconds):
-            raise ModelError(f"{self.spec.model_id} is busy: no turn within {self.patience_seconds:g} s")
+        self._loaded()
+        turn = self.turns.enter(Rank.CAMERA)
         try:
-            self._busy_since = self._clock.monotonic()
-            prediction = model.predict(image, params)
-            self.predictions += 1
-            return prediction
+            if not turn.wait(self.patience_seconds):
+                raise ModelError(f"{self.spec.model_id} is busy: no turn within {self.patience_seconds:g} s")
+            return self._predict(image, params)
         finally:
-            self._busy_since = None
             self.last_used = self._clock.monotonic()
-            self._turn.release()
+            self.turns.leave(turn)
+
+    def predict_in_turn(self, turn: Turn, image: Image, params: InferenceParams) -> Prediction:
+        """Predict for a request whose turn it is, and end the turn.
+
+        Raises:
+            ParameterError: it cannot do what is asked; anything else: what the model raised.
+        """
+        try:
+            return self._predict(image, params)
+        except SettingsError as exc:
+            raise ParameterError(str(exc)) from exc
+        finally:
+            self.last_used = self._clock.monotonic()
+            self.turns.leave(turn)
 
     def stuck_for(self) -> float:
-        """Seconds that the load or the prediction in hand has taken so far; 0.0 when nothing is in hand."""
-        since = self._busy_since if self._ready.is_set() else self._begun
+        """Seconds that the load or the longest prediction in hand has taken so far; 0.0: nothing is in hand."""
+        since = self.turns.busy_since if self._ready.is_set() else self._begun
         return 0.0 if since is None else self._clock.monotonic() - since
 
     def load(self, family: ModelFamily) -> None:
         """Load and warm up; what goes wrong is raised to everybody who waits."""
         begun = self._clock.monotonic()
         try:
-            self._model = _warm_model(family, self.spec)
+            model = _warm_model(family, self.spec)
+            self.turns.concurrency = max(1, min(self._concurrency, model.concurrency))
+            self._model = model
         except BaseException as exc:  # a library that calls sys.exit() must not leave a model that never comes
             self._error = exc
             raise
@@ -105,8 +157,7 @@ class SharedModel:
         if not self._ready.wait(timeout_seconds):
             raise ModelError(f"{self.spec.model_id} was not loaded within {timeout_seconds:g} s")
         if self._error is not None:
-            kind = SettingsError if isinstance(self._error, SettingsError) else ModelError
-            raise kind(str(self._error) or repr(self._error)) from self._error
+            raise again(self._error) from self._error
 
     def describe(self) -> LoadedModel | None:
         """Tell about the model; None when it is not loaded, or not any more."""
@@ -122,6 +173,9 @@ class SharedModel:
             load_seconds=self.load_seconds,
             memory_bytes=_memory_of(model),
             last_used_age_seconds=self._clock.monotonic() - self.last_used,
+            classes=len(model.labels),
+            waiting=self.turns.waiting,
+            variant=self.spec.options.model_dump(exclude_defaults=True),
         )
 
     def close(self) -> None:
@@ -130,10 +184,37 @@ class SharedModel:
         if model is not None:
             model.close()
 
+    def _predict(self, image: Image, params: InferenceParams) -> Prediction:
+        model = self._loaded()
+        answer: object = model.predict(image, params)
+        if not isinstance(answer, Prediction):
+            raise TypeError(f"{type(model).__name__}.predict returned {type(answer).__name__}, not a Prediction")
+        prediction = _with_facts(answer, model.task, image)
+        with self._counting:
+            self.predictions += 1
+        self._on_prediction(self, prediction)
+        return prediction
+
     def _loaded(self) -> Model:
         if self._model is None:
             raise ModelError(f"{self.spec.model_id} is not loaded")
         return self._model
+
+
+def again(error: BaseException) -> ModelError | SettingsError:
+    """Return an error of a load for somebody else who asks for the same."""
+    for kind in (ParameterError, SettingsError, ModelError):
+        if isinstance(error, kind):
+            return kind(str(error) or repr(error))
+    return LoadError(f"{type(error).__name__}: {error}")
+
+
+def _with_facts(prediction: Prediction, task: str, image: Image) -> Prediction:
+    """Return the prediction with the facts that every envelope has, whatever the family forgot."""
+    facts = {"task": task, "width": image.shape[1], "height": image.shape[0]}
+    if all(key in prediction.metadata for key in facts):
+        return prediction
+    return replace(prediction, metadata={**facts, **prediction.metadata})
 
 
 def _warm_model(family: ModelFamily, spec: ModelSpec) -> Model:

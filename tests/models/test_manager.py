@@ -281,7 +281,7 @@ def test_a_failed_load_reaches_everybody_who_waits_and_is_not_remembered(
     gate.set()
     assert first.ended().error is raised
     for other in others:
-        assert type(other.ended().error) is seen_by_others
+        assert isinstance(other.ended().error, seen_by_others)
     assert manager.loaded() == ()
     fail[0] = False
     assert Thread(use).ended().result is not None

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from healthd.errors import SettingsError
-from healthd.models.model import Model, ModelFamily, ModelOptions, ModelSpec
+from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec
 from healthd_yolo.engines import automatic_engine, is_model_name
 from healthd_yolo.model_options import YoloModelOptions
 from healthd_yolo.threads import thread_limit
@@ -17,6 +17,10 @@ class YoloFamily(ModelFamily):
     def serves(self, model_id: str) -> bool:
         """Whether the name is that of a file or folder which one of the engines loads."""
         return is_model_name(model_id)
+
+    def options_for(self, params: InferenceParams) -> ModelOptions:
+        """Return how to load a model for a request that asks for `params`."""
+        return YoloModelOptions(imgsz=params.imgsz, half=bool(params.half), device=params.device)
 
     def load(self, spec: ModelSpec) -> Model:
         """Load a model with the engine that its options or its name ask for.

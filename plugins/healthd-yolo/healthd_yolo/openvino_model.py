@@ -6,7 +6,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from healthd.errors import SettingsError
+from healthd.errors import ParameterError
 from healthd.frames import Image
 from healthd.models.model import InferenceParams, Model, Prediction
 from healthd_yolo.decode import Rows, decode_anchors, decode_one_to_one, decode_rows
@@ -98,14 +98,14 @@ def _target_size(network: Network, wanted: int | None, model_id: str) -> Size:
     """Return the size that images are fitted into.
 
     Raises:
-        SettingsError: `imgsz` asks a network of fixed size for another one.
+        ParameterError: `imgsz` asks a network of fixed size for another one.
     """
     fixed = network.input_size
     if fixed is None:
         sides = (wanted, wanted) if wanted is not None else network.info.image_size
         return whole_strides(sides[0], network.info.stride), whole_strides(sides[1], network.info.stride)
     if wanted is not None and (wanted, wanted) != fixed:
-        raise SettingsError(
+        raise ParameterError(
             f"imgsz: {model_id} was exported for {fixed[0]}x{fixed[1]} and nothing else; leave imgsz out,"
             f" or export it with dynamic=True or imgsz={wanted}"
         )

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from healthd.errors import ModelError, SettingsError
+from healthd.errors import ModelError, ParameterError, SettingsError
 from healthd_yolo.metadata import NetworkInfo, network_info, read_sidecar
 
 Layout = Literal["anchors", "one_to_one", "rows"]
@@ -110,12 +110,12 @@ def _device(core: Any, wanted: str) -> str:
     """Return OpenVINO's spelling of the device.
 
     Raises:
-        SettingsError: this machine has none.
+        ParameterError: this machine has none.
     """
     name = wanted.upper()
     known = [*core.available_devices, "AUTO"]
     if not any(name == device or name.partition(".")[0] == device for device in known):
-        raise SettingsError(
+        raise ParameterError(
             f"device: OpenVINO has no `{wanted}` here, only {', '.join(known)} (for CUDA use engine = `ultralytics`)"
         )
     return name

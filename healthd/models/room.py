@@ -1,0 +1,64 @@
+"""How many models, and how much memory, there is room for; who must go to make some."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from healthd.errors import BusyError, LoadError
+from healthd.models.shared import SharedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What all loaded models together may take."""
+
+    max_loaded: int = 8
+    """Models in memory at most."""
+    memory_bytes: int = 0
+    """Memory at most, by their own account; 0: no limit."""
+
+
+def victims(
+    limits: Limits,
+    *,
+    present: Iterable[SharedModel],
+    leaving: Iterable[SharedModel],
+    room_for: int,
+    wanted_bytes: int,
+    model_id: str,
+) -> list[SharedModel]:
+    """Say which models must be unloaded before `room_for` more, of `wanted_bytes`, may be loaded.
+
+    Those used longest ago go first. `leaving`: models that are being unloaded and still hold their memory.
+
+    Raises:
+        LoadError: there will never be room for it.
+        BusyError: even without all that nobody uses there is no room now.
+    """
+    present, leaving = list(present), list(leaving)
+    budget = limits.memory_bytes
+    if budget and wanted_bytes > budget:
+        raise LoadError(
+            f"{model_id} needs about {_mib(wanted_bytes)} MiB and all models together may take {_mib(budget)} MiB:"
+            " raise models.memory_budget_bytes, or take a smaller model"
+        )
+    count = len(present) + len(leaving) + room_for
+    held = sum(model.memory_bytes for model in (*present, *leaving)) + wanted_bytes
+    going: list[SharedModel] = []
+    idle = sorted((one for one in present if one.users == 0 and one.settled), key=lambda one: one.last_used)
+    for model in idle:
+        if count <= limits.max_loaded and not (budget and held > budget):
+            break
+        going.append(model)
+        count -= 1
+        held -= model.memory_bytes
+    if count > limits.max_loaded:
+        what = f"{limits.max_loaded} models may be loaded (models.max_loaded)"
+    elif budget and held > budget:
+        what = f"all models together may take {_mib(budget)} MiB (models.memory_budget_bytes)"
+    else:
+        return going
+    raise BusyError(f"no room for {model_id}: {what}, and the others are in use", retry_after_seconds=5)
+
+
+def _mib(number: int) -> int:
+    return round(number / 2**20)
