@@ -54,3 +54,11 @@ class PredictError(ModelError):
 
 class InUseError(HealthdError):
     """It cannot be taken away: somebody uses it; the message says who."""
+
+
+class PictureError(HealthdError):
+    """What was sent is no picture, is broken or cut short, or is of a kind that is not read; the message says which."""
+
+
+class PictureTooLarge(PictureError):  # noqa: N818  the picture may be fine
+    """The picture has more pixels, or more bytes, than are taken."""

@@ -26,7 +26,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "settings_options",
         *("metrics", "logs", "native_log", "log_writer"),
     ),
-    ("frames", "latest", "waiting", "worker", "redact", "scrubber", "cpus", "clock", "errors", "__init__"),
+    (
+        *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "clock", "errors"),
+        *("pictures", "picture_headers", "__init__"),
+    ),
 )
 """From the top down. Whoever adds a file says here where it stands."""
 
