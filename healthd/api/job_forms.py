@@ -17,6 +17,7 @@ from multipart import (
     parse_options_header,
 )
 
+from healthd.api.uploads import ClientGone
 from healthd.jobs.service import Jobs
 from healthd.jobs.uploads import Upload
 from healthd.worker import Worker
@@ -45,16 +46,22 @@ _CLOSE = {"Connection": "close"}
 
 
 class Form:
-    """The fields of a request, and the file that came with them. Lives as long as the request."""
+    """The fields of a request, in their order, and the file that came with them. Lives as long as the request."""
 
     def __init__(self) -> None:
-        self.fields: dict[str, list[str]] = {}
+        self.fields: list[tuple[str, str]] = []
         self.upload: Upload | None = None
         self.file_name = ""
 
     def add(self, name: str, value: str) -> None:
         """Add a field; one may come more than once."""
-        self.fields.setdefault(name, []).append(value)
+        self.fields.append((name, value))
+
+    def take(self, name: str) -> list[str]:
+        """Take out the values of one field."""
+        values = [value for field, value in self.fields if field == name]
+        self.fields = [field for field in self.fields if field[0] != name]
+        return values
 
 
 @asynccontextmanager
@@ -193,18 +200,19 @@ async def _short_body(request: Request[Any, Any, Any], idle_seconds: float) -> b
 
 async def _chunks(request: Request[Any, Any, Any], idle_seconds: float) -> AsyncIterator[bytes]:
     """Give what arrives; a client that sends nothing for so long has had its time."""
-    stream = request.stream()
-    while True:
+    more = True
+    while more:
         try:
             async with asyncio.timeout(idle_seconds):
-                chunk = await anext(stream, None)
+                message: Any = await request.receive()
         except TimeoutError:
             raise ClientException(
                 f"nothing arrived for {idle_seconds:g} s (inference.upload_timeout_seconds)",
                 status_code=408,
                 headers=_CLOSE,
             ) from None
-        if chunk is None:
-            return
-        if chunk:
-            yield chunk
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        more = message.get("more_body", False)
+        if message["body"]:
+            yield message["body"]

@@ -224,8 +224,7 @@ class Job(Struct):
     """`video`, `zip`, `directory` or `picture`."""
     name: str
     """The name of the file that was sent in, or the path that was named."""
-    model: str | None
-    """As it was asked for; null: the default one."""
+    model: str
     params: dict[str, Any]
     """What was asked of it, by the names of the request."""
     every: int

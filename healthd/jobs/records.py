@@ -39,7 +39,7 @@ class Job:
     path: str
     """Where it lies: absolute, or, of an upload, relative to the uploads of `jobs.directory`."""
     uploaded: bool
-    model: str | None
+    model: str
     params: dict[str, Any]
     """Of the `InferenceParams`: what was given."""
     every: int

@@ -26,7 +26,7 @@ from healthd.metrics import Sample
 from healthd.models.inference import Inference
 from healthd.settings import Settings
 from healthd.waiting import Backoff
-from healthd.worker import Worker, WorkerTimeout
+from healthd.worker import WorkerPool, WorkerTimeout
 
 if TYPE_CHECKING:
     from healthd.jobs.engine import Engine
@@ -51,7 +51,7 @@ LONGEST_NAME = 200
 class Order:
     """What is to be done with the pictures."""
 
-    model: str | None = None
+    model: str
     params: dict[str, Any] = field(default_factory=dict)
     """Of the `InferenceParams`: what was given."""
     every: int = 1
@@ -66,10 +66,12 @@ class Jobs:
         settings: Settings,
         *,
         inference: Inference,
+        find_model: Callable[[str | None], str],
         encode: Encode,
         lease_seconds: float = LEASE_SECONDS,
         beat_seconds: float = BEAT_SECONDS,
     ) -> None:
+        """Take what answers, how its models are found (blocking; raises UnknownModelError), and how it is written."""
         self._settings = settings.jobs
         self._loop = asyncio.get_running_loop()
         self._limits = Limits(settings.inference.max_upload_bytes, settings.inference.max_pixels)
@@ -77,11 +79,13 @@ class Jobs:
         self._picture_seconds = settings.models.load_timeout_seconds + PREDICT_SECONDS
         self._lease_seconds = lease_seconds
         self._inference = inference
+        self._find_model = find_model
         self._encode = encode
         self._engine: Engine | None = None
         self._opening = threading.Lock()
         self._stopping = threading.Event()
         self._arriving = 0
+        self._pool = WorkerPool("jobs")
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -102,6 +106,7 @@ class Jobs:
         engine = self._engine
         if engine is None:
             return ()
+        self._pool.close()
         late = await self._call(lambda: engine.drain(deadline_seconds), timeout=deadline_seconds + 1.0)
         for job_id in late:
             log.warning("job_abandoned", job=job_id, deadline_seconds=deadline_seconds)
@@ -124,6 +129,14 @@ class Jobs:
     def max_upload_bytes(self) -> int:
         """How much may be sent in at once."""
         return self._settings.max_upload_bytes
+
+    async def model_id(self, asked: str | None) -> str:
+        """Return the id of the model that is asked for; None: the default one.
+
+        Raises:
+            UnknownModelError: there is none.
+        """
+        return await self._call(lambda: self._find_model(asked))
 
     @asynccontextmanager
     async def admission(self) -> AsyncIterator[None]:
@@ -304,19 +317,17 @@ class Jobs:
             picture_seconds=self._picture_seconds,
         )
 
-    @staticmethod
     async def _call(
+        self,
         function: Callable[[], T],
         *,
         timeout: float = ANSWER_SECONDS,  # noqa: ASYNC109  a bound per call is the point
         late: type[HealthdError] = JobsUnavailableError,
     ) -> T:
-        """Run something that blocks, on a thread of its own, which is left alone when it does not come back."""
-        worker = Worker("jobs")
-        worker.start()
+        """Run something that blocks, on a thread that is left alone when it does not come back."""
         try:
-            return await worker.call(function, timeout=timeout, late="the disk or the queue of the jobs gave no answer")
+            return await self._pool.call(
+                function, timeout=timeout, late="the disk or the queue of the jobs gave no answer"
+            )
         except WorkerTimeout as exc:
             raise late(str(exc)) from None
-        finally:
-            worker.close()
