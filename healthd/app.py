@@ -19,17 +19,23 @@ from healthd.api.auth import COOKIE, AuthController, guard
 from healthd.api.cameras import CameraController
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
+from healthd.api.infer import InferController
+from healthd.api.models import ModelController, labels
 from healthd.api.openapi import CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
 from healthd.api.plugins import plugins
 from healthd.api.services import Services
 from healthd.api.streams import StreamController
+from healthd.api.unread import UnreadBodies
 from healthd.api.viewers import ViewerController
 
 WEB = Path(__file__).parent / "web"
 CSP = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-EXPOSED = ("ETag", "Retry-After", "X-Camera-State", "X-Frame-Age-Ms", "X-Frame-Id", "X-Frame-Timestamp")
+EXPOSED = (
+    *("ETag", "Retry-After", "X-Camera-State", "X-Frame-Age-Ms", "X-Frame-Id", "X-Frame-Timestamp"),
+    *("X-Inference-Time-Ms", "X-Model-Id", "X-Results"),
+)
 """What pages of other origins may read."""
 
 
@@ -48,7 +54,17 @@ def create_app(services: Services) -> Litestar:
 
     api = Router(
         "/api/v1",
-        route_handlers=[CameraController, StreamController, ViewerController, AuthController, state, plugins],
+        route_handlers=[
+            CameraController,
+            StreamController,
+            ViewerController,
+            InferController,
+            ModelController,
+            labels,
+            AuthController,
+            state,
+            plugins,
+        ],
         guards=[guard],
         security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
     )
@@ -90,7 +106,7 @@ def create_app(services: Services) -> Litestar:
         debug=False,
     )
     guarded = PageGuard(app.asgi_handler, services, cors)
-    app.asgi_handler = _Answers(guarded, services)  # around all: what no route answers is an answer too
+    app.asgi_handler = _Answers(UnreadBodies(guarded), services)  # around all: what no route answers is an answer too
     return app
 
 

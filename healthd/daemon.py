@@ -335,6 +335,7 @@ async def _keep_house(services: Services) -> None:
 def _samples(services: Services) -> Iterator[Sample]:
     yield Sample("healthd_build_info", 1, {"version": __version__})
     yield Sample("healthd_ready", float(services.readiness == "ready"))
+    yield Sample("healthd_infer_uploads_open", services.uploads.open)
     loaded = services.models.loaded()
     yield Sample("healthd_models_loaded", len(loaded))
     for model_id in {model_name(model.model_id) for model in loaded}:  # loaded twice, with other options: one line

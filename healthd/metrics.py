@@ -59,6 +59,7 @@ READ_METRICS = (
     Read("healthd_stream_sent_total", "counter", ("camera", "kind"), "Frames or events sent."),
     Read("healthd_stream_skipped_total", "counter", ("camera", "kind"), "Frames or events that newer ones replaced."),
     Read("healthd_stream_sent_bytes_total", "counter", ("camera", "kind"), "Bytes of pictures or events sent."),
+    Read("healthd_infer_uploads_open", "gauge", (), "Requests with a picture that are not answered yet."),
     Read("healthd_models_loaded", "gauge", (), "Models in memory."),
     Read("healthd_model_users", "gauge", ("model",), "Cameras and requests that hold the model now."),
     Read("healthd_model_waiting", "gauge", ("model",), "Requests in the model's queue."),
@@ -134,6 +135,18 @@ class Metrics:
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.2, 0.5, 1),
             registry=self.registry,
         )
+        self.infer_requests = Counter(
+            "healthd_infer_requests_total",
+            "Pictures that were sent in, by what came of them.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.decode_seconds = Histogram(
+            "healthd_infer_decode_seconds",
+            "Wall time of decoding one picture that was sent in.",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
+            registry=self.registry,
+        )
         self.model_wait_seconds = Histogram(
             "healthd_model_wait_seconds",
             "Time from a request's place in the queue of a model to its turn.",
@@ -174,5 +187,7 @@ def documented_names() -> tuple[str, ...]:
         "healthd_jpeg_encode_seconds",
         "healthd_stream_send_seconds",
         "healthd_model_wait_seconds",
+        "healthd_infer_requests_total",
+        "healthd_infer_decode_seconds",
     )
     return (*(read.name for read in READ_METRICS), *counted)

@@ -45,7 +45,7 @@ class Header:
     """Of a JPEG: 1 grey, 3 colours, 4 CMYK."""
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes | bytearray) -> Header:
     """Read what a picture claims to be.
 
     Raises:
@@ -71,7 +71,7 @@ def read_header(data: bytes) -> Header:
     return header
 
 
-def _jpeg(data: bytes) -> Header:
+def _jpeg(data: bytes | bytearray) -> Header:
     found: tuple[int, int, int] | None = None
     orientation, scans = 1, 0
     for marker, segment in _jpeg_segments(data):
@@ -89,7 +89,7 @@ def _jpeg(data: bytes) -> Header:
     return Header("JPEG", *found[:2], orientation=orientation, components=found[2])
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _jpeg_segments(data: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
     """Give marker and content of all segments, over all scans to the end of the image (ITU T.81, annex B)."""
     position, pattern = 2, _NEXT_MARKER
     for _ in range(_MOST_PARTS):
@@ -112,7 +112,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     raise PictureError("the JPEG picture has too many segments")
 
 
-def _png(data: bytes) -> Header:
+def _png(data: bytes | bytearray) -> Header:
     length, kind, width, height = struct.unpack_from(">I4sII", data, 8)
     if kind != b"IHDR" or length != 13:
         raise PictureError("the PNG picture does not begin with its header")
@@ -123,7 +123,7 @@ def _png(data: bytes) -> Header:
     return Header("PNG", width, height, orientation=orientation)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def _png_chunks(data: bytes | bytearray) -> Iterator[tuple[bytes, int, int]]:
     """Give kind, start and end of all chunks up to the last one that is complete."""
     position = len(_PNG)
     for _ in range(_MOST_PARTS):
@@ -140,7 +140,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     raise PictureError("the PNG picture has too many chunks")
 
 
-def bare_png(data: bytes) -> bytes:
+def bare_png(data: bytes | bytearray) -> bytes:
     """Return a PNG with nothing in it but its first image.
 
     Raises:
@@ -160,7 +160,7 @@ def bare_png(data: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def _webp(data: bytes) -> Header:
+def _webp(data: bytes | bytearray) -> Header:
     """Read the first chunk (RFC 9649), and the EXIF one where there is any."""
     (riff,) = struct.unpack_from("<I", data, 4)
     if riff + 8 > len(data):
@@ -180,7 +180,7 @@ def _webp(data: bytes) -> Header:
     return Header("WebP", width, height, orientation=_webp_orientation(data) if kind == b"VP8X" else 1)
 
 
-def _webp_orientation(data: bytes) -> int:
+def _webp_orientation(data: bytes | bytearray) -> int:
     position = 12
     for _ in range(_MOST_PARTS):
         if position + 8 > len(data):
@@ -192,15 +192,15 @@ def _webp_orientation(data: bytes) -> int:
     return 1
 
 
-def _bmp(data: bytes) -> Header:
+def _bmp(data: bytes | bytearray) -> Header:
     (size,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if size == 12 else "<ii", data, 18)
     return Header("BMP", abs(width), abs(height))
 
 
-def exif_orientation(exif: bytes) -> int:
+def exif_orientation(exif: bytes | bytearray) -> int:
     """Return the orientation that stands in a block of EXIF; 1, as it lies, where none can be read."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(exif[:4]))
     if order is None:
         return 1
     try:

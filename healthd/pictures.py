@@ -38,7 +38,7 @@ _CLASSES: dict[Format, Callable[[IO[bytes]], ImageFile]] = {
 }
 
 
-def decode_picture(data: bytes | IO[bytes], *, max_pixels: int) -> Image:
+def decode_picture(data: bytes | bytearray | IO[bytes], *, max_pixels: int) -> Image:
     """Decode a JPEG, PNG, WebP or BMP; blocking, a few milliseconds.
 
     The image is read-only and stands as its EXIF orientation says; of an animation it is the first frame. What is
@@ -48,7 +48,7 @@ def decode_picture(data: bytes | IO[bytes], *, max_pixels: int) -> Image:
         PictureTooLarge: it has more than `max_pixels`; found out before anything is decoded.
         PictureError: it is no picture, broken, or cut short: there is no half of one.
     """
-    if not isinstance(data, bytes):
+    if not isinstance(data, (bytes, bytearray)):
         data = data.read()
     header = read_header(data)
     pixels = header.width * header.height
@@ -72,12 +72,12 @@ def decode_picture(data: bytes | IO[bytes], *, max_pixels: int) -> Image:
     return upright
 
 
-def _by_opencv(data: bytes) -> Image | None:
+def _by_opencv(data: bytes | bytearray) -> Image | None:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags)  # type: ignore[return-value]
 
 
-def _by_pillow(data: bytes, header: Header) -> Image:
+def _by_pillow(data: bytes | bytearray, header: Header) -> Image:
     if header.format == "PNG":
         data = bare_png(data)
     with _CLASSES[header.format](io.BytesIO(data)) as picture:

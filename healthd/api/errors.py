@@ -15,6 +15,8 @@ from healthd.errors import (
     InUseError,
     LoadError,
     ModelError,
+    PictureError,
+    PictureTooLarge,
     SettingsError,
     UnknownModelError,
 )
@@ -49,8 +51,8 @@ def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[Er
         )
     elif isinstance(exc, HTTPException) and exc.status_code != status:
         status, detail, extra, headers = exc.status_code, exc.detail, exc.extra or {}, dict(exc.headers or {})
-    elif isinstance(exc, HealthdError) and (known := _status_of(exc)) is not None:
-        status, detail = known, str(exc)
+    elif isinstance(exc, tuple(kind for kind, _ in STATUSES)):
+        status, detail = status_of(exc), str(exc)
         if isinstance(exc, BusyError):
             headers = {"Retry-After": str(exc.retry_after_seconds)}
     else:
@@ -68,12 +70,19 @@ STATUSES: tuple[tuple[type[HealthdError], int], ...] = (
     (ModelError, 500),
     (CameraError, 500),
     (InUseError, 409),
+    (PictureTooLarge, 413),
+    (PictureError, 400),
 )
 """Each kind of failure has one status; the first that fits counts."""
 
 
-def _status_of(exc: HealthdError) -> int | None:
-    return next((status for kind, status in STATUSES if isinstance(exc, kind)), None)
+def status_of(exc: Exception) -> int:
+    """Return the status of the answer to a request that raised this; 500 for a bug."""
+    if isinstance(exc, ValidationException):
+        return 422
+    if isinstance(exc, HTTPException):
+        return exc.status_code
+    return next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
 
 
 def _problem(problem: dict[str, Any]) -> dict[str, Any]:

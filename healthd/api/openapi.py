@@ -42,6 +42,7 @@ def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool, ho
     for path, item in document["paths"].items():
         for method in METHODS & item.keys():
             operation, opt = item[method], options[path, method]
+            _describe(operation, opt.get("described", {}))
             _add_errors(operation)
             forbidden = [] if method in {"get", "head", "options"} else ["A page of another site asks."]
             if hosts_guarded and path not in PROBES:
@@ -56,6 +57,17 @@ def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool, ho
                 _add(operation, 403, " ".join(forbidden))
             _describe_bytes(operation, bodiless=method == "head")
             operation["responses"] = dict(sorted(operation["responses"].items()))
+
+
+def _describe(operation: dict[str, Any], described: dict[str, Any]) -> None:
+    """Add what a route says of itself where it reads its request by itself."""
+    if "parameters" in described:
+        operation["parameters"] = [*operation.get("parameters", []), *described["parameters"]]
+    if "requestBody" in described:
+        operation["requestBody"] = described["requestBody"]
+    for status, more in described.get("responses", {}).items():
+        for part, content in more.items():
+            operation["responses"][status].setdefault(part, {}).update(content)
 
 
 def _add(operation: dict[str, Any], status: int | str, description: str) -> None:

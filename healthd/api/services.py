@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
+from healthd.api.decoder import PictureDecoder
+from healthd.api.uploads import Uploads
 from healthd.cameras.events import EventHub
 from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
@@ -46,6 +48,8 @@ class Services:
     viewers: Viewers
     events: EventHub
     signs: SignCache
+    uploads: Uploads = field(init=False)
+    decoder: PictureDecoder = field(init=False)
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)
@@ -53,6 +57,9 @@ class Services:
     def __post_init__(self) -> None:
         self.started_at = self.clock.now()
         self._started = self.clock.monotonic()
+        limits = self.settings.inference
+        self.uploads = Uploads(most=limits.max_uploads)
+        self.decoder = PictureDecoder(max_pixels=limits.max_pixels, observe=self.metrics.decode_seconds.observe)
 
     @property
     def uptime_seconds(self) -> float:

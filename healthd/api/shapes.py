@@ -1,12 +1,13 @@
 """Turns facts of the house into wire shapes. What a plugin says of itself is made fit for the wire, or left out."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from healthd.api import schemas
 from healthd.cameras.records import PredictedFrame
 from healthd.cameras.runner import CameraRunner
+from healthd.frames import Image
 from healthd.models.catalog import public_id
 from healthd.models.model import Detection, Prediction
 from healthd.redact import SCRUBBER
@@ -88,6 +89,11 @@ def model_name(model_id: object) -> str:
     return public_id(_text(model_id) or "")
 
 
+def reason(error: Exception) -> str:
+    """Return what an error of ours says, as it may be shown."""
+    return SCRUBBER.scrub(_text(str(error)) or type(error).__name__)
+
+
 def _thresholds(runner: CameraRunner) -> tuple[float | None, float | None, int | None]:
     params = runner.source.params if runner.source else None
     return (float(params.confidence), float(params.iou), int(params.max_det)) if params else _NO_TUNING
@@ -128,6 +134,13 @@ def result(detection: Detection) -> schemas.Result:
         class_name=detection.class_name,
         keypoints=[(point.x, point.y, point.confidence) for point in points] if points is not None else None,
     )
+
+
+def completed(prediction: Prediction, image: Image, *, model_id: str, task: str) -> Prediction:
+    """Return a prediction that says what every one must: the name it was asked by, the task, the size of the image."""
+    height, width = image.shape[:2]
+    metadata = {"task": task, "width": width, "height": height, **prediction.metadata}
+    return replace(prediction, model_id=model_id, metadata=metadata)
 
 
 def envelope(prediction: Prediction) -> schemas.Envelope:

@@ -36,6 +36,20 @@ def draw_prediction(image: Image, prediction: Prediction, *, scale: float = 1.0)
             _draw_keypoints(image, detection.keypoints, colour, line=line, scale=scale)
 
 
+def draw_caption(image: Image, text: str) -> None:
+    """Draw a line of text at the bottom of `image`, in place, cut to its width; what OpenCV cannot write is `?`."""
+    height, width = image.shape[:2]
+    size = max(0.35, min(height, width) / 900)
+    line = " ".join(text.split()).encode("ascii", "replace").decode()
+    while line and cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, size, 1)[0][0] > width:
+        line = line[: -1 - len(line) // 20]
+    (_, tall), baseline = cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    top = max(0, height - tall - 2 * baseline)
+    cv2.rectangle(image, (0, top), (width, height), (0, 0, 0), cv2.FILLED)
+    corner = (0, height - baseline)
+    cv2.putText(image, line, corner, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA)
+
+
 def _draw_box(image: Image, detection: Detection, colour: tuple[int, int, int], *, line: int, scale: float) -> None:
     x1, y1, x2, y2 = detection.box_xyxy
     first, second = _place(x1, y1, scale=scale), _place(x2, y2, scale=scale)
