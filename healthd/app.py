@@ -20,6 +20,7 @@ from healthd.api.cameras import CameraController
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
 from healthd.api.infer import InferController
+from healthd.api.jobs import JobController
 from healthd.api.models import ModelController, labels
 from healthd.api.openapi import CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
@@ -61,6 +62,7 @@ def create_app(services: Services) -> Litestar:
             InferController,
             ModelController,
             labels,
+            JobController,
             AuthController,
             state,
             plugins,

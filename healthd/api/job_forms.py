@@ -1,14 +1,13 @@
 """What is sent to begin a job, read as it arrives: a file goes to disk piece by piece, fields are few and short."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
-from litestar import Request
-from litestar.exceptions import ClientException, HTTPException
+from litestar.exceptions import ClientException
 from multipart import (
     MultipartError,
     MultipartSegment,
@@ -17,12 +16,12 @@ from multipart import (
     parse_options_header,
 )
 
-from healthd.api.uploads import ClientGone
+from healthd.api.uploads import AnyRequest, ClientGone, problem
+from healthd.jobs.errors import JobsUnavailableError, MediaTooLargeError
 from healthd.jobs.service import Jobs
 from healthd.jobs.uploads import Upload
-from healthd.worker import Worker
+from healthd.worker import Worker, WorkerTimeout
 
-T = TypeVar("T")
 MOST_FIELD_BYTES = 16_384
 MOST_PARTS = 64
 PIECE_BYTES = 1024 * 1024
@@ -30,19 +29,6 @@ PIECE_BYTES = 1024 * 1024
 
 OVERHEAD_BYTES = MOST_PARTS * MOST_FIELD_BYTES
 WRITE_SECONDS = 30.0
-
-
-class TooLargeError(HTTPException):
-    """413: more than may be sent in."""
-
-    status_code = 413
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"at most {limit} bytes may be sent in at once (jobs.max_upload_bytes)", headers=_CLOSE)
-
-
-_CLOSE = {"Connection": "close"}
-"""Whoever is refused while it sends shall not send the rest."""
 
 
 class Form:
@@ -65,12 +51,12 @@ class Form:
 
 
 @asynccontextmanager
-async def received(request: Request[Any, Any, Any], jobs: Jobs, *, idle_seconds: float) -> AsyncIterator[Form]:
+async def received(request: AnyRequest, jobs: Jobs, *, idle_seconds: float) -> AsyncIterator[Form]:
     """Receive what is sent; whatever goes wrong, in the block too, nothing of the file is left.
 
     Raises:
         ClientException: 400, it is not what its `Content-Type` says; 408, nothing came for `idle_seconds`.
-        TooLargeError: 413, as soon as it is seen.
+        MediaTooLargeError: as soon as it is seen.
     """
     form = Form()
     worker = Worker("job-upload")
@@ -88,14 +74,12 @@ async def received(request: Request[Any, Any, Any], jobs: Jobs, *, idle_seconds:
             worker.close()
 
 
-async def _receive(
-    request: Request[Any, Any, Any], jobs: Jobs, form: Form, worker: Worker, idle_seconds: float
-) -> None:
+async def _receive(request: AnyRequest, jobs: Jobs, form: Form, worker: Worker, idle_seconds: float) -> None:
     content_type, options = parse_options_header(request.headers.get("content-type", ""))
     if content_type == "multipart/form-data":
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > jobs.max_upload_bytes + OVERHEAD_BYTES:
-            raise TooLargeError(jobs.max_upload_bytes)
+            raise _too_large(jobs.max_upload_bytes)
         await _multipart(request, jobs, form, worker, boundary=options.get("boundary", ""), idle_seconds=idle_seconds)
         return
     body = await _short_body(request, idle_seconds)
@@ -126,79 +110,102 @@ def _json(form: Form, body: bytes) -> None:
                 form.add(name, one if isinstance(one, str) else msgspec.json.encode(one).decode())
 
 
-async def _multipart(  # noqa: PLR0913  one caller
-    request: Request[Any, Any, Any], jobs: Jobs, form: Form, worker: Worker, *, boundary: str, idle_seconds: float
+async def _multipart(
+    request: AnyRequest, jobs: Jobs, form: Form, worker: Worker, *, boundary: str, idle_seconds: float
 ) -> None:
-    part: MultipartSegment | None = None
-    value, pieces = bytearray(), _Pieces(jobs, worker)
+    parts = _Parts(jobs, form, worker)
     try:
-        with PushMultipartParser(
-            boundary, max_segment_count=MOST_PARTS, max_header_size=MOST_FIELD_BYTES, strict=True
-        ) as parser:
+        with PushMultipartParser(boundary, max_segment_count=MOST_PARTS, max_header_size=MOST_FIELD_BYTES) as parser:
             async for chunk in _chunks(request, idle_seconds):
-                for event in parser.parse(chunk) if not parser.closed else ():
-                    if isinstance(event, MultipartSegment):
-                        part = event
-                        if part.name == "file" and part.filename is not None:
-                            if form.upload is not None:
-                                raise ClientException("one file makes one job: `file` was sent twice")
-                            form.upload = pieces.upload = await jobs.begin_upload()
-                            form.file_name = part.filename
-                    elif event is not None and part is not None and part.filename is not None:
-                        if part.name == "file":
-                            await pieces.add(event)
-                    elif event is not None:
-                        value += event
-                        if len(value) > MOST_FIELD_BYTES:
-                            raise ClientException(f"a field has more than {MOST_FIELD_BYTES} bytes")
-                    elif part is not None and part.filename is None:
-                        form.add(part.name or "", value.decode("utf-8", "replace"))
-                        value.clear()
+                if parser.closed:  # what follows the last boundary means nothing
+                    continue
+                for event in parser.parse(chunk):
+                    await parts.take(event)
     except ParserLimitReached as exc:
-        raise ClientException(f"the form has too many parts, or too long ones: {exc}") from exc
+        raise ClientException(f"the form has too many parts, or too long a head of one: {exc}") from exc
     except MultipartError as exc:
-        raise ClientException(f"the form cannot be read: {exc}") from exc
-    await pieces.flush()
+        raise ClientException(f"the body is no form with the boundary that its Content-Type names: {exc}") from exc
+    await parts.flush()
 
 
-class _Pieces:
-    """Collects what arrives of a file, and writes it on a thread."""
+class _Parts:
+    """The parts of a form as they arrive: fields are kept, the file is collected and written on a thread."""
 
-    def __init__(self, jobs: Jobs, worker: Worker) -> None:
-        self.upload: Upload | None = None
-        self._limit = jobs.max_upload_bytes
+    def __init__(self, jobs: Jobs, form: Form, worker: Worker) -> None:
+        self._jobs = jobs
+        self._form = form
         self._worker = worker
+        self._part: MultipartSegment | None = None
         self._buffer = bytearray()
-        self._size = 0
 
-    async def add(self, data: bytes | bytearray) -> None:
-        self._size += len(data)
-        if self._size > self._limit:
-            raise TooLargeError(self._limit)
-        self._buffer += data
+    async def take(self, event: MultipartSegment | bytes | bytearray | None) -> None:
+        """Take the head of a part, a piece of it, or (None) its end."""
+        if isinstance(event, MultipartSegment):
+            self._part = event
+            if event.name == "file":
+                await self._begin_file(event.filename or "")
+        elif self._part is not None and self._part.name == "file":
+            await self._take_file(event)
+        elif event is not None:
+            self._buffer += event
+            if len(self._buffer) > MOST_FIELD_BYTES:
+                raise problem(self._name, f"has more than {MOST_FIELD_BYTES} bytes")
+        else:
+            self._end_field()
+
+    async def flush(self) -> None:
+        """Write what is left of the file."""
+        upload = self._form.upload
+        if upload is not None and self._buffer:
+            data, self._buffer = bytes(self._buffer), bytearray()
+            try:
+                await self._worker.call(lambda: upload.write(data), timeout=WRITE_SECONDS, late="nothing was written")
+            except WorkerTimeout as exc:
+                raise JobsUnavailableError(f"jobs.directory cannot be written to: {exc}") from None
+
+    @property
+    def _name(self) -> str:
+        return (self._part.name or "")[:80] if self._part is not None else ""
+
+    async def _begin_file(self, name: str) -> None:
+        if self._form.upload is not None:
+            raise problem("file", "was sent twice: one file makes one job")
+        self._form.upload = await self._jobs.begin_upload()
+        self._form.file_name = name
+
+    async def _take_file(self, piece: bytes | bytearray | None) -> None:
+        upload = self._form.upload
+        if upload is None or piece is None:
+            await self.flush()
+            return
+        self._buffer += piece
+        if upload.size + len(self._buffer) > self._jobs.max_upload_bytes:
+            raise _too_large(self._jobs.max_upload_bytes)
         if len(self._buffer) >= PIECE_BYTES:
             await self.flush()
 
-    async def flush(self) -> None:
-        upload = self.upload
-        if upload is not None and self._buffer:
-            data, self._buffer = bytes(self._buffer), bytearray()
-            await self._call(lambda: upload.write(data))
-
-    async def _call(self, function: Callable[[], T]) -> T:
-        return await self._worker.call(function, timeout=WRITE_SECONDS, late="jobs.directory takes nothing")
+    def _end_field(self) -> None:
+        try:
+            self._form.add(self._name, self._buffer.decode())
+        except UnicodeDecodeError:
+            raise problem(self._name, "is no UTF-8") from None
+        self._buffer.clear()
 
 
-async def _short_body(request: Request[Any, Any, Any], idle_seconds: float) -> bytes:
+def _too_large(limit: int) -> MediaTooLargeError:
+    return MediaTooLargeError(f"a file may have {limit:,} bytes at most (jobs.max_upload_bytes)")
+
+
+async def _short_body(request: AnyRequest, idle_seconds: float) -> bytes:
     body = bytearray()
     async for chunk in _chunks(request, idle_seconds):
         body += chunk
         if len(body) > OVERHEAD_BYTES:
-            raise ClientException("the body is too long", status_code=413, headers=_CLOSE)
+            raise ClientException(f"a body without a file may have {OVERHEAD_BYTES:,} bytes", status_code=413)
     return bytes(body)
 
 
-async def _chunks(request: Request[Any, Any, Any], idle_seconds: float) -> AsyncIterator[bytes]:
+async def _chunks(request: AnyRequest, idle_seconds: float) -> AsyncIterator[bytes]:
     """Give what arrives; a client that sends nothing for so long has had its time."""
     more = True
     while more:
@@ -209,7 +216,6 @@ async def _chunks(request: Request[Any, Any, Any], idle_seconds: float) -> Async
             raise ClientException(
                 f"nothing arrived for {idle_seconds:g} s (inference.upload_timeout_seconds)",
                 status_code=408,
-                headers=_CLOSE,
             ) from None
         if message["type"] == "http.disconnect":
             raise ClientGone

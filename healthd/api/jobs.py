@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.datastructures import ResponseHeader
 from litestar.exceptions import ClientException, HTTPException, NotFoundException
@@ -13,13 +14,13 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from litestar.response import Stream
 
-from healthd.api import schemas
+from healthd.api import schemas, shapes
 from healthd.api.errors import TryLater
 from healthd.api.infer_params import Parameters
 from healthd.api.job_forms import Form, received
 from healthd.api.services import House
-from healthd.api.shapes import model_name
 from healthd.api.uploads import problem
+from healthd.frames import Image
 from healthd.jobs.errors import (
     JobsOffError,
     JobsUnavailableError,
@@ -32,6 +33,7 @@ from healthd.jobs.errors import (
 )
 from healthd.jobs.records import Job
 from healthd.jobs.service import Jobs, Order
+from healthd.models.model import Prediction
 from healthd.redact import SCRUBBER
 
 NDJSON = "application/x-ndjson"
@@ -125,7 +127,7 @@ class JobController(Controller):
 
         Parameters stand in the query or in the form, and mean what they mean to `/api/v1/infer`.
         """
-        jobs, query = services.jobs, request.query_params.multi_items()
+        jobs, query = services.jobs, list(request.query_params.multi_items())
         with _refusals():
             _asked(query, Form())  # what is wrong in the query is told before anything is sent
             async with jobs.admission():
@@ -186,12 +188,18 @@ class JobController(Controller):
         responses={**UNKNOWN, 204: ResponseSpec(None, description="It had ended, and is removed with its results.")},
     )
     async def end(self, services: House, job_id: Annotated[str, ID]) -> Response[schemas.Job | None]:
-        """Cancel a job that waits or runs: its results so far stay. Ask again, or of one that has ended, to remove it."""
+        """Cancel a job that waits or runs; its results so far stay. One that has ended is removed with its results."""
         with _refusals(job_id):
             job = await services.jobs.delete(job_id)
             if job is None:
                 return Response(None, status_code=204)
             return Response(_shape(job, await services.jobs.now()))
+
+
+def written(prediction: Prediction, image: Image, model_id: str, task: str) -> bytes:
+    """Write the envelope of one picture of a job as JSON: the same that a request for the picture gets."""
+    said = shapes.completed(prediction, image, model_id=model_id, task=task)
+    return msgspec.json.encode(shapes.envelope(said))
 
 
 async def _accepted(jobs: Jobs, form: Form, paths: Sequence[str], order: Order) -> Job:
@@ -230,7 +238,7 @@ def _shape(job: Job, now: float) -> schemas.Job:
         state=job.state.value,
         kind=job.kind,
         name=SCRUBBER.scrub(job.name),
-        model=model_name(job.model),
+        model=shapes.model_name(job.model),
         params={_NAMES.get(name, name): value for name, value in job.params.items()},
         every=job.every,
         done=job.done,

@@ -23,13 +23,12 @@ from healthd.jobs.errors import JobsUnavailableError, PathRefusedError
 from healthd.jobs.queue import JobQueue, redis_storage, sqlite_storage
 from healthd.jobs.records import Job, JobState
 from healthd.jobs.run import Run, Tools
-from healthd.jobs.store import RedisStore, SqliteStore, Store, sqlite_error
+from healthd.jobs.store import FILE, RedisStore, SqliteStore, Store, sqlite_error
 from healthd.jobs.uploads import Uploads, storage_errors
 from healthd.settings import JobsSettings
 
 log = structlog.get_logger(__name__)
 
-FILE = "healthd-jobs.sqlite3"
 LOCK = "healthd-jobs.lock"
 
 
@@ -303,8 +302,3 @@ class Engine:
         if self._trouble is not None:
             log.info("jobs_available")
         self._trouble = None
-
-
-def left_from_before(settings: JobsSettings) -> bool:
-    """Whether there is a reason to open the storage before the first job: jobs from before, or other daemons."""
-    return settings.redis_url is not None or (settings.directory / FILE).is_file()

@@ -88,7 +88,7 @@ class JobQueue:
         self.on_trouble = on_trouble
         self.on_answer = on_answer
         self._huey = Huey(
-            NAME, results=False, serializer=_Json(), storage_class=lambda name: storage, immediate_use_memory=False
+            NAME, results=False, serializer=_Json(), storage_class=lambda _: storage, immediate_use_memory=False
         )
         self._huey.healthd_queue = self
 

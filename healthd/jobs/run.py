@@ -27,9 +27,10 @@ from healthd.redact import SCRUBBER
 from healthd.waiting import Backoff
 
 log = structlog.get_logger(__name__)
-Encode: TypeAlias = Callable[[Prediction], bytes]
-"""Writes the envelope of a prediction as JSON, on one line."""
+Encode: TypeAlias = Callable[[Prediction, Image, str, str], bytes]
+"""Writes the envelope of a prediction as JSON on one line, given the image, the id of the model and its task."""
 
+_Said: TypeAlias = tuple[Prediction, str, str]
 LONGEST_PAUSE_SECONDS = 5.0
 """Between two tries of a picture whose model is busy, or of a result that cannot be stored now."""
 
@@ -68,7 +69,7 @@ class Run:
         self._tools = tools
         self._stopping = stopping
         self._over = threading.Event()
-        self._in_hand: Future[Prediction] | None = None
+        self._in_hand: Future[_Said] | None = None
 
     def begin(self) -> Job | None:
         """Take the job up; None: it does not wait, or is not tried any more."""
@@ -156,20 +157,20 @@ class Run:
         pauses = Backoff(first_seconds=0.2, longest_seconds=LONGEST_PAUSE_SECONDS)
         while True:
             try:
-                prediction = self._predict(job, params, image)
+                said, model_id, task = self._predict(job, params, image)
                 break
             except BusyError:
                 self._check()
                 self._wait(pauses.next())
         try:
-            return self._tools.encode(prediction)
+            return self._tools.encode(said, image, model_id, task)
         except Exception as exc:  # what a family says of a picture is its own
             raise PredictError(f"{type(exc).__name__}: the model said what JSON cannot hold") from exc
 
-    def _predict(self, job: Job, params: InferenceParams, image: Image) -> Prediction:
-        async def ask() -> Prediction:
+    def _predict(self, job: Job, params: InferenceParams, image: Image) -> _Said:
+        async def ask() -> _Said:
             async with self._tools.inference.seat(job.model, params, queued=False) as seat:
-                return await seat.predict(image)
+                return await seat.predict(image), seat.entry.model_id, seat.model.task
 
         self._check()
         self._in_hand = asyncio.run_coroutine_threadsafe(ask(), self._tools.loop)

@@ -20,7 +20,7 @@ from healthd.jobs.errors import JobsOffError, JobsUnavailableError, MediaError, 
 from healthd.jobs.media import Limits, check_media
 from healthd.jobs.records import Job, JobState, MediaKind
 from healthd.jobs.run import Encode, Tools
-from healthd.jobs.store import Store
+from healthd.jobs.store import FILE, Store
 from healthd.jobs.uploads import Upload
 from healthd.metrics import Sample
 from healthd.models.inference import Inference
@@ -238,7 +238,7 @@ class Jobs:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    async def _accept(  # noqa: PLR0913  the facts of a job
+    async def _accept(
         self, job_id: str, kind: MediaKind, total: int | None, *, name: str, path: Path | None, order: Order
     ) -> Job:
         job = Job(
@@ -259,7 +259,7 @@ class Jobs:
     async def _opened(self) -> "Engine":
         if not self._settings.enabled:
             raise JobsOffError("jobs are switched off here: jobs.enabled = false")
-        return self._engine or await self._call(self._open)
+        return self._engine if self._engine is not None else await self._call(self._open)
 
     async def _engine_if_any(self) -> "Engine | None":
         """Return what works on jobs; None where there has never been one."""
@@ -269,15 +269,15 @@ class Jobs:
         return await self._opened() if found else None
 
     def _has_something(self) -> bool:
-        from healthd.jobs.engine import left_from_before  # noqa: PLC0415  it imports huey: only where it is used
-
-        return left_from_before(self._settings)
+        """Whether the storage is to be opened before the first job: for jobs from before, or those of other daemons."""
+        return self._settings.redis_url is not None or (self._settings.directory / FILE).is_file()
 
     def _open(self) -> "Engine":
-        from healthd.jobs.engine import Engine  # noqa: PLC0415
+        from healthd.jobs.engine import Engine  # noqa: PLC0415  it imports huey: only where it is used
 
         with self._opening:
-            if self._engine is None:
+            engine = self._engine
+            if engine is None:
                 if self._stopping.is_set():
                     raise JobsUnavailableError("the daemon stops")
                 engine = Engine(self._settings, self._tools, beat_seconds=self._beat_seconds)
@@ -285,7 +285,7 @@ class Jobs:
                 self._engine = engine
                 if self._stopping.is_set():
                     engine.request_stop()
-            return self._engine
+            return engine
 
     def _open_patiently(self) -> None:
         if not self._has_something():

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Change: TypeAlias = Callable[[Job, float], Job | None]
 """From a record and the time to what it becomes; None: nothing changes. May be called more than once."""
 
+FILE = "healthd-jobs.sqlite3"
+"""Of the queue, the records and the results, in `jobs.directory`."""
+
 FULL = "there is no room left where the jobs are kept: make room, or set jobs.directory to another disk"
 
 
@@ -65,10 +68,11 @@ class SqliteStore(Store):
     """In tables of its own in huey's file. Only one daemon at a time uses the file."""
 
     TABLES = (
-        "create table if not exists job (number integer primary key autoincrement, id text not null unique,"
-        " record blob not null)",
-        "create table if not exists job_result (job text not null, picture integer not null, line blob not null,"
-        " primary key (job, picture)) without rowid",
+        """create table if not exists job (
+            number integer primary key autoincrement, id text not null unique, record blob not null)""",
+        """create table if not exists job_result (
+            job text not null, picture integer not null, line blob not null, primary key (job, picture)
+            ) without rowid""",
     )
 
     def __init__(self, storage: "SqliteStorage") -> None:
@@ -174,7 +178,7 @@ class RedisStore(Store):
         """Return the time of Redis."""
         with _redis_errors():
             seconds, micros = self._redis.time()
-        return float(seconds) + micros / 1e6
+        return _seconds(seconds, micros)
 
     def add(self, job: Job) -> None:
         """Keep a new record."""
@@ -206,7 +210,7 @@ class RedisStore(Store):
                 step.watch(key)
                 data = step.get(key)
                 seconds, micros = step.time()
-                after = change(Job.from_json(data), float(seconds) + micros / 1e6) if data else None
+                after = change(Job.from_json(data), _seconds(seconds, micros)) if data else None
                 if after is None:
                     return None
                 step.multi()
@@ -238,6 +242,10 @@ class RedisStore(Store):
 
     def _results(self, job_id: str) -> str:
         return f"{self.PREFIX}results:{job_id}"
+
+
+def _seconds(seconds: int, micros: int) -> float:
+    return seconds + micros / 1e6
 
 
 @contextmanager
