@@ -260,6 +260,8 @@ def _redis_errors() -> Iterator[None]:
 
 def redis_error(exc: Exception) -> JobsUnavailableError:
     """Sort an error of Redis."""
-    if str(exc).startswith("OOM"):
+    from redis.exceptions import OutOfMemoryError  # noqa: PLC0415
+
+    if isinstance(exc, OutOfMemoryError):
         return StorageFullError("the Redis of jobs.redis_url has no memory left: give it more, or remove ended jobs")
     return JobsUnavailableError(f"the Redis of jobs.redis_url does not answer: {type(exc).__name__}: {exc}")

@@ -172,6 +172,7 @@ async def open_house(
     services = await build(settings, InstalledPlugins(group, Plugins(FAMILIES, [family]), families))
     if start:
         services.supervisor.start()
+        services.jobs.start()
     async with _serving(services, root_path=settings.server.root_path) as url:
         answers: list[tuple[str, str, int]] = []
 
@@ -185,6 +186,7 @@ async def open_house(
         if isinstance(source, Feed):
             source.show(EndOfStream("the test is over"))
     await services.supervisor.drain(3)
+    await services.jobs.drain(5)
 
 
 @asynccontextmanager
