@@ -4,7 +4,7 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import pictures, pipeline, process, streams
+from benchmarks import leaving, pictures, pipeline, process, streams
 from benchmarks.figures import machine, table
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -25,7 +25,9 @@ def main() -> None:
         "--quick", action="store_true", help="fewer and shorter runs; docs/benchmarks.md stays as it is"
     )
     quick = parser.parse_args().quick
-    figures = [figure for part in (pipeline, pictures, process, streams) for figure in part.measure(quick=quick)]
+    figures = [
+        figure for part in (pipeline, pictures, process, streams, leaving) for figure in part.measure(quick=quick)
+    ]
     text = table(figures)
     print(text)
     if not quick:

@@ -106,7 +106,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     catalog = Catalog(
         families,
         directory=settings.models.directory,
-        cameras=_models_of(made),
+        cameras=models_of(made),
         preload=settings.models.preload,
         default=settings.models.default,
     )
@@ -168,7 +168,7 @@ def make_manager(settings: Settings, families: Mapping[str, ModelFamily], tally:
     )
 
 
-def _models_of(made: Mapping[str, CameraSource | str]) -> dict[str, str]:
+def models_of(made: Mapping[str, CameraSource | str]) -> dict[str, str]:
     """Return the model of each camera that says which it has."""
     said: dict[str, str] = {}
     for name, source in made.items():

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,10 +31,14 @@ class DroppableProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)
         self._lost = asyncio.get_running_loop().create_future()
+        self._cycles: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell every request of this connection: uvicorn tells the one that came last."""
+        """Tell every request of this connection: uvicorn tells the one that came last, and blames the others."""
         super().connection_lost(exc)
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
         if not self._lost.done():
             self._lost.set_result(None)
 
@@ -41,6 +46,9 @@ class DroppableProtocol(HttpToolsProtocol):
         """Begin a request."""
         super().on_headers_complete()
         cycle: Any = self.cycle
+        if cycle is None:  # it becomes something else than HTTP
+            return
+        self._cycles.add(cycle)
 
         def send_bare() -> None:
             cycle.chunked_encoding, cycle.expected_content_length = False, sys.maxsize

@@ -89,7 +89,7 @@ def _jpeg(data: bytes | bytearray) -> Header:
     return Header("JPEG", *found[:2], orientation=orientation, components=found[2])
 
 
-def _jpeg_segments(data: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
+def _jpeg_segments(data: bytes | bytearray) -> Iterator[tuple[int, bytes | bytearray]]:
     """Give marker and content of all segments, over all scans to the end of the image (ITU T.81, annex B)."""
     position, pattern = 2, _NEXT_MARKER
     for _ in range(_MOST_PARTS):
@@ -146,7 +146,8 @@ def bare_png(data: bytes | bytearray) -> bytes:
     Raises:
         PictureError: a chunk of the image is broken, or its end is missing.
     """
-    pieces, complete = [_PNG], False
+    pieces: list[bytes | bytearray] = [_PNG]
+    complete = False
     for kind, start, end in _png_chunks(data):
         if kind not in _PNG_KEPT:
             continue

@@ -15,7 +15,9 @@ from healthd.api.events import tell_listeners
 from healthd.api.services import Services
 from healthd.app import create_app
 from healthd.cameras.events import EventHub
+from healthd.cameras.jpeg import JpegEncoder
 from healthd.cameras.runner import CameraRunner
+from healthd.cameras.signs import SignCache
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.http_server import DroppableProtocol, Server, listen
@@ -45,6 +47,7 @@ def make_services(runners: Sequence[CameraRunner] = (), *, keys: Sequence[tuple[
         auth=Authenticator(keys),
         viewers=Viewers(max_viewers=20, max_viewers_per_camera=10),
         events=EventHub(),
+        signs=SignCache(JpegEncoder()),
     )
     tell_listeners(services)
     return services

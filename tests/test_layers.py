@@ -13,7 +13,10 @@ ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "healthd"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
-    ("check", "demo", "infer_command"),
+    ("check", "demo", "infer_command", "top"),
+    ("top_view",),
+    ("top_report",),
+    ("top_client",),
     ("daemon",),
     ("http_server",),
     ("app",),
@@ -28,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("metrics", "logs", "native_log", "log_writer"),
     ),
     (
-        *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "clock", "errors"),
+        *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
         *("pictures", "picture_headers", "__init__"),
     ),
 )

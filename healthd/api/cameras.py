@@ -12,6 +12,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body, Parameter
 
 from healthd.api import schemas, shapes
+from healthd.api.connection import while_connected
 from healthd.api.errors import NoPicture, TryLater
 from healthd.api.services import House, Services
 from healthd.cameras.health import Health, State
@@ -92,7 +93,9 @@ class CameraController(Controller):
         runner = find(services, name)
         known = after is not None and after <= runner.newest_frame_id  # an id of an earlier process must not wait
         if after is not None and known:
-            await runner.wait_newer(after, overlay=overlay, timeout=wait / 1000)
+            newer = runner.wait_newer(after, overlay=overlay, timeout=wait / 1000)
+            if not await while_connected(request.scope, newer):
+                return Response(b"", status_code=304)  # nobody reads it: nothing is encoded for it
         picture = _picture(runner, overlay=overlay)
         variant = Variant(q or runner.tuning.quality, width, overlay).fitting(picture.frame)
         _refuse_older(runner, max_age, age_ms=_age_ms(services, picture.frame))

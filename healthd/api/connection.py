@@ -1,7 +1,7 @@
-"""What an endless answer must know of its connection beyond ASGI; the HTTP server puts it into the scope."""
+"""What a slow answer must know of its connection beyond ASGI; the HTTP server puts it into the scope."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,21 @@ class Connection:
     """Wait until its buffers have room, or the connection is gone."""
     send_bare: Callable[[], object] = lambda: None
     """Send the body as it is, up to the end of the connection: HTTP/1.0 knows no chunks."""
+
+
+async def while_connected(scope: Scope, waiting: Coroutine[Any, Any, object]) -> bool:
+    """Wait for something on behalf of a caller, but not for one who has left; False when it has."""
+    connection, task = connection_of(scope), asyncio.create_task(waiting)
+    try:
+        either: set[asyncio.Future[Any]] = {task, connection.lost}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    if not task.cancelled():
+        task.result()
+    return not connection.lost.done()
 
 
 def connection_of(scope: Scope) -> Connection:

@@ -4,6 +4,7 @@ import msgspec
 
 from healthd.api import schemas, shapes
 from healthd.api.services import Services
+from healthd.cameras.health import Health, State
 from healthd.cameras.records import PredictedFrame
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.viewers import Viewer
@@ -17,8 +18,8 @@ def tell_listeners(services: Services) -> None:
 
         def look() -> None:
             nonlocal health, predicted
-            if runner.health != health:
-                health = runner.health
+            before, health = health, runner.health
+            if _differs(before, health):
                 services.events.publish("camera", runner.name, lambda: camera_body(services, runner))
             if (newest := runner.shown.predicted) is not predicted:
                 predicted = newest
@@ -26,6 +27,7 @@ def tell_listeners(services: Services) -> None:
                     services.events.publish("prediction", runner.name, lambda: _prediction_body(services, newest))
 
         runner.published.watch(look)
+        services.events.look_with(look)  # a picture grows too old while nothing happens
 
     def on_viewer(viewer: Viewer, what: str) -> None:
         if services.events.heard:
@@ -35,6 +37,13 @@ def tell_listeners(services: Services) -> None:
     for runner in services.supervisor:
         watch(runner)
     services.viewers.on_change = on_viewer
+
+
+def _differs(before: Health, now: Health) -> bool:
+    """Whether listeners should be told: not of every tenth of a second that a camera has been stalled."""
+    if before.state is now.state is State.STALLED:
+        return before.since != now.since
+    return before != now
 
 
 def camera_body(services: Services, runner: CameraRunner) -> bytes:

@@ -125,7 +125,7 @@ async def _answered(
     services: Services, request: AnyRequest, parameters: Parameters, shape: Callable[..., Awaitable[Response[Any]]]
 ) -> Response[Any]:
     """Admit, check, read the picture, and only then ask for a place at the model: nobody waits there without one."""
-    limits, query = services.settings.inference, request.query_params.multi_items()
+    limits, query = services.settings.inference, list(request.query_params.multi_items())
     with _counted(services):
         if services.draining:
             raise TryLater("healthd stops")

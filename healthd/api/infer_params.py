@@ -41,9 +41,8 @@ class Parameters:
         """Take the fields of `Wish` that the route knows, and its names for those of `InferenceParams`."""
         self._wishes = tuple(wishes)
         self._params = dict(params)
-        known = {name: (Wish, name) for name in self._wishes}
-        known |= {name: (InferenceParams, field) for name, field in self._params.items()}
-        self._schemas = {name: _schema(model, field) for name, (model, field) in known.items()}
+        self._schemas = {name: _schema(Wish, name) for name in self._wishes}
+        self._schemas |= {name: _schema(InferenceParams, field) for name, field in self._params.items()}
 
     def read(self, query: Pairs, form: Pairs = ()) -> Asked:
         """Check everything at once. Unknown names are ignored in a query, where pollers may add some, not in a form.
@@ -54,7 +53,7 @@ class Parameters:
         problems: list[dict[str, str]] = []
         asked, sent = _grouped(query), _grouped(form)
         for name in sent.keys() - self._schemas.keys():
-            near = get_close_matches(name, self._schemas, n=1)
+            near = get_close_matches(name, self._schemas, n=1, cutoff=0.5)
             told = f"is no parameter here{f'; is `{near[0]}` meant?' if near else ''}"
             problems.append({"key": name[:80], "message": told, "source": "body"})
         values: dict[str, Any] = {}
@@ -133,5 +132,5 @@ def _schema(model: type[BaseModel], field: str) -> dict[str, Any]:
     described.pop("title")
     if described.get("default", ...) is None:
         del described["default"]
-    inner = next((one for one in described.pop("anyOf", []) if one["type"] != "null"), {})
-    return {**inner, **described}
+    inner = [one for one in described.pop("anyOf", []) if one["type"] != "null"]
+    return {**(inner[0] if inner else {}), **described}

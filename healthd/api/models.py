@@ -37,7 +37,7 @@ class ModelController(Controller):
     @get("/{model_id:path}", summary="One model", responses={404: UNKNOWN, 503: BUSY})
     async def model(self, services: House, model_id: Annotated[str, MODEL_ID]) -> ModelInfo:
         """One of them."""
-        return await _told(services, str(model_id).removeprefix("/"))
+        return await _told(services, _name(model_id))
 
     @post(
         "/{model_id:path}/load",
@@ -47,16 +47,15 @@ class ModelController(Controller):
     )
     async def load(self, services: House, model_id: Annotated[str, MODEL_ID]) -> ModelInfo:
         """Load a model now, also when its last load has failed a moment ago; answers when it is loaded and warm."""
-        raise NotFoundException  # pragma: no cover  described here, served by the next
+        return await _loaded(services, _name(model_id))  # for the description: `order` is what is called
 
     @post("/{model_id:path}", status_code=200, include_in_schema=False)
     async def order(self, services: House, model_id: Annotated[str, MODEL_ID]) -> ModelInfo:
         """What the router makes of an order to load."""
-        name = str(model_id).removeprefix("/")
+        name = _name(model_id)
         if not name.endswith(_LOAD):
-            raise MethodNotAllowedException(headers={"allow": "GET, HEAD, DELETE"})
-        entry = await services.inference.load(name.removesuffix(_LOAD))
-        return _shape(services, entry)
+            raise MethodNotAllowedException(headers={"allow": "GET, DELETE"})
+        return await _loaded(services, name.removesuffix(_LOAD))
 
     @delete(
         "/{model_id:path}",
@@ -66,7 +65,7 @@ class ModelController(Controller):
     )
     async def unload(self, services: House, model_id: Annotated[str, MODEL_ID]) -> Unloaded:
         """Give its memory back; it is loaded again by whoever asks for it next."""
-        name = str(model_id).removeprefix("/")
+        name = _name(model_id)
         return Unloaded(id=name, unloaded=await services.inference.unload(name))
 
 
@@ -85,6 +84,14 @@ async def labels(
     """Names by class id, empty for a model that knows none; loads the model where it is not loaded."""
     entry, names = await services.inference.labels(model)
     return Labels(model=entry.model_id, labels=names)
+
+
+def _name(path: str) -> str:
+    return str(path).removeprefix("/")
+
+
+async def _loaded(services: Services, name: str) -> ModelInfo:
+    return _shape(services, await services.inference.load(name))
 
 
 async def _told(services: Services, name: str) -> ModelInfo:

@@ -131,6 +131,7 @@ class StreamController(Controller):
                     listener,
                     viewer,
                     write_timeout_seconds=services.settings.streams.write_timeout_seconds,
+                    look=services.events.look,
                     observe_send=services.metrics.send_seconds.labels("events").observe,
                     clock=services.clock,
                 )

@@ -5,6 +5,7 @@ that keeps it open reads what nobody wants for as long as the client cares to se
 """
 
 import asyncio
+from typing import Any
 
 from litestar.datastructures import Headers
 from litestar.enums import ScopeType
@@ -54,9 +55,10 @@ class _Body:
         self._waits = waits
         """Whether the client sends nothing before it is told to; the server tells it when the body is asked for."""
 
-    async def receive(self):  # type: ignore[no-untyped-def]  # noqa: ANN201  as the server gives it
+    async def receive(self) -> Any:
+        """Read the next piece."""
         self._waits = False
-        message = await self._receive()
+        message: Any = await self._receive()
         if message["type"] != "http.request" or not message.get("more_body"):
             self.ended = True
         return message

@@ -23,6 +23,7 @@ FORM_BYTES = 262_144
 """What a form may take beside its file: a hundred text queries, a question, the heads of the parts."""
 FIELD_BYTES = 16_384
 MOST_PARTS = 128
+LOOK_SECONDS = 1.0
 RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp")
 """What the body may be by itself, without a form around it."""
 
@@ -107,18 +108,15 @@ async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, T]) -> T:
         ClientGone: it left.
     """
     working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_left(request.receive))
     lost = connection_of(request.scope).lost
-    waited: set[asyncio.Future[Any]] = {working, leaving, lost}
     try:
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
+        while not working.done():
+            if await _gone(request.receive, lost, working):
+                raise ClientGone
         return working.result()
     finally:
-        leaving.cancel()
         working.cancel()
-        await asyncio.wait({working, leaving})
+        await asyncio.wait({working})
         if not working.cancelled():
             working.exception()  # it was raised above, or nobody is there to be told
 
@@ -145,6 +143,23 @@ async def _read(request: AnyRequest, feed: Callable[[bytes], None], *, most: int
             raise too_large(max_bytes)
         if message["body"]:
             feed(message["body"])
+
+
+async def _gone(
+    receive: Callable[[], Awaitable[Any]], lost: "asyncio.Future[None]", working: "asyncio.Task[Any]"
+) -> bool:
+    """Wait for the end of the work, but not for long; return whether the client left before.
+
+    The server stops reading when a client sends its next request early, and would not see it leave; each new call of
+    `receive` makes it read on.
+    """
+    leaving = asyncio.create_task(_left(receive))
+    waited: set[asyncio.Future[Any]] = {working, leaving, lost}
+    try:
+        await asyncio.wait(waited, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        return not working.done() and (leaving.done() or lost.done())
+    finally:
+        leaving.cancel()
 
 
 async def _left(receive: Callable[[], Awaitable[Any]]) -> None:
@@ -206,6 +221,8 @@ class _Form:
             self._name, self._part = event.name, bytearray()
             if self._name == "file" and self._picture is not None:
                 raise problem("file", "was sent twice: one picture at a time")
+            if self._name != "file" and event.filename:
+                raise problem("file", f"is the field for the picture; a file was sent as `{self._name[:80]}`")
         elif event is not None:
             self._part += event
             if self._name != "file" and len(self._part) > FIELD_BYTES:

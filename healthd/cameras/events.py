@@ -14,6 +14,7 @@ from healthd.clock import SYSTEM_CLOCK, Clock
 
 log = structlog.get_logger(__name__)
 HEARTBEAT_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 MAX_PENDING = 256
 Topic = Literal["prediction", "camera", "viewer"]
 
@@ -30,7 +31,10 @@ class Event:
 
 
 class Listener:
-    """One who listens. Of each topic and camera it keeps the newest event alone, and `MAX_PENDING` in all."""
+    """One who listens. Of each topic and camera it keeps the newest event alone, and `MAX_PENDING` in all.
+
+    Where there are more, those of viewers make room first: however many come and go, it hears how its cameras are.
+    """
 
     def __init__(self, camera: str | None = None) -> None:
         self.camera = camera
@@ -48,7 +52,8 @@ class Listener:
             self.replaced += 1
         self._pending[place] = event
         while len(self._pending) > MAX_PENDING:
-            del self._pending[next(iter(self._pending))]
+            viewers = (waiting for waiting in self._pending if waiting[0] == "viewer")
+            del self._pending[next(viewers, next(iter(self._pending)))]
             self.replaced += 1
         self._filled.set()
 
@@ -77,6 +82,8 @@ class EventHub:
 
     def __init__(self) -> None:
         self._listeners: set[Listener] = set()
+        self._lookers: list[Callable[[], None]] = []
+        self._looked_at = float("-inf")
         self._ids = itertools.count(1)
         self._broken: set[tuple[str, str | None]] = set()
         """Events that could not be made the last time."""
@@ -94,6 +101,22 @@ class EventHub:
             yield
         finally:
             self._listeners.discard(listener)
+
+    def look_with(self, looker: Callable[[], None]) -> None:
+        """Have `looker` called once a second or so, as long as anybody listens.
+
+        It publishes what changes by the mere passing of time.
+        """
+        self._lookers.append(looker)
+
+    def look(self) -> None:
+        """See whether anything has changed of which nobody told; however many ask, it is looked now and then."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        for looker in self._lookers:
+            looker()
 
     def publish(self, topic: Topic, camera: str | None, body: Callable[[], bytes], *, key: str = "") -> None:
         """Tell everybody; `body` is called once, and only if somebody sends it."""
@@ -135,10 +158,12 @@ class EventStream:
         viewer: Viewer,
         *,
         write_timeout_seconds: float,
+        look: Callable[[], None] = lambda: None,
         observe_send: Callable[[float], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._listener = listener
+        self._look = look
         self._viewer = viewer
         self._write_timeout = write_timeout_seconds
         self._observe_send = observe_send
@@ -153,6 +178,7 @@ class EventStream:
         viewer, listener = self._viewer, self._listener
         while viewer.going_on(self._clock.monotonic()):
             await listener.wait(HEARTBEAT_SECONDS)
+            self._look()
             events = [event for event in listener.take() if event.body()]
             begun = self._clock.monotonic()
             try:

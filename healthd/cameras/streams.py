@@ -77,7 +77,7 @@ class Pace:
         """Note how long a send took, with frames `interval` seconds apart."""
         now = self._clock.monotonic()
         if seconds > SLOW_SHARE * interval:
-            self._slow += 1
+            self._slow = min(SLOW_SENDS, self._slow + 1)  # however long it was slow, that is forgiven as soon
             self._since = now
             if self._slow >= SLOW_SENDS and self._step < len(QUALITY_STEPS) - 1:
                 self._step, self._slow = self._step + 1, 0

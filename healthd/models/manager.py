@@ -214,7 +214,8 @@ class ModelManager:
             keys = [key for key, model in self._models.items() if (key[0], model.spec.model_id) == (family, model_id)]
             if any(self._models[key].users for key in keys):
                 return None
-            going = [self._take_out(key) for key in keys]
+            going = [self._models[key] for key in keys]
+            self._take_out(going)
         self._close_all(going, reason="asked")
         return len(going)
 
@@ -224,12 +225,12 @@ class ModelManager:
             return 0
         with self._changed:
             now = self._clock.monotonic()
-            keys = [
-                key
-                for key, model in self._models.items()
+            going = [
+                model
+                for model in self._models.values()
                 if model.users == 0 and model.ready and now - model.last_used >= self._idle_unload_seconds
             ]
-            going = [self._take_out(key) for key in keys]
+            self._take_out(going)
         self._close_all(going, reason="idle")
         return len(going)
 
@@ -247,15 +248,12 @@ class ModelManager:
         return None
 
     def _take(self, key: _Key, spec: ModelSpec, maker: ModelFamily) -> tuple[SharedModel, bool, list[SharedModel]]:
-        """Return the model of that key, whether the caller must load it, and what it must close before it does.
-
-        Its place in memory is that of what it evicts: those are closed before it is loaded.
-        """
+        """Return the model of that key, whether the caller must load it, and what it must close before it does."""
         wanted = _estimate(maker, spec)
         deadline = time.monotonic() + self._room_timeout_seconds
         with self._changed:
             while True:
-                shared = self._present(key)
+                shared = self._present(key, spec.model_id)
                 if shared is not None:
                     shared.users += 1
                     shared.names.add(spec.model_id)
@@ -269,7 +267,7 @@ class ModelManager:
                         raise
                     self._changed.wait(left)
                     continue
-                self._models = {name: model for name, model in self._models.items() if model not in evicted}
+                self._take_out(evicted)
                 shared = self._models[key] = SharedModel(
                     family=key[0],
                     spec=spec,
@@ -282,28 +280,28 @@ class ModelManager:
                 shared.users = 1
                 return shared, True, evicted
 
-    def _present(self, key: _Key) -> SharedModel | None:
+    def _present(self, key: _Key, model_id: str) -> SharedModel | None:
         """Return the model of that key; one that hangs is left to its thread.
 
         Raises:
             LoadError: too many threads hang in it already.
         """
         shared = self._models.get(key)
-        if shared is None or shared.stuck_for() <= self._limit(shared):
-            return shared
-        log.warning("model_stuck", model=shared.spec.model_id, seconds=round(shared.stuck_for(), 1))
-        del self._models[key]
-        self._given_up.append(shared)
-        hung = sum(1 for model in self._given_up if model.spec.model_id == shared.spec.model_id)
-        if hung >= MOST_STUCK:
-            raise LoadError(f"{hung} threads hang in {shared.spec.model_id}: restart healthd, or take another model")
-        return None
+        if shared is not None and shared.stuck_for() > self._limit(shared):
+            log.warning("model_stuck", model=shared.spec.model_id, seconds=round(shared.stuck_for(), 1))
+            del self._models[key]
+            self._given_up.append(shared)
+            shared = None
+        hung = sum(1 for model in self._given_up if model.family == key[0] and model_id in model.names)
+        if shared is None and hung >= MOST_STUCK:
+            raise LoadError(f"{hung} threads hang in {model_id}: restart healthd, or take another model")
+        return shared
 
     def _victims(self, model_id: str, wanted: int, *, room_for: int) -> list[SharedModel]:
         return victims(
             self._limits,
             present=self._models.values(),
-            leaving=self._leaving,
+            leaving=self._leaving if room_for else (),
             room_for=room_for,
             wanted_bytes=wanted,
             model_id=model_id,
@@ -312,14 +310,15 @@ class ModelManager:
     def _load(self, shared: SharedModel, family: ModelFamily) -> None:
         log.info("model_loading", model=shared.spec.model_id, family=shared.family)
         shared.load(family)
-        try:
-            with self._changed:  # what it really takes may be more than was set aside for it
-                going = self._victims(shared.spec.model_id, 0, room_for=0)
-                self._models = {name: model for name, model in self._models.items() if model not in going}
-                self._leaving += going
-        except ModelError:
-            shared.close()
-            raise
+        going: list[SharedModel] = []
+        if shared.memory_bytes > shared.reserved_bytes:  # it takes more than was set aside for it
+            try:
+                with self._changed:
+                    going = self._victims(shared.spec.model_id, 0, room_for=0)
+                    self._take_out(going)
+            except ModelError:
+                shared.close()
+                raise
         self._close_all(going, reason="room")
         self.counts["load", "ok"] += 1
         log.info("model_loaded", model=shared.spec.model_id, task=shared.task, seconds=round(shared.load_seconds, 3))
@@ -336,10 +335,10 @@ class ModelManager:
                     del self._models[key]
             self._changed.notify_all()
 
-    def _take_out(self, key: _Key) -> SharedModel:
-        shared = self._models.pop(key)
-        self._leaving.append(shared)
-        return shared
+    def _take_out(self, going: list[SharedModel]) -> None:
+        """Take models out of the house; they hold their place and their memory until they are closed."""
+        self._models = {key: model for key, model in self._models.items() if model not in going}
+        self._leaving += going
 
     def _close_all(self, going: list[SharedModel], *, reason: str) -> None:
         for shared in going:

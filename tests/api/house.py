@@ -157,19 +157,24 @@ async def open_house(
     plugins: tuple[Plugin[Any], ...] = (),
     start: bool = True,
     headers: Mapping[str, str] | None = None,
+    family: ModelFamily | None = None,
     **sections: Any,
 ) -> AsyncIterator[House]:
-    """Open a house with a camera per source; `cameras` adds to their settings, `sections` to all the others."""
+    """Open a house with a camera per source; `cameras` adds to their settings, `sections` to all the others.
+
+    `family`: what loads the models, in place of one whose models see nothing.
+    """
     sources, cameras = sources or {}, cameras or {}
     names = [*sources, *(name for name in cameras if name not in sources)]
     sources = {name: sources.get(name) or FakeSource() for name in names}
     tables = {name: {"plugin": "fake", **_BOUNDS, **cameras.get(name, {})} for name in names}
     settings = Settings.model_validate({"cameras": tables, **sections})
     fake: Plugin[Any] = Plugin("fake", SOURCES, "healthd-fake", "0.1", FakePlugin(sources))
-    families: dict[type[ModelFamily], ModelFamily] = {FakeFamily: FakeFamily()}
-    family = Plugin("fake-family", FAMILIES, "healthd-fake", "0.1", FakeFamily)
+    family = family or FakeFamily()
+    families: dict[type[ModelFamily], ModelFamily] = {type(family): family}
+    named: Plugin[Any] = Plugin("fake-family", FAMILIES, "healthd-fake", "0.1", type(family))
     group: Plugins[Any] = Plugins(SOURCES, [fake, *plugins])
-    services = await build(settings, InstalledPlugins(group, Plugins(FAMILIES, [family]), families))
+    services = await build(settings, InstalledPlugins(group, Plugins(FAMILIES, [named]), families))
     if start:
         services.supervisor.start()
         services.jobs.start()
@@ -215,6 +220,11 @@ async def _serving(services: Services, *, root_path: str) -> AsyncIterator[str]:
         await serving
 
 
+def _pattern(path: str) -> str:
+    """Return what paths of a route look like; the id of a model may have slashes in it."""
+    return re.sub(r"\{\w+\}", "[^/]+", path.replace("{model_id}", ".+"))
+
+
 _DOCUMENTED: dict[bool, list[tuple[str, re.Pattern[str], set[str]]]] = {}
 
 
@@ -224,7 +234,7 @@ async def check_documented(answers: list[tuple[str, str, int]], url: str, *, key
         async with http_client(url) as client:
             document = (await client.get("/schema")).json()
         _DOCUMENTED[keys_required] = [
-            (method, re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), set(item[method]["responses"]))
+            (method, re.compile(_pattern(path)), set(item[method]["responses"]))
             for path, item in document["paths"].items()
             for method in METHODS
             if method in item

@@ -18,12 +18,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from healthd.cameras.viewers import EndReason
-from healthd.errors import CameraError
+from healthd.errors import CameraError, SettingsError
 from healthd.frames import Image
 from healthd.models.model import Detection, Keypoint, Prediction
 from tests.api.house import ADMIN, KEYS, READ, Feed, House, assert_error, http_client, open_house
 from tests.eventually import eventually
-from tests.fakes import FakeSource, picture, prediction
+from tests.fakes import FakeSource, listed, picture, prediction
 from tests.stream_client import StreamClient, looking
 
 STREAM = "/api/v1/cameras/gym/stream"
@@ -179,6 +179,16 @@ async def test_a_stream_of_an_unknown_camera_is_a_404(path: str) -> None:
         assert house.services.viewers.admitted_total == 0
 
 
+async def test_a_stream_is_asked_for_with_get_alone() -> None:
+    """`HEAD` of what never ends would have to make up its answer."""
+    async with open_house({"gym": FakeSource(fps=30)}) as house:
+        for path in (STREAM, EVENTS):
+            assert (await house.client.head(path)).status_code == 405
+            assert_error(await house.client.post(path), 405)
+        assert house.services.viewers.admitted_total == 0
+        assert (await house.get("/healthz")).status_code == 200, "the connection can be used again"
+
+
 async def test_fewer_frames_can_be_asked_for() -> None:
     async with (
         open_house({"gym": FakeSource(fps=60)}) as house,
@@ -222,6 +232,39 @@ async def test_a_stream_of_a_camera_that_is_not_live_costs_one_small_picture_a_s
                 assert client.received < 100_000
         assert house.services.signs.encodes == 1
         assert house.runner().jpegs.encodes == 0
+
+
+def refusing() -> None:
+    raise SettingsError("no such camera")
+
+
+@pytest.mark.parametrize(
+    ("source", "title", "reason"),
+    [
+        (FakeSource(on_open=refusing), "failed", "no such camera"),
+        (FakeSource(read=listed([picture(1)]), recording=True), "ended", "the recording has ended"),
+    ],
+    ids=["failed", "ended"],
+)
+async def test_a_camera_that_will_not_come_back_by_itself_is_a_picture_that_says_why(
+    source: FakeSource, title: str, reason: str
+) -> None:
+    async with open_house({"gym": source}) as house:
+        await eventually(lambda: house.runner().health.state == title)
+        said: list[tuple[str, str | None]] = []
+        draw = house.services.signs.get
+
+        async def remember(camera: str, what: str, why: str | None, *, width: int | None) -> bytes:
+            said.append((what, why))
+            return await draw(camera, what, why, width=width)
+
+        house.services.signs.get = remember  # type: ignore[method-assign]
+        async with looking(port(house), STREAM) as [client]:
+            await eventually(lambda: client.parts)
+            assert (client.status, client.frames) == (200, [])
+            assert {what for what, _ in said} == {title}
+            assert reason in str(said[0][1])
+        await eventually(lambda: len(house.services.viewers) == 0)
 
 
 def detecting(image: Image) -> Prediction:
@@ -374,7 +417,9 @@ async def test_a_client_that_leaves_is_noticed_whether_frames_flow_or_not(way: s
             client.leave()
 
 
-async def test_a_client_that_has_sent_another_request_is_still_noticed_when_it_leaves() -> None:
+async def test_a_client_that_has_sent_another_request_is_still_noticed_when_it_leaves(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """ASGI tells the newest request of a connection alone, and the server reads no further before it is answered."""
     async with open_house({"gym": FakeSource(fps=30)}) as house:
         for way in ("leave", "reset"):
@@ -385,6 +430,8 @@ async def test_a_client_that_has_sent_another_request_is_still_noticed_when_it_l
             getattr(client, way)()
             await eventually(lambda: len(house.services.viewers) == 0, seconds=2 + PATIENCE)
         assert reasons(house) == {"client": 2}
+        await asyncio.sleep(0.1)
+        assert [entry.getMessage() for entry in caplog.records] == [], "the server takes it for our mistake"
 
 
 async def test_a_client_that_sends_a_body_is_served_and_noticed() -> None:
@@ -623,6 +670,22 @@ async def test_events_begin_with_where_every_camera_stands_and_tell_what_changes
         assert ids == sorted(ids)
         assert {event.event_id.partition("-")[0] for event in client.events} == {house.services.boot_id}
         assert {event.name for event in client.events} == {"camera"}
+
+
+async def test_a_camera_whose_picture_grows_too_old_is_an_event_though_nothing_happened_and_only_one() -> None:
+    cameras = {"gym": {"stall_timeout_seconds": 60, "stale_after_seconds": 0.3}}
+    async with open_house({"gym": Feed()}, cameras=cameras) as house, looking(port(house), EVENTS) as [client]:
+        await eventually(lambda: client.events)
+        await house.show(picture(1))
+
+        def states() -> list[str]:
+            return [json.loads(event.data)["state"] for event in client.events]
+
+        await eventually(lambda: states()[-1] == "stalled", seconds=0.3 + 1 + PATIENCE)
+        await asyncio.sleep(2.2)  # two heartbeats
+        assert states() == ["starting", "live", "stalled"]
+        await house.show(picture(2))
+        await eventually(lambda: states()[-2:] == ["stalled", "live"], seconds=0.9)
 
 
 async def test_predictions_and_viewers_are_events_and_one_camera_can_be_asked_for() -> None:

@@ -121,5 +121,23 @@ async def test_a_caller_who_leaves_while_waiting_leaves_nothing_behind() -> None
         for one in waiting:
             one.cancel()
         await asyncio.wait(waiting)
-        house.services.supervisor.release_waiters()
-        await eventually(lambda: len(asyncio.all_tasks()) <= tasks + 1)
+        await eventually(lambda: len(asyncio.all_tasks()) <= tasks + 1, seconds=2)  # it would have waited a minute
+        await house.show(picture(2))
+        await asyncio.sleep(0.1)
+        assert house.runner().jpegs.encodes == 0, "encoded for nobody"
+        assert (await house.get(SNAPSHOT)).headers["x-frame-id"] == str(known + 1)
+
+
+async def test_a_caller_who_sent_another_request_behind_the_one_that_waits_is_answered_in_order() -> None:
+    async with open_house({"gym": Feed()}, cameras=LONG) as house:
+        known = await house.show(picture(1))
+        host, port = house.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for path in (f"{SNAPSHOT}?after={known}&wait=200", "/healthz"):
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        first = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        second = await asyncio.wait_for(reader.readuntil(b'{"status":"ok"}'), 5)
+        assert first.startswith(b"HTTP/1.1 304")
+        assert second.startswith(b"HTTP/1.1 200")
+        writer.close()
+        await writer.wait_closed()

@@ -66,6 +66,26 @@ def test_what_waits_is_bounded_and_the_oldest_leaves() -> None:
     assert listener.replaced == 10
 
 
+def test_however_many_viewers_come_and_go_what_waits_of_the_cameras_stays() -> None:
+    hub, listener = EventHub(), Listener()
+    with hub.listening(listener):
+        hub.publish("camera", "gym", lambda: b"failed")
+        for number in range(MAX_PENDING + 10):
+            hub.publish("viewer", "gym", lambda n=number: b"%d" % n, key=str(number))  # type: ignore[misc]
+        events = taken(listener)
+    assert len(events) == MAX_PENDING
+    assert [events[0][2], events[1][2], events[-1][2]] == [b"failed", b"11", b"265"]
+
+
+def test_what_waits_is_bounded_even_where_nothing_is_a_viewer() -> None:
+    hub, listener = EventHub(), Listener()
+    with hub.listening(listener):
+        for number in range(MAX_PENDING + 1):
+            hub.publish("camera", f"c{number}", lambda: b"")
+        events = taken(listener)
+    assert (len(events), events[0][1]) == (MAX_PENDING, "c1")
+
+
 def test_a_listener_of_one_camera_hears_of_no_other() -> None:
     hub, listener = EventHub(), Listener("gym")
     with hub.listening(listener):
@@ -159,6 +179,18 @@ async def test_events_are_sent_at_once_and_a_heartbeat_where_nothing_happens() -
     session.viewer.end(EndReason.STOP)
     session.listener.wake()
     assert (await task).ended is EndReason.STOP
+
+
+@warped
+async def test_however_many_listen_it_is_looked_only_now_and_then_whether_something_has_changed() -> None:
+    hub, looked = EventHub(), []
+    loop = asyncio.get_running_loop()
+    hub.look_with(lambda: looked.append(loop.time()))
+    for _ in range(40):
+        for _ in range(10):
+            hub.look()
+        await asyncio.sleep(0.1)
+    assert 7 <= len(looked) <= 8
 
 
 @warped

@@ -409,6 +409,20 @@ async def test_a_single_slow_send_lowers_nothing() -> None:
         assert qualities(session) == [75]
 
 
+@warped
+async def test_one_who_was_slow_for_a_long_time_is_not_lowered_for_a_single_slow_send_after_it_has_recovered() -> None:
+    async with Session() as session:
+        session.send_seconds = 0.08
+        await session.runner.film(60)
+        session.send_seconds = 0.01
+        await session.runner.film(12)
+        session.send_seconds = 0.08
+        await session.runner.film(0.2)
+        session.send_seconds = 0.01
+        await session.runner.film(1)
+        assert qualities(session) == [75, 60, 45, 60, 75]
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"), [(95, [95, 80, 65]), (40, [40, 25, 20]), (22, [22, 20]), (20, [20]), (5, [5])]
 )

@@ -19,9 +19,12 @@ SLACK_SECONDS = 0.5
 """What a machine that has other things to do may take longer."""
 
 
-def daemon(folder: Path, *, streams: dict[str, Any] | None = None, **options: Any) -> Daemon:
-    """A daemon that watches one camera, `gym`."""
-    settings = {"streams": streams or {}, "cameras": {"gym": {"plugin": "noisy", "options": options}}}
+def daemon(
+    folder: Path, *, streams: dict[str, Any] | None = None, camera: dict[str, Any] | None = None, **options: Any
+) -> Daemon:
+    """A daemon that watches one camera, `gym`; `options` are its plugin's."""
+    gym = {"plugin": "noisy", **(camera or {}), "options": options}
+    settings = {"streams": streams or {}, "cameras": {"gym": gym}}
     return Daemon(folder, settings, plugins=PLUGINS)
 
 

@@ -282,3 +282,17 @@ def test_check_config_of_a_camera_that_can_be_made_exits_with_0_and_opens_nothin
     told = run_verb("check-config", "--config", "c.toml", folder=tmp_path)
     assert (told.returncode, told.stdout.strip()) == (0, "c.toml: ok, 1 camera"), told.stderr
     assert not journal.exists()
+
+
+def test_the_check_names_models_that_nobody_serves_and_a_limit_that_is_too_low(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        '[models]\npreload = ["a.onnx", "b.onnx", "words.nonsense"]\ndefault = "c.zip"\nmax_loaded = 2\n'
+    )
+    told = run_verb("check-config", "--config", "c.toml", folder=tmp_path)
+    assert told.returncode == 2
+    for line in (
+        "models.preload: no installed plugin serves `words.nonsense`",
+        "models.default: no installed plugin serves `c.zip`",
+        "models.max_loaded: 2 models may be loaded, and cameras and preload need 3",
+    ):
+        assert line in told.stderr

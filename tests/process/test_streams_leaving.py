@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 
 import psutil
 import pytest
@@ -77,6 +78,22 @@ async def test_when_the_last_viewer_goes_encodes_stop_and_the_processor_is_as_id
     assert after[read] - before[read] > 10, "the camera itself goes on"
     assert afterwards < idle + max(0.05, 0.3 * (busy - idle)), (idle, busy, afterwards)
     assert after['healthd_viewers_open{camera="gym",kind="mjpeg"}'] == 0
+
+
+async def test_one_who_polls_for_the_next_frame_gets_it_within_a_frame_interval(watched: Daemon) -> None:
+    first = known = (await asyncio.to_thread(watched.camera, "gym"))["frame_id"]
+    late: list[float] = []
+    for _ in range(30):
+        path = f"/api/v1/cameras/gym/snapshot?after={known}&wait=10000"
+        client = await StreamClient(path, http="1.0").open(watched.port)
+        await eventually(lambda c=client: c.status is not None)
+        answered_at = time.time()
+        assert client.status == 200
+        known = int(client.answered["x-frame-id"])
+        late.append(answered_at - datetime.fromisoformat(client.answered["x-frame-timestamp"]).timestamp())
+        client.leave()
+    assert known >= first + 30, "a frame was answered twice"
+    assert statistics.median(late) < 1 / 15, late
 
 
 READER = """
