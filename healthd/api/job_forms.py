@@ -92,9 +92,8 @@ async def _receive(request: AnyRequest, jobs: Jobs, form: Form, worker: Worker, 
         except ValueError as exc:
             raise ClientException(f"the form cannot be read: {exc}") from exc
     else:
-        raise ClientException(
-            "send a file as multipart/form-data, or a path as application/json or application/x-www-form-urlencoded"
-        )
+        takes = "multipart/form-data with a file, or a path as application/json or application/x-www-form-urlencoded"
+        raise ClientException(f"the body must be {takes}; not {content_type or 'without a type'}", status_code=415)
 
 
 def _json(form: Form, body: bytes) -> None:
@@ -106,8 +105,9 @@ def _json(form: Form, body: bytes) -> None:
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, dict | list):
                 raise ClientException(f"`{name[:80]}` must be text, a number, true or false")
-            if one is not None:
-                form.add(name, one if isinstance(one, str) else msgspec.json.encode(one).decode())
+            if one is None:
+                raise problem(name[:80], "must not be null: leave it out")
+            form.add(name, one if isinstance(one, str) else msgspec.json.encode(one).decode())
 
 
 async def _multipart(

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
-from litestar.datastructures import ResponseHeader
 from litestar.exceptions import ClientException, HTTPException, NotFoundException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
@@ -60,6 +59,7 @@ _SAID = {
     408: "Nothing arrived for too long.",
     409: "Jobs are switched off here.",
     413: "Too many bytes, pixels or pictures, or a zip that unpacks to far too much.",
+    415: "The body is neither a form nor JSON.",
     503: "Too many jobs, or the storage of the jobs cannot be used now; see `Retry-After`.",
     507: "There is no room left where the jobs are kept.",
 }
@@ -105,6 +105,7 @@ def _described() -> dict[str, Any]:
                 "application/x-www-form-urlencoded": {"schema": by_path},
             },
         },
+        "responses": {"202": {"headers": {"Location": {"description": "Of the job.", "schema": {"type": "string"}}}}},
     }
 
 
@@ -120,7 +121,6 @@ class JobController(Controller):
         opt={"described": _described()},
         summary="Begin a job",
         responses=REFUSALS,
-        response_headers=[ResponseHeader(name="Location", description="Of the job.", documentation_only=True)],
     )
     async def begin(self, services: House, request: Request[Any, Any, Any]) -> Response[schemas.Job]:
         """Send a video or a zip of pictures as `file`, or name a `path`; once this is answered, no crash loses the job.

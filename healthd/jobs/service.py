@@ -4,6 +4,7 @@ Nothing is made and nothing runs before the first job; jobs from before are foun
 """
 
 import asyncio
+import re
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -45,6 +46,7 @@ PREDICT_SECONDS = 60.0
 """What one picture of a job may take beside the loading of its model."""
 
 LONGEST_NAME = 200
+_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +209,9 @@ class Jobs:
             UnknownJobError: there is none of that id.
         """
         engine = await self._engine_if_any()
-        job = await self._call(lambda: engine.store.get(job_id)) if engine is not None else None
+        if engine is None or not _ID.fullmatch(job_id):
+            raise UnknownJobError("unknown job")
+        job = await self._call(lambda: engine.store.get(job_id))
         if job is None:
             raise UnknownJobError("unknown job")
         return job
@@ -224,7 +228,7 @@ class Jobs:
             UnknownJobError: there is none of that id.
         """
         engine = await self._engine_if_any()
-        if engine is None:
+        if engine is None or not _ID.fullmatch(job_id):  # it names files too
             raise UnknownJobError("unknown job")
         job = await self._call(lambda: engine.cancel(job_id))
         if job is None and not await self._call(lambda: engine.remove(job_id)):

@@ -12,6 +12,9 @@ from healthd.jobs.store import FULL
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PART = ".part"
+SYNC_BYTES = 64 * 1024 * 1024
+"""So much is written before the disk has to have it: waiting for gigabytes at the end would take too long."""
+
 ORPHAN_SECONDS = 3600.0
 """A file of another daemon that nobody has written to for so long, and that belongs to no job, is left over."""
 
@@ -21,7 +24,7 @@ class Upload:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.size = 0
+        self.size = self._synced = 0
         self._part = path.with_name(path.name + _PART)
         with storage_errors():
             self._file = self._part.open("xb", buffering=1024 * 1024)
@@ -30,7 +33,11 @@ class Upload:
         """Add to it."""
         with storage_errors():
             self._file.write(data)
-        self.size += len(data)
+            self.size += len(data)
+            if self.size - self._synced >= SYNC_BYTES:
+                self._file.flush()
+                os.fdatasync(self._file.fileno())
+                self._synced = self.size
 
     def finish(self) -> Path:
         """Have it there for good: once this returns, no power cut loses it."""

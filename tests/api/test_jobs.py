@@ -277,6 +277,8 @@ async def test_wrong_parameters_are_told_with_their_bounds(tmp_path: Path, seen:
             assert error["extra"][0]["key"] == key
         error = assert_error(await house.client.post("/api/v1/jobs?conf=2", files={"file": b"x"}), 422)
         assert error["extra"][0]["key"] == "conf"
+        answer = await house.client.post("/api/v1/jobs", json={"path": "a", "model": None})
+        assert assert_error(answer, 422)["extra"][0]["key"] == "model"
         for answer in (
             await house.client.post("/api/v1/jobs", data={"conf": "0.5"}),
             await house.client.post("/api/v1/jobs", json={}),
@@ -284,17 +286,17 @@ async def test_wrong_parameters_are_told_with_their_bounds(tmp_path: Path, seen:
             await house.client.post("/api/v1/jobs", files=[("file", b"a"), ("file", b"b")]),
         ):
             assert assert_error(answer, 422)["extra"][0]["key"] == "file"
-        for content, kind in (
-            (b"{", "application/json"),
-            (b"[1]", "application/json"),
-            (b'{"path": {"a": 1}}', "application/json"),
-            (b"no form", "multipart/form-data; boundary=x"),
-            (b"no form", "multipart/form-data"),
-            (b"bytes", "application/octet-stream"),
-            (b"", ""),
+        for content, kind, status in (
+            (b"{", "application/json", 400),
+            (b"[1]", "application/json", 400),
+            (b'{"path": {"a": 1}}', "application/json", 400),
+            (b"no form", "multipart/form-data; boundary=x", 400),
+            (b"no form", "multipart/form-data", 400),
+            (b"bytes", "application/octet-stream", 415),
+            (b"", "", 415),
         ):
             answer = await house.client.post("/api/v1/jobs", content=content, headers={"Content-Type": kind})
-            assert_error(answer, 400)
+            assert_error(answer, status)
         await eventually(lambda: left(tmp_path) == [])
 
 
@@ -306,21 +308,21 @@ async def test_an_unknown_model_is_told_before_the_job_is_taken_in(tmp_path: Pat
 
 
 async def test_a_file_that_is_too_large_is_refused_while_it_arrives(tmp_path: Path, seen: Seen) -> None:
-    sent = 0
-
-    async def endless() -> AsyncIterator[bytes]:
-        nonlocal sent
-        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
-        while True:
-            sent += 65_536
-            yield bytes(65_536)
-
     async with house_with_jobs(tmp_path, {"max_upload_bytes": 2_000_000}) as house:
         error = assert_error(await send(house, bytes(5_000_000)), 413)
         assert "2,000,000 bytes" in error["detail"]
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        answer = await house.client.post("/api/v1/jobs", content=endless(), headers=headers)
-        assert_error(answer, 413)
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rpartition(":")[2]))
+        head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+        writer.write(
+            b"POST /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n%x\r\n%b\r\n" % (len(head), head)
+        )
+        answered = asyncio.create_task(reader.readline())
+        while not answered.done():  # its body never ends
+            writer.write(b"10000\r\n" + bytes(65_536) + b"\r\n")
+            await writer.drain()
+        assert b" 413 " in await answered
+        writer.close()
         await eventually(lambda: left(tmp_path) == [])
         assert await begun(house, pictures_zip(3))
 
@@ -370,10 +372,11 @@ async def test_a_disk_that_is_full_is_told_and_nothing_half_is_left(
         await ended(house, await begun(house, pictures_zip(2)))
 
 
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full on this machine")
 async def test_a_disk_that_is_truly_full(tmp_path: Path, seen: Seen) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full")
     async with house_with_jobs(tmp_path) as house:
         await ended(house, await begun(house, pictures_zip(1)))
         folder = tmp_path / "jobs" / "uploads"
@@ -382,7 +385,7 @@ async def test_a_disk_that_is_truly_full(tmp_path: Path, seen: Seen) -> None:
         def onto_a_full_disk(self: uploads.Uploads, job_id: str) -> uploads.Upload:
             upload = begin(self, job_id)
             upload._file.close()
-            upload._file = full.open("wb", buffering=1024 * 1024)
+            upload._file = FULL.open("wb", buffering=1024 * 1024)
             return upload
 
         with pytest.MonkeyPatch.context() as patch:
@@ -517,9 +520,7 @@ async def test_a_model_that_cannot_be_loaded_fails_the_job_with_the_reason(tmp_p
         assert "the weights are garbage" in job["error"]
 
 
-async def test_a_parameter_that_the_model_cannot_take_fails_the_job_with_the_reason(
-    tmp_path: Path, seen: Seen
-) -> None:
+async def test_a_parameter_that_the_model_cannot_take_fails_the_job_with_the_reason(tmp_path: Path, seen: Seen) -> None:
     def do(image: Image) -> Prediction:
         raise ParameterError("this model answers no questions")
 
@@ -598,6 +599,18 @@ async def test_many_lines_come_as_they_are_and_only_whole_ones(tmp_path: Path, s
         assert [line["index"] for line in await results(house, job_id)] == list(range(450))
         for query in ({"after": "-2"}, {"after": "x"}):
             assert_error(await house.get(f"/api/v1/jobs/{job_id}/results", params=query), 422)
+
+
+async def test_an_id_names_a_job_and_nothing_else(tmp_path: Path, seen: Seen) -> None:
+    async with house_with_jobs(tmp_path) as house:
+        await ended(house, await begun(house, pictures_zip(1)))
+        other = tmp_path / "jobs" / "uploads" / "0123456789abcdef.part"
+        other.write_bytes(b"somebody sends this")
+        for job_id in (other.name, "..", "%2e%2e", "%00", "a" * 5000, "0123456789abcdef", "%F0%9F%92%A9", "%ff"):
+            for method, path in (("GET", ""), ("GET", "/results"), ("DELETE", "")):
+                answer = await house.client.request(method, f"/api/v1/jobs/{job_id}{path}")
+                assert answer.status_code in {404, 405}, (job_id, answer.text)
+        assert other.exists()
 
 
 async def test_ended_jobs_are_forgotten_after_their_time(tmp_path: Path, seen: Seen) -> None:

@@ -1,5 +1,7 @@
 """A family of models that predict nothing much, and that are told by their name what to do wrong."""
 
+import os
+import time
 from collections.abc import Mapping
 
 from healthd.errors import ModelError, SettingsError
@@ -7,6 +9,8 @@ from healthd.frames import Image
 from healthd.models.model import Detection, InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd_faulty.misdeeds import hang, note
 from healthd_faulty.stamps import stamp_of
+
+SLOW_SECONDS = 0.03
 
 
 class FaultyModelOptions(ModelOptions):
@@ -31,18 +35,39 @@ class FaultyModel(Model):
         note(self._journal, "model-closed")
 
 
+class SlowModel(FaultyModel):
+    """Takes its time, and notes every picture that it has seen; `stuck` never comes back from the fifth."""
+
+    def __init__(self, journal: str | None, *, stuck: bool) -> None:
+        super().__init__(journal)
+        self._stuck = stuck
+        self._seen = 0
+
+    def predict(self, image: Image, params: InferenceParams) -> Prediction:
+        self._seen += 1
+        if self._stuck and self._seen == 5:
+            note(self._journal, "stuck")
+            hang("lock")
+        time.sleep(SLOW_SECONDS)
+        said = counted(image)
+        note(self._journal, f"predicted {said.metadata['number']}")
+        return said
+
+
 class FaultyFamily(ModelFamily):
-    """Serves `counter`, `hang`, `error`, `wrong` and `bug`."""
+    """Serves `counter`, `slow`, `stuck`, `hang`, `error`, `wrong` and `bug`."""
 
     options_model = FaultyModelOptions
 
     def serves(self, model_id: str) -> bool:
-        return model_id in {"counter", "hang", "error", "wrong", "bug"}
+        return model_id in {"counter", "slow", "stuck", "hang", "error", "wrong", "bug"}
 
     def load(self, spec: ModelSpec) -> Model:
-        journal = getattr(spec.options, "journal", None)
+        journal = getattr(spec.options, "journal", None) or os.environ.get("FAULTY_JOURNAL")
         note(journal, "model-loaded")
         match spec.model_id:
+            case "slow" | "stuck":
+                return SlowModel(journal, stuck=spec.model_id == "stuck")
             case "hang":
                 hang("read")
             case "error":
