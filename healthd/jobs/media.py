@@ -150,13 +150,18 @@ def is_picture_name(name: str) -> bool:
 
 def picture_item(name: str, data: bytes | None, limits: Limits) -> Item:
     """Decode a picture; `data` None: it has more bytes than it may."""
-    shown = name.encode("utf-8", "backslashreplace").decode()
+    shown = _shown(name)
     if data is None:
         return Item(name=shown, error=f"larger than {limits.bytes} bytes (inference.max_upload_bytes)")
     try:
         return Item(name=shown, image=decode_picture(data, max_pixels=limits.pixels))
     except PictureError as exc:
         return Item(name=shown, error=str(exc))
+
+
+def _shown(name: str) -> str:
+    """Return a name that UTF-8 can write: those of files may be any bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class PictureMedia(Media):
@@ -187,7 +192,7 @@ class DirectoryMedia(Media):
         self._path = path
         self._limits = limits
         self._within = within
-        self._names = sorted(self._find())
+        self._names = sorted(self._find(), key=_shown)
         self.total = len(self._names)
         if not self._names:
             raise MediaError("there is no picture in it: .jpg, .jpeg, .png, .webp or .bmp")
@@ -196,7 +201,7 @@ class DirectoryMedia(Media):
         self, *, done: int = 0, after: str | None = None, keep_on: Callable[[], bool] = lambda: True
     ) -> Iterator[Item]:
         """Give the pictures; a run that goes on begins after the name, whatever has come or gone since."""
-        names = [name for name in self._names if name > after] if after is not None else self._names[done:]
+        names = [name for name in self._names if _shown(name) > after] if after is not None else self._names[done:]
         self.total = done + len(names)
         for name in takewhile(lambda _: keep_on(), names):
             yield _from_file(self._path / name, name, self._limits)
@@ -224,7 +229,7 @@ def _from_file(path: Path, name: str, limits: Limits) -> Item:
         data = read_regular(path.resolve(strict=True), at_most=limits.bytes)
     except (OSError, RuntimeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        return Item(name=picture_item(name, None, limits).name, error=f"it cannot be read: {reason}")
+        return Item(name=_shown(name), error=f"it cannot be read: {reason}")
     return picture_item(name, data, limits)
 
 

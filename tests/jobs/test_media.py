@@ -143,7 +143,7 @@ def test_a_video_with_an_index_and_no_frames_is_refused(tmp_path: Path) -> None:
 
 
 def test_frames_that_are_too_large_are_refused_before_one_is_decoded(tmp_path: Path) -> None:
-    with pytest.raises(MediaTooLargeError, match="inference[.]max_pixels"):
+    with pytest.raises(MediaTooLargeError, match=r"inference\.max_pixels"):
         open_media(video(tmp_path / "a.mp4", 2), limits=Limits(bytes=1000, pixels=1000))
 
 
@@ -300,6 +300,16 @@ def test_a_run_over_a_directory_goes_on_behind_the_last_name_whatever_has_come_a
     put(tmp_path, "c.jpg", jpeg())
     (tmp_path / "a.jpg").unlink()
     assert [item.name for item in items(tmp_path, done=2, after="b.jpg")] == ["c.jpg", "d.jpg"]
+
+
+def test_names_that_are_no_text_are_shown_and_come_once_in_an_order_of_their_own(tmp_path: Path) -> None:
+    for name in (b"a.jpg", b"b\xff.jpg", b"b\xfe.jpg", "ü.jpg".encode(), "\U0001f4f7.jpg".encode()):
+        (tmp_path / os.fsdecode(name)).write_bytes(jpeg())
+    names = [str(item.name) for item in items(tmp_path)]
+    assert len(names) == 5
+    assert "".join(names).isprintable()
+    for done, name in enumerate(names):
+        assert [item.name for item in items(tmp_path, done=done + 1, after=name)] == names[done + 1 :]
 
 
 def test_links_pipes_and_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.jobs.pictures import video
-from tests.process.daemon import Daemon, new_client, until
+from tests.process.daemon import DEMO, INSTALLED, Daemon, new_client, until
 from tests.process.jobs import (
     assert_each_picture_once,
     job_of,
@@ -144,6 +144,20 @@ def test_the_directory_is_relative_to_the_configuration(tmp_path: Path) -> None:
     assert list(elsewhere.iterdir()) == []
 
 
+def test_the_demo_leaves_nothing_where_it_is_tried(tmp_path: Path) -> None:
+    here, state = tmp_path / "here", tmp_path / "state"
+    here.mkdir()
+    with Daemon(here, arguments=["demo", "--port", 0], plugins=[INSTALLED, DEMO], XDG_STATE_HOME=str(state)) as daemon:
+        answer = daemon.client.post("/api/v1/jobs?model=counter", files={"file": ("a.zip", stamped_zip(2))})
+        if answer.status_code == 404:  # the cameras of this demo have no model
+            assert "unknown model" in answer.text
+        else:
+            until_ended(daemon, answer.json()["id"])
+        daemon.stop()
+    assert list(here.iterdir()) == []
+    assert (state / "healthd" / "demo-jobs").is_dir()
+
+
 @pytest.mark.assets
 def test_real_weights_say_of_the_pictures_of_a_killed_job_what_they_say_of_a_request(
     tmp_path: Path, assets: Path
@@ -172,7 +186,7 @@ def test_real_weights_say_of_the_pictures_of_a_killed_job_what_they_say_of_a_req
             assert one["position_ms"] == other["position_ms"]
             assert one["envelope"]["results"] == other["envelope"]["results"]
         assert sum(bool(line["envelope"]["results"]) for line in lines) > len(lines) * 0.8
-        picture = sorted((assets / "coco8-pose").rglob("*.jpg"))[0]
+        picture = min((assets / "coco8-pose").rglob("*.jpg"))
         asked = daemon.client.post("/api/v1/infer", files={"file": picture.read_bytes()}).json()
         named = str(picture.relative_to(assets))
         single = daemon.client.post("/api/v1/jobs", json={"path": named}).json()["id"]
