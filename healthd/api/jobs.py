@@ -38,6 +38,7 @@ from healthd.redact import SCRUBBER
 NDJSON = "application/x-ndjson"
 LINES_AT_ONCE = 200
 MOST_EVERY = 1_000_000
+MOST_INDEX = 2**31
 RETRY_AFTER_SECONDS = 10
 PARAMETERS = Parameters(
     wishes=("model",),
@@ -170,7 +171,12 @@ class JobController(Controller):
         job_id: Annotated[str, ID],
         after: Annotated[
             int,
-            Parameter(ge=-1, le=2**62, schema_extra={"minimum": -1}, description="Only lines behind this `index`."),
+            Parameter(
+                ge=-1,
+                le=MOST_INDEX,
+                schema_extra={"minimum": -1, "maximum": MOST_INDEX},  # Litestar documents no bounds of its own here
+                description="Only lines behind this `index`.",
+            ),
         ] = -1,
     ) -> Stream:
         """One line of JSON for each picture that has been worked on so far, in order."""

@@ -150,8 +150,8 @@ class Jobs:
         """
         if self._stopping.is_set():
             raise JobsUnavailableError("the daemon stops")
-        engine = await self._opened()
-        live = await self._call(lambda: sum(job.live for job in engine.store.all()))
+        engine = await self._engine_if_any()
+        live = await self._call(lambda: sum(job.live for job in engine.store.all())) if engine is not None else 0
         if live + self._arriving >= self._settings.max_jobs:
             raise TooManyJobsError(f"{live} jobs wait or run already, as many as jobs.max_jobs allows")
         self._arriving += 1
@@ -287,8 +287,9 @@ class Jobs:
                 engine = Engine(self._settings, self._tools, beat_seconds=self._beat_seconds)
                 engine.start()
                 self._engine = engine
-                if self._stopping.is_set():
+                if self._stopping.is_set():  # meanwhile, and nobody has waited for it
                     engine.request_stop()
+                    engine.drain(ANSWER_SECONDS)
             return engine
 
     def _open_patiently(self) -> None:

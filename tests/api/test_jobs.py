@@ -431,6 +431,8 @@ async def test_nothing_is_made_before_the_first_job(tmp_path: Path, seen: Seen) 
         ):
             assert assert_error(answer, 404)["detail"] == "unknown job"
         assert (await house.get("/metrics")).status_code == 200
+        for fields in ({"conf": "2"}, {"path": "/etc/passwd"}, {}):
+            assert_error(await house.client.post("/api/v1/jobs", data=fields), 422 if fields else 415)
         assert not (tmp_path / "jobs").exists()
         new = {thread.name for thread in threading.enumerate()} - threads
         assert not {name for name in new if name.startswith(("Worker-", "jobs-keeper"))}
