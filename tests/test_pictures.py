@@ -214,7 +214,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(kind: str) -> None:
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     with pytest.raises(PictureTooLarge, match="at most 50,000,000"):
         decode_picture(data, max_pixels=MANY)
-    assert time.perf_counter() - begun < 0.2
+    assert time.perf_counter() - begun < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
 
 

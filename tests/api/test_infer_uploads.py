@@ -259,7 +259,7 @@ async def test_a_client_that_leaves_in_the_queue_or_at_the_model_frees_its_place
             await eventually(lambda: waiting(house) == 3)
         begun = time.perf_counter()
         await eventually(lambda: waiting(house) == 1)
-        assert time.perf_counter() - begun < 0.5
+        assert time.perf_counter() - begun < 1
         assert (await outcomes(house))["gone"] == 2
         told.gate.set()
         assert (await waits).status_code == 200
