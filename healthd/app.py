@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from litestar import Litestar, Response, Router, get
+from litestar import Litestar, Request, Response, Router, get
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
@@ -25,7 +25,9 @@ from healthd.api.models import ModelController, labels
 from healthd.api.openapi import CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
 from healthd.api.plugins import plugins
+from healthd.api.refusals import DENIAL, can_deny, refuse, refused
 from healthd.api.services import Services
+from healthd.api.sockets import no_socket, predictions
 from healthd.api.streams import StreamController
 from healthd.api.unread import UnreadBodies
 from healthd.api.viewers import ViewerController
@@ -43,7 +45,19 @@ EXPOSED = (
 @get("/", opt={"open": True}, include_in_schema=False, sync_to_thread=False)
 def wall() -> Response[bytes]:
     """The wall: every camera's newest picture, or why there is none."""
-    page = (WEB / "index.html").read_bytes()
+    return _page("index.html")
+
+
+@get("/try", opt={"open": True}, include_in_schema=False, sync_to_thread=False)
+def try_models(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The page to try the models on: a picture or the webcam in, boxes and JSON out."""
+    if request.scope["raw_path"].endswith(b"/"):  # the page's links would lead below it
+        return Response(b"", status_code=307, headers={"Location": "../try", "Cache-Control": "no-store"})
+    return _page("try.html")
+
+
+def _page(name: str) -> Response[bytes]:
+    page = (WEB / name).read_bytes()
     return Response(page, media_type="text/html", headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})
 
 
@@ -56,16 +70,9 @@ def create_app(services: Services) -> Litestar:
     api = Router(
         "/api/v1",
         route_handlers=[
-            CameraController,
-            StreamController,
-            ViewerController,
-            InferController,
-            ModelController,
-            labels,
-            JobController,
-            AuthController,
-            state,
-            plugins,
+            *(CameraController, StreamController, ViewerController),
+            *(InferController, ModelController, labels, predictions, no_socket, JobController),
+            *(AuthController, state, plugins),
         ],
         guards=[guard],
         security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
@@ -74,6 +81,7 @@ def create_app(services: Services) -> Litestar:
     app = Litestar(
         route_handlers=[
             wall,
+            try_models,
             process_router,
             api,
             create_static_files_router(
@@ -133,8 +141,8 @@ class _Answers:
             bare = bare or bool(root and scope["path"] == root)
             if root and f"{scope['path']}/".startswith(f"{root}/"):
                 scope["path"] = scope["path"][len(root) :] or "/"
-        if scope["type"] != ScopeType.HTTP:
-            await self._app(scope, receive, send)
+        if scope["type"] == ScopeType.WEBSOCKET:
+            await self._open(scope, receive, send)
             return
 
         async def counted(message: Message) -> None:
@@ -152,6 +160,27 @@ class _Answers:
             await _redirect(f"{root}/", scope["query_string"], counted)
         else:
             await self._app(scope, receive, counted)
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a WebSocket begin. One that is refused gets an answer of HTTP, whoever refuses it."""
+        accepted = False
+
+        async def counted(message: Any) -> None:
+            nonlocal accepted
+            status = None
+            if message["type"] == "websocket.accept":
+                accepted, status = True, 101
+            elif message["type"] == f"{DENIAL}.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+                status = message["status"]
+            elif message["type"] == "websocket.close" and not accepted and can_deny(scope):
+                await refuse(scope, counted, refused(scope, message["code"], message.get("reason") or ""))
+                return
+            if status is not None:
+                self._requests.labels(str(scope.get("path_template", "unknown")), str(status)).inc()
+            await send(message)
+
+        await self._app(scope, receive, counted)
 
 
 async def _redirect(path: str, query: bytes, send: Send) -> None:

@@ -32,6 +32,7 @@ from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.http_server import DroppableProtocol, Server, StartError, listen
 from healthd.jobs.service import Jobs
+from healthd.http_sockets import socket_options
 from healthd.metrics import Metrics, Sample
 from healthd.models.catalog import Catalog, public_id
 from healthd.models.inference import Inference
@@ -126,6 +127,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     viewers = Viewers(
         max_viewers=settings.streams.max_viewers,
         max_viewers_per_camera=settings.streams.max_viewers_per_camera,
+        max_sockets=settings.inference.max_sockets,
         max_seconds=settings.streams.max_seconds,
     )
     services = Services(
@@ -145,6 +147,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     tell_listeners(services)
     metrics.read_from(supervisor.samples)
     metrics.read_from(viewers.samples)
+    metrics.read_from(services.sockets.samples)
     metrics.read_from(inference.samples)
     metrics.read_from(jobs.samples)
     metrics.read_from(lambda: _samples(services))
@@ -315,7 +318,7 @@ def _server(settings: Settings, services: Services, *, on_started: Callable[[], 
     options: dict[str, Any] = {
         "lifespan": "off",
         "http": DroppableProtocol,
-        "ws": "none",
+        **socket_options(settings),
         "log_config": None,
         "log_level": "warning",
         "access_log": False,

@@ -43,8 +43,12 @@ class DroppableProtocol(HttpToolsProtocol):
             self._lost.set_result(None)
 
     def on_headers_complete(self) -> None:
-        """Begin a request."""
+        """Begin a request, or a WebSocket: not on top of an answer that is still being sent."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        self._upgrades = not busy and self.parser.get_method() == b"GET" and super()._should_upgrade()
         super().on_headers_complete()
+        if self.parser.should_upgrade() and self._upgrades:
+            return
         cycle: Any = self.cycle
         if cycle is None:  # it becomes something else than HTTP
             return
@@ -62,6 +66,13 @@ class DroppableProtocol(HttpToolsProtocol):
         )
         scope: Any = self.scope
         scope["extensions"] = {EXTENSION: connection}
+
+    def _should_upgrade(self) -> bool:
+        """Answer as it was when the head of the request was read."""
+        return self._upgrades
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: the request is answered as if it had not asked."""
 
 
 class Server(uvicorn.Server):

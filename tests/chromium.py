@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import cv2
@@ -38,6 +40,9 @@ START_SECONDS = 60.0
 class Chromium:
     """A browser with a profile of its own. Lives as long as the block; skips where there is none."""
 
+    def __init__(self, *flags: str) -> None:
+        self._flags = (*FLAGS, *flags)
+
     def __enter__(self) -> Self:
         found = [path for name in NAMES if (path := shutil.which(name))]
         if not found:
@@ -47,7 +52,7 @@ class Chromium:
         self._in, theirs_out = os.pipe()
         command = 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null'  # the two that the protocol is spoken on
         self._process = subprocess.Popen(
-            ["sh", "-c", command, "sh", found[0], *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"],
+            ["sh", "-c", command, "sh", found[0], *self._flags, f"--user-data-dir={self._profile.name}", "about:blank"],
             stdin=theirs_in,
             stdout=theirs_out,
             stderr=subprocess.DEVNULL,
@@ -57,6 +62,8 @@ class Chromium:
         os.close(theirs_out)
         self._numbers = itertools.count(1)
         self._answers: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
+        self.events: list[dict[str, Any]] = []
+        """What it told without being asked, of the domains that were enabled."""
         self._closing = threading.Event()
         self._reader = threading.Thread(target=self._read, name="chromium", daemon=True)
         self._reader.start()
@@ -97,11 +104,13 @@ class Chromium:
         result: dict[str, Any] = found["result"]
         return result
 
-    def tab(self, url: str) -> "Tab":
-        """Open a page."""
+    def tab(self, url: str, *, enable: Sequence[str] = ()) -> "Tab":
+        """Open a page; `enable`: domains of the protocol whose events are wanted."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         tab = Tab(self, target, session)
+        for domain in enable:
+            tab.call(f"{domain}.enable")
         tab.call("Page.navigate", url=url)
         return tab
 
@@ -118,6 +127,8 @@ class Chromium:
                 waiting = self._answers.get(message.get("id", 0))
                 if waiting is not None:
                     waiting.put(message)
+                elif "method" in message:
+                    self.events.append(message)
 
 
 class Tab:
@@ -127,6 +138,23 @@ class Tab:
         self._browser = browser
         self._target = target
         self._session = session
+
+    def events(self, method: str) -> list[dict[str, Any]]:
+        """What this page has told of itself."""
+        mine = (event for event in self._browser.events if event.get("sessionId") == self._session)
+        return [event["params"] for event in mine if event["method"] == method]
+
+    def press(self, key: str, *, text: str = "", code: int = 0) -> None:
+        """Press a key on whatever has the focus."""
+        parts = {"key": key, "code": key, "windowsVirtualKeyCode": code, **({"text": text} if text else {})}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **parts)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **parts)
+
+    def choose(self, selector: str, path: Path) -> None:
+        """Choose a file in a field."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        field = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=field, files=[str(path)])
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Ask for something of this page."""

@@ -22,6 +22,8 @@ from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.http_server import DroppableProtocol, Server, listen
 from healthd.metrics import Metrics
+from healthd.models.catalog import Catalog
+from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
 from healthd.plugins import FAMILIES, SOURCES, Plugins
 from healthd.settings import Settings
@@ -37,13 +39,15 @@ class Served:
 
 def make_services(runners: Sequence[CameraRunner] = (), *, keys: Sequence[tuple[str, str, Scope]] = ()) -> Services:
     """The parts of a daemon with these cameras, none of them started."""
+    models, metrics = ModelManager({}, directory=Path("models")), Metrics()
     services = Services(
         settings=Settings(),
         supervisor=Supervisor(runners),
-        models=ModelManager({}, directory=Path("models")),
+        models=models,
+        inference=Inference(models, Catalog({}, directory=Path("models")), metrics=metrics),
         sources=Plugins(SOURCES, []),
         families=Plugins(FAMILIES, []),
-        metrics=Metrics(),
+        metrics=metrics,
         auth=Authenticator(keys),
         viewers=Viewers(max_viewers=20, max_viewers_per_camera=10),
         events=EventHub(),

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.connection import ASGIConnection
 from litestar.datastructures import Cookie
-from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
+from litestar.enums import ScopeType
+from litestar.exceptions import NotAuthorizedException, PermissionDeniedException, WebSocketException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body
@@ -130,10 +131,10 @@ def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None:  # typ
         return
     identity = authenticator.identify(connection.headers, connection.cookies)
     if identity is None:
-        raise NotAuthorizedException(
-            "an API key is needed: send it in the header `X-Api-Key` or as a bearer token, or log in",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        needed = "an API key is needed: send it in the header `X-Api-Key` or as a bearer token, or log in"
+        if connection.scope["type"] == ScopeType.WEBSOCKET:
+            raise WebSocketException(detail=needed, code=4401)
+        raise NotAuthorizedException(needed, headers={"WWW-Authenticate": "Bearer"})
     if not identity.may(needed_scope(str(connection.scope.get("method", "GET")), handler.opt)):
         raise PermissionDeniedException(f"the key `{identity.name}` may only read; this needs one with scope `admin`")
 

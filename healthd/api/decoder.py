@@ -1,7 +1,9 @@
-"""Decodes pictures off the event loop, on a few threads that everybody shares."""
+"""Decodes pictures off the event loop, on a few threads that everybody shares, and no more than memory is for."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from healthd.cpus import usable_cpus
@@ -11,6 +13,8 @@ from healthd.pictures import decode_picture
 
 T = TypeVar("T")
 MOST_THREADS = 4
+HELD_PICTURES = 2
+"""While decoded pictures with so many times `inference.max_pixels` wait for their models, no further one is decoded."""
 
 
 class PictureDecoder:
@@ -20,17 +24,40 @@ class PictureDecoder:
         """Take the limit on pixels, and whoever wants to know the seconds of each picture."""
         self._max_pixels = max_pixels
         self._observe = observe
-        self._crew = Crew("picture", threads=min(MOST_THREADS, usable_cpus()))
+        self._threads = min(MOST_THREADS, usable_cpus())
+        self._crew = Crew("picture", threads=self._threads)
+        self._decoding = 0
+        self._held = 0
+        """Pixels of the pictures that somebody holds."""
+        self._freed = asyncio.Condition()
 
-    async def decode(self, data: bytes | bytearray) -> Image:
-        """Decode a picture.
+    @asynccontextmanager
+    async def decoded(self, data: bytes | bytearray) -> AsyncIterator[Image]:
+        """Decode a picture, and count its memory for as long as the block lasts; waits until there is room for it.
 
         Raises:
             PictureTooLarge, PictureError: as `decode_picture` does.
         """
-        image, seconds = await self._crew.run(lambda: _timed(data, self._max_pixels))
-        self._observe(seconds)
-        return image
+        async with self._freed:
+            await self._freed.wait_for(self._has_room)
+            self._decoding += 1
+        pixels = 0
+        try:
+            try:
+                image, seconds = await self._crew.run(lambda: _timed(data, self._max_pixels))
+                pixels = image.shape[0] * image.shape[1]
+                self._held += pixels
+            finally:
+                self._decoding -= 1
+            self._observe(seconds)
+            yield image
+        finally:
+            self._held -= pixels
+            async with self._freed:
+                self._freed.notify_all()
+
+    def _has_room(self) -> bool:
+        return self._decoding < self._threads and self._held < HELD_PICTURES * self._max_pixels
 
     async def run(self, function: Callable[[], T]) -> T:
         """Return what `function` returns: something else to do with a picture, as short."""

@@ -1,7 +1,7 @@
 """Inference: a picture is sent in, an envelope comes back."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
@@ -142,15 +142,16 @@ async def _answered(
 async def _predicted(
     services: Services, asked: Asked, picture: bytearray, shape: Callable[..., Awaitable[Response[Any]]]
 ) -> Response[Any]:
-    async with services.inference.seat(asked.wish.model, asked.params) as seat:
-        image = await services.decoder.decode(picture)
-        prediction = await seat.predict(image)
-        model_id, task = seat.entry.model_id, seat.model.task
-    try:
-        said = shapes.completed(prediction, image, model_id=model_id, task=task)
-        return await shape(services, asked, image, said)
-    except Exception as exc:  # the family broke the contract
-        raise PredictError(f"{type(exc).__name__}: what the model said cannot be sent: {exc}") from exc
+    async with AsyncExitStack() as held:
+        async with services.inference.seat(asked.wish.model, asked.params) as seat:
+            image = await held.enter_async_context(services.decoder.decoded(picture))
+            prediction = await seat.predict(image)
+            model_id, task = seat.entry.model_id, seat.model.task
+        try:
+            said = shapes.completed(prediction, image, model_id=model_id, task=task)
+            return await shape(services, asked, image, said)
+        except Exception as exc:  # the family broke the contract
+            raise PredictError(f"{type(exc).__name__}: what the model said cannot be sent: {exc}") from exc
 
 
 async def _envelope_or_jpeg(services: Services, asked: Asked, image: Image, said: Prediction) -> Response[Any]:

@@ -7,12 +7,13 @@ neither `Origin` nor `Sec-Fetch-Site` and are not asked; what they may do is a q
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-import msgspec
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import Headers
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from healthd.api.auth import COOKIE
+from healthd.api.refusals import refuse
 from healthd.api.schemas import Error
 from healthd.api.services import Services
 from healthd.redact import SCRUBBER
@@ -32,6 +33,7 @@ class PageGuard:
     def __init__(self, app: ASGIApp, services: Services, cors: CORSConfig | None) -> None:
         self._app = app
         self._cors = cors
+        self._needs_key = services.auth.required
         self._guards_hosts = guards_hosts(services)
         self._hosts = {_bare_host(name) for name in services.settings.server.allowed_hosts}
 
@@ -41,10 +43,8 @@ class PageGuard:
         refusal = self._refuse_host(scope, headers) or self._refuse_origin(scope, headers)
         if refusal is None:
             await self._app(scope, receive, send)
-        elif scope["type"] == ScopeType.WEBSOCKET:
-            await send({"type": "websocket.close", "code": 1008, "reason": ""})
         else:
-            await _answer(refusal, send)
+            await refuse(scope, send, refusal)
 
     def _refuse_host(self, scope: Scope, headers: Headers) -> Error | None:
         """Refuse a name that is not ours: a site may let its own name point here, and then reads as if it were us."""
@@ -68,7 +68,7 @@ class PageGuard:
         origin, fetched_by = headers.get("origin"), headers.get("sec-fetch-site", "").lower()
         if origin is None:
             foreign = fetched_by == "cross-site"
-        elif self._cors is not None and self._cors.is_origin_allowed(origin):
+        elif self._is_allowed(origin, headers):
             foreign = False
         elif fetched_by in {
             "same-origin",
@@ -85,6 +85,16 @@ class PageGuard:
             "let it pass on the Host header, or name the origin that browsers see",
             {"origin": _shown(origin or "")},
         )
+
+    def _is_allowed(self, origin: str, headers: Headers) -> bool:
+        """Tell whether pages of this origin may call. One that only a pattern names may not do so by a log-in here.
+
+        Browsers see to that where they are asked for leave, but ask for none to open a WebSocket or to send a form.
+        """
+        if self._cors is None or not self._cors.is_origin_allowed(origin):
+            return False
+        by_session = f"{COOKIE}=" in headers.get("cookie", "") and not headers.keys() & {"x-api-key", "authorization"}
+        return self._cors.allow_credentials or not (self._needs_key and by_session)
 
 
 def guards_hosts(services: Services) -> bool:
@@ -121,14 +131,3 @@ def _same_place(origin: str, host: str) -> bool:
 
 def _shown(header: str) -> str:
     return SCRUBBER.scrub(header[:_LONGEST_SHOWN])
-
-
-async def _answer(refusal: Error, send: Send) -> None:
-    body = msgspec.json.encode(refusal)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    await send({"type": "http.response.start", "status": refusal.status_code, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -189,13 +189,13 @@ class Viewer(Struct):
 
     id: str
     kind: str
-    """`mjpeg` or `events`."""
+    """`mjpeg`, `events` or `socket`."""
     camera: str | None
-    """Null: events of all cameras."""
+    """Null: events of all cameras, or a socket."""
     client: str
     since: datetime
     sent: int
-    """Frames or events."""
+    """Frames, events or answers."""
     skipped: int
     quality: int | None
     """JPEG quality at present."""

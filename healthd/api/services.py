@@ -9,6 +9,7 @@ from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
 from healthd.api.decoder import PictureDecoder
+from healthd.api.socket_session import SocketCounts
 from healthd.api.uploads import Uploads
 from healthd.cameras.events import EventHub
 from healthd.cameras.signs import SignCache
@@ -52,6 +53,7 @@ class Services:
     signs: SignCache
     uploads: Uploads = field(init=False)
     decoder: PictureDecoder = field(init=False)
+    sockets: SocketCounts = field(default_factory=SocketCounts)
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)

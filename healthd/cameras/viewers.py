@@ -18,7 +18,8 @@ from healthd.errors import HealthdError
 from healthd.metrics import Sample
 
 log = structlog.get_logger(__name__)
-Kind = Literal["mjpeg", "events"]
+Kind = Literal["mjpeg", "events", "socket"]
+"""What a viewer has open: pictures, events, or a WebSocket that is sent pictures and answers with predictions."""
 
 
 class EndReason(StrEnum):
@@ -28,6 +29,10 @@ class EndReason(StrEnum):
     """It left."""
     STALLED = "stalled"
     """It did not read within the write deadline."""
+    IDLE = "idle"
+    """It sent nothing for too long."""
+    MISUSE = "misuse"
+    """It sent nothing that could be answered, again and again."""
     LIMIT = "limit"
     """It lasted as long as a session may."""
     STOP = "stop"
@@ -58,7 +63,7 @@ class Viewer:
     viewer_id: str
     kind: Kind
     camera: str | None
-    """None for events of all cameras."""
+    """None for events of all cameras, and for sockets."""
     client: str
     since: datetime
     opened_at: float
@@ -68,9 +73,9 @@ class Viewer:
     ends_at: float = math.inf
     """Seconds of the monotonic clock, when it will have lasted as long as a session may."""
     sent: int = 0
-    """Frames or events."""
+    """Frames, events or answers."""
     skipped: int = 0
-    """Frames or events that a newer one replaced before they could be sent."""
+    """Frames or events that a newer one replaced before they could be sent, or pictures before a model saw them."""
     quality: int | None = None
     last_write_at: float = 0.0
     """Seconds of the monotonic clock."""
@@ -112,11 +117,13 @@ class Viewers:
         *,
         max_viewers: int,
         max_viewers_per_camera: int,
+        max_sockets: int = 32,
         max_seconds: float = 0.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._max = max_viewers
         self._max_per_camera = max_viewers_per_camera
+        self._max_sockets = max_sockets
         self._max_seconds = max_seconds or math.inf
         self._clock = clock
         self.on_change: Callable[[Viewer, str], None] = lambda _viewer, _what: None
@@ -151,7 +158,7 @@ class Viewers:
         Raises:
             TooManyViewers: a limit is reached, or the daemon stops.
         """
-        refusal = self._refusal(camera)
+        refusal = self._refusal(kind, camera)
         if refusal is not None:
             self.refused_total += 1
             log.info("viewer_refused", kind=kind, camera=camera, client=client, reason=refusal)
@@ -197,10 +204,15 @@ class Viewers:
         for reason, number in self.ended_total.items():
             yield Sample("healthd_viewers_ended_total", number, {"reason": reason})
 
-    def _refusal(self, camera: str | None) -> str | None:
+    def _refusal(self, kind: Kind, camera: str | None) -> str | None:
+        """Say why not now. Sockets are counted apart: they take no place from those who watch cameras."""
         if self._stopping:
             return "the daemon is stopping"
-        if len(self._open) >= self._max:
+        sockets = sum(1 for viewer in self._open.values() if viewer.kind == "socket")
+        if kind == "socket":
+            full = sockets >= self._max_sockets
+            return f"{sockets} sockets are open, which is the limit (inference.max_sockets)" if full else None
+        if len(self._open) - sockets >= self._max:
             return f"{self._max} viewers are open, which is the limit (streams.max_viewers)"
         if camera is not None and self.count(camera) >= self._max_per_camera:
             return f"{self._max_per_camera} viewers of `{camera}` are open (streams.max_viewers_per_camera)"

@@ -105,8 +105,8 @@ class Catalog:
 
     def entries(self) -> Sequence[Entry]:
         """Return all models, those of the configuration first."""
-        known = {entry.spec_id for entry in self._configured.values()}
-        found = (entry for entry in self._files() if entry.spec_id not in known)
+        known = {name for entry in self._configured.values() for name in (entry.model_id, entry.spec_id)}
+        found = (entry for entry in self._files() if not {entry.model_id, entry.spec_id} & known)
         return (*self._configured.values(), *sorted(found, key=lambda entry: entry.model_id))
 
     def _family_of(self, spec_id: str) -> str | None:

@@ -256,7 +256,7 @@ class Inference:
             key = (entry.family, entry.spec_id, options)
             failed = self._models.failure(*key)
             if failed is not None:
-                raise _for_a_request(failed.error)
+                raise _for_a_request(failed.error, entry)
             loading = self._loads.get(key)
             if loading is None:
                 loading = self._loads[key] = asyncio.create_task(self._load(key), name=f"load {entry.model_id}")
@@ -264,7 +264,7 @@ class Inference:
             try:
                 await asyncio.shield(loading)
             except HealthdError as exc:
-                raise _for_a_request(exc) from exc
+                raise _for_a_request(exc, entry) from exc
         raise BusyError(f"{entry.model_id} was loaded and had to make room at once: too many models are in use")
 
     async def _load(self, key: _Wish) -> None:
@@ -321,14 +321,15 @@ def _options(family: ModelFamily, params: InferenceParams) -> ModelOptions:
         raise ParameterError(f"{type(family).__name__} cannot take these parameters: {exc!r}") from exc
 
 
-def _for_a_request(error: HealthdError) -> HealthdError:
-    """Return the error of a load as one for a request: each kind has its own status."""
+def _for_a_request(error: HealthdError, entry: Entry) -> HealthdError:
+    """Return the error of a load as one for a request: each kind has its own status, and none names a path."""
+    told = (str(error) or repr(error)).replace(entry.spec_id, entry.model_id)
     for kind in (ParameterError, UnknownModelError, LoadError):
         if isinstance(error, kind):
-            return kind(str(error))
+            return kind(told)
     if isinstance(error, BusyError):
-        return BusyError(str(error), retry_after_seconds=error.retry_after_seconds)
-    return LoadError(str(error) or repr(error))
+        return BusyError(told, retry_after_seconds=error.retry_after_seconds)
+    return LoadError(told)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

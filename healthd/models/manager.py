@@ -337,7 +337,8 @@ class ModelManager:
 
     def _take_out(self, going: list[SharedModel]) -> None:
         """Take models out of the house; they hold their place and their memory until they are closed."""
-        self._models = {key: model for key, model in self._models.items() if model not in going}
+        for key in [key for key, model in self._models.items() if model in going]:
+            del self._models[key]  # in place: `patient` managers have the same one
         self._leaving += going
 
     def _close_all(self, going: list[SharedModel], *, reason: str) -> None:

@@ -28,6 +28,7 @@ from healthd.daemon import InstalledPlugins, build
 from healthd.errors import EndOfStream
 from healthd.frames import Image
 from healthd.http_server import DroppableProtocol, listen
+from healthd.http_sockets import socket_options
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd.plugins import FAMILIES, SOURCES, Plugin, Plugins
 from healthd.settings import Settings
@@ -208,6 +209,7 @@ async def _serving(services: Services, *, root_path: str) -> AsyncIterator[str]:
         create_app(services),
         lifespan="off",
         http=DroppableProtocol,
+        **socket_options(services.settings),
         log_config=None,
         access_log=False,
         root_path=root_path,

@@ -10,9 +10,10 @@ from tests.eventually import eventually
 from tests.fakes import FakeSource
 
 
-async def test_the_wall_is_a_page_that_loads_nothing_from_elsewhere() -> None:
+@pytest.mark.parametrize("path", ["/", "/try"])
+async def test_a_page_loads_nothing_from_elsewhere(path: str) -> None:
     async with open_house() as house:
-        page = await house.get("/")
+        page = await house.get(path)
         assert page.status_code == 200
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         assert page.headers["cache-control"] == "no-cache"
@@ -24,11 +25,15 @@ async def test_the_wall_is_a_page_that_loads_nothing_from_elsewhere() -> None:
         assert not re.search(r"<script>|<script [^>]*>[^<]|\son\w+=|<style", page.text)  # the policy would block it
 
 
-async def test_what_the_pages_ask_for_is_there() -> None:
+@pytest.mark.parametrize("path", ["/", "/try"])
+async def test_what_the_pages_ask_for_is_there(path: str) -> None:
     async with open_house() as house:
-        page = (await house.get("/")).text
+        page = (await house.get(path)).text
         links = re.findall(r'(?:src|href)="((?!data:)[^"]+)"', page)
         assert links
+        for script in [link for link in links if link.endswith(".js")]:
+            code = (await house.get(f"/{script}")).text
+            links += [f"static/{name}" for name in re.findall(r'^import .* from "\./(\S+)";$', code, re.MULTILINE)]
         for link in links:
             assert not link.startswith("/"), "a proxy may show healthd under a path"
             answer = await house.get(f"/{link}")
@@ -40,7 +45,15 @@ async def test_what_the_pages_ask_for_is_there() -> None:
 async def test_behind_a_proxy_it_answers_with_and_without_the_proxys_path(root: str) -> None:
     async with open_house({"gym": FakeSource()}, server={"root_path": root}) as house:
         await eventually(lambda: house.runner().has_frame)
-        for path in ("/healthz", "/", "/static/wall.js", "/api/v1/cameras/gym/snapshot", "/schema"):
+        for path in (
+            "/healthz",
+            "/",
+            "/try",
+            "/static/wall.js",
+            "/static/try.js",
+            "/api/v1/cameras/gym/snapshot",
+            "/schema",
+        ):
             assert (await house.get(path)).status_code == 200, path
             assert (await house.get(root + path)).status_code == 200, root + path
         assert (await house.get(f"{root}x/healthz")).status_code == 404
@@ -65,3 +78,18 @@ def test_the_wall_keeps_the_words_of_the_api_when_a_key_is_refused() -> None:
     script = (WEB / "wall.js").read_text(encoding="utf-8")
     assert "key is needed" not in script
     assert script.count("error.detail ??") == 3
+
+
+@pytest.mark.parametrize("root", ["", "/healthd"])
+async def test_the_page_to_try_models_with_a_slash_leads_to_the_one_whose_links_work(root: str) -> None:
+    async with open_house(server={"root_path": root}) as house:
+        answer = await house.get(f"{root}/try/")
+        assert (answer.status_code, answer.headers["location"]) == (307, "../try")
+        assert str(answer.next_request.url.path if answer.next_request else "") == f"{root}/try"
+
+
+async def test_the_pages_are_open_where_keys_are_set_and_lead_to_each_other() -> None:
+    async with open_house(auth={"keys": [{"name": "wall", "key": "k3y-of-the-wall-page"}]}) as house:
+        assert 'href="try"' in (await house.get("/")).text
+        assert 'href="./"' in (await house.get("/try")).text
+        assert (await house.get("/api/v1/models")).status_code == 401

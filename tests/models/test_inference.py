@@ -240,6 +240,18 @@ async def test_a_load_that_fails_is_not_tried_again_by_each_request(tmp_path: Pa
     await place.infer("a")
 
 
+async def test_what_is_told_of_a_load_names_no_path_of_this_machine(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+
+    def fail(spec: ModelSpec) -> None:
+        raise SettingsError(f"cannot read {spec.path}")
+
+    place.family.on_load = fail
+    for _ in range(2):  # as it comes, and as it is remembered
+        with pytest.raises(LoadError, match=r"^cannot read a$"):
+            await place.infer("a")
+
+
 @pytest.mark.parametrize(
     ("raised", "seen", "says"),
     [

@@ -25,7 +25,7 @@ def stamped_zip(count: int, *, first: int = 0) -> bytes:
     return zipped(members)
 
 
-def settings(folder: Path, *, model: str = "slow", **sections: Any) -> dict[str, Any]:
+def settings(folder: Path, *, model: str = "noting", **sections: Any) -> dict[str, Any]:
     return {
         "models": {"default": model},
         "jobs": {"directory": str(folder / "jobs"), **sections.pop("jobs", {})},

@@ -136,7 +136,7 @@ def test_what_was_written_by_the_time_somebody_ends_it_is_whole(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     folder_of(tmp_path / "folder", 300)
-    command = [sys.executable, "-m", "healthd", "infer", "folder", "--model", "slow", "--output", "out.jsonl"]
+    command = [sys.executable, "-m", "healthd", "infer", "folder", "--model", "noting", "--output", "out.jsonl"]
     output = tmp_path / "out.jsonl"
     with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as running:
         try:
@@ -157,7 +157,7 @@ def test_what_was_written_by_the_time_somebody_ends_it_is_whole(
 def test_a_model_that_hangs_does_not_hold_ctrl_c(tmp_path: Path) -> None:
     folder_of(tmp_path / "folder", 10)
     journal = tmp_path / "journal"
-    command = [sys.executable, "-m", "healthd", "infer", "folder", "--model", "stuck"]
+    command = [sys.executable, "-m", "healthd", "infer", "folder", "--model", "noting-stuck"]
     variables = environment(FAULTY_JOURNAL=str(journal))
     with subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, text=True) as running:
         try:
@@ -173,7 +173,7 @@ def test_a_model_that_hangs_does_not_hold_ctrl_c(tmp_path: Path) -> None:
 def test_a_progress_bar_is_shown_on_a_terminal_alone(tmp_path: Path) -> None:
     folder_of(tmp_path / "folder", 30)
     main, terminal = os.openpty()
-    command = [sys.executable, "-m", "healthd", "infer", "folder", "--model", "slow"]
+    command = [sys.executable, "-m", "healthd", "infer", "folder", "--model", "noting"]
     shown = b""
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment(TERM="xterm"), stdout=subprocess.PIPE, stderr=terminal, text=True

@@ -90,14 +90,14 @@ def test_sigterm_in_the_middle_is_a_pause(tmp_path: Path) -> None:
 
 def test_a_model_that_hangs_does_not_hold_the_stop(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    with Daemon(tmp_path, settings(tmp_path, model="stuck"), FAULTY_JOURNAL=str(journal)) as daemon:
+    with Daemon(tmp_path, settings(tmp_path, model="noting-stuck"), FAULTY_JOURNAL=str(journal)) as daemon:
         job_id = send(daemon, stamped_zip(10))
         until(lambda: "stuck" in (journal.read_text() if journal.exists() else ""), what=daemon.story)
         code, seconds = daemon.stop()
         assert code == 0
         assert seconds < 2 + SLACK_SECONDS, daemon.story()
         assert [event["job"] for event in daemon.events("job_abandoned")] == [job_id]
-    with Daemon(tmp_path, settings(tmp_path, model="stuck"), FAULTY_JOURNAL=str(journal)) as daemon:
+    with Daemon(tmp_path, settings(tmp_path, model="noting-stuck"), FAULTY_JOURNAL=str(journal)) as daemon:
         until(lambda: job_of(daemon, job_id)["done"] > 4, seconds=30, what=daemon.story)  # the model is fresh
 
 
@@ -123,7 +123,7 @@ def test_an_upload_that_was_cut_off_by_a_crash_leaves_nothing(tmp_path: Path) ->
 
 
 def test_nothing_is_made_where_nobody_has_a_job(tmp_path: Path) -> None:
-    with Daemon(tmp_path, {"models": {"default": "slow"}}) as daemon:
+    with Daemon(tmp_path, {"models": {"default": "noting"}}) as daemon:
         assert daemon.get("/api/v1/jobs").json() == []
         assert daemon.get("/metrics").status_code == 200
         assert daemon.stop()[0] == 0

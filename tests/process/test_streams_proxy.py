@@ -37,6 +37,7 @@ http {{
     server {{
         listen 127.0.0.1:{port};
         location / {{ proxy_pass http://127.0.0.1:{behind}; }}
+        {more}
     }}
 }}
 """
@@ -50,8 +51,8 @@ def answers(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, behind: int) -> Iterator[int]:
-    """Run nginx before the daemon; yield its port."""
+def nginx(folder: Path, behind: int, *, more: str = "") -> Iterator[int]:
+    """Run nginx before the daemon; yield its port. `more`: other locations."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         pytest.skip("no nginx on this machine")
@@ -59,7 +60,7 @@ def nginx(folder: Path, behind: int) -> Iterator[int]:
         port = free.getsockname()[1]
     folder.chmod(0o755)
     config = folder / "nginx.conf"
-    config.write_text(CONFIG.format(port=port, behind=behind), encoding="ascii")
+    config.write_text(CONFIG.format(port=port, behind=behind, more=more), encoding="ascii")
     command = [program, "-p", str(folder), "-c", str(config), "-e", "stderr"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         try:

@@ -10,7 +10,7 @@ from healthd.models.model import Detection, InferenceParams, Model, ModelFamily,
 from healthd_faulty.misdeeds import hang, note
 from healthd_faulty.stamps import stamp_of
 
-SLOW_SECONDS = 0.03
+NOTING_SECONDS = 0.03
 
 
 class FaultyModelOptions(ModelOptions):
@@ -25,49 +25,52 @@ class FaultyModel(Model):
     task = "count"
     labels: Mapping[int, str] = {0: "picture"}
 
-    def __init__(self, journal: str | None) -> None:
+    def __init__(self, journal: str | None, model_id: str) -> None:
         self._journal = journal
+        self._model_id = model_id
 
     def predict(self, image: Image, params: InferenceParams) -> Prediction:
+        if self._model_id == "slow":
+            time.sleep(0.05)
+        elif self._model_id == "stuck":
+            hang("lock")
         return counted(image)
 
     def close(self) -> None:
         note(self._journal, "model-closed")
 
 
-class SlowModel(FaultyModel):
-    """Takes its time, and notes every picture that it has seen; `stuck` never comes back from the fifth."""
-
-    def __init__(self, journal: str | None, *, stuck: bool) -> None:
-        super().__init__(journal)
-        self._stuck = stuck
-        self._seen = 0
+class NotingModel(FaultyModel):
+    """Takes its time, and notes every picture that it has seen; `noting-stuck` never comes back from the fifth."""
 
     def predict(self, image: Image, params: InferenceParams) -> Prediction:
-        self._seen += 1
-        if self._stuck and self._seen == 5:
+        self._seen = getattr(self, "_seen", 0) + 1
+        if self._model_id == "noting-stuck" and self._seen == 5:
             note(self._journal, "stuck")
             hang("lock")
-        time.sleep(SLOW_SECONDS)
+        time.sleep(NOTING_SECONDS)
         said = counted(image)
         note(self._journal, f"predicted {said.metadata['number']}")
         return said
 
 
 class FaultyFamily(ModelFamily):
-    """Serves `counter`, `slow`, `stuck`, `hang`, `error`, `wrong` and `bug`."""
+    """Serves `counter`, `slow`, `stuck` (in a prediction), `hang` (while it is loaded), `error`, `wrong` and `bug`.
+
+    And `noting` and `noting-stuck`, whose journal is the one that the variable `FAULTY_JOURNAL` names.
+    """
 
     options_model = FaultyModelOptions
 
     def serves(self, model_id: str) -> bool:
-        return model_id in {"counter", "slow", "stuck", "hang", "error", "wrong", "bug"}
+        return model_id in {"counter", "slow", "stuck", "hang", "error", "wrong", "bug", "noting", "noting-stuck"}
 
     def load(self, spec: ModelSpec) -> Model:
         journal = getattr(spec.options, "journal", None) or os.environ.get("FAULTY_JOURNAL")
         note(journal, "model-loaded")
         match spec.model_id:
-            case "slow" | "stuck":
-                return SlowModel(journal, stuck=spec.model_id == "stuck")
+            case "noting" | "noting-stuck":
+                return NotingModel(journal, spec.model_id)
             case "hang":
                 hang("read")
             case "error":
@@ -76,7 +79,7 @@ class FaultyFamily(ModelFamily):
                 raise SettingsError("there is no such model")
             case "bug":
                 raise ZeroDivisionError("in the loader")
-        return FaultyModel(journal)
+        return FaultyModel(journal, spec.model_id)
 
 
 def counted(image: Image) -> Prediction:

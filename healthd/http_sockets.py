@@ -1,0 +1,138 @@
+"""uvicorn's WebSockets as healthd uses them: ends that are told and bounded, and a life that busy links survive."""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
+from websockets.http11 import Request
+
+from healthd.api.connection import EXTENSION, Connection
+from healthd.api.sockets import message_bytes
+from healthd.settings import Settings
+
+PING_SECONDS = 20.0
+"""How often a peer is asked whether it is there, and how long it may take to say so."""
+LINGER_SECONDS = 2.0
+"""How long what a peer goes on sending is thrown away after it was told why its socket ends."""
+MAX_UNSENT_BYTES = 64 * 1024
+"""Of answers to pings that a peer does not read."""
+MAX_FRAGMENTS = 16_384
+"""Pieces of one message; smaller ones would take many times the memory of what they carry."""
+_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def socket_options(settings: Settings) -> dict[str, Any]:
+    """Return what uvicorn must be told of WebSockets. Pictures are compressed already: nothing is deflated."""
+    return {
+        "ws": SocketProtocol,
+        "ws_max_size": message_bytes(settings.inference),
+        "ws_ping_interval": PING_SECONDS,
+        "ws_ping_timeout": PING_SECONDS,
+        "ws_per_message_deflate": False,
+    }
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """Puts a `Connection` into the scope of each socket, and ends it in a way that the peer gets to know of.
+
+    Takes over from `DroppableProtocol`, with its transport: a write has room when the kernel has taken all before it.
+    """
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin a connection."""
+        super().connection_made(transport)
+        self._lost: asyncio.Future[None] = self.loop.create_future()
+        self._heard_at = self.loop.time()
+        self._failed = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits for the end of the connection."""
+        super().connection_lost(exc)
+        if not self._lost.done():
+            self._lost.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what the peer sends; nothing counts after it was told to go."""
+        self._heard_at = self.loop.time()
+        if self._failed:
+            return
+        super().data_received(data)
+        if not self.handshake_initiated:  # the whole request is here, and it is none that a socket can begin with
+            self.transport.write(b"".join(self.conn.data_to_send()) or _BAD_REQUEST)
+            self.transport.close()
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin a socket, or refuse a request that begins none."""
+        try:
+            super().handle_connect(event)
+        except UnicodeError:  # a path of bytes that are no text
+            self.handshake_initiated = False
+            return
+        if self.response.status_code == 101:
+            scope: Any = self.scope
+            scope["extensions"][EXTENSION] = Connection(
+                lost=self._lost, abort=self.transport.abort, close=self.transport.close, drained=self.writable.wait
+            )
+
+    def handle_cont(self, event: Frame) -> None:
+        """Take in one more piece of a message."""
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"more than {MAX_FRAGMENTS} fragments")
+            return
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        """Answer a ping; drop a peer that asks and does not read."""
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.transport.abort()
+
+    def send_receive_event_to_app(self) -> None:
+        """Hand a message on; what is no text is the peer's mistake and none of ours."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self._fail(CloseCode.INVALID_DATA, "a text message that is not UTF-8")
+                return
+        super().send_receive_event_to_app()
+
+    def handle_parser_exception(self) -> None:
+        """Say what was wrong. What the peer is still sending is read on for a while: a reset would eat our words."""
+        close = self.conn.close_sent
+        code, reason = (close.code, close.reason) if close is not None else (CloseCode.ABNORMAL_CLOSURE, "")
+        self._failed = True
+        self.stop_keepalive()
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.transport.is_closing():
+            return
+        self.transport.write_eof()
+        self.read_paused = False
+        self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    def keepalive_timeout(self) -> None:
+        """Drop a peer that has not answered. One that is heard of is alive: its answer waits behind a large picture."""
+        if self._heard_at > self.ping_sent_at or self.read_paused:
+            self.ping_sent_at = self.loop.time()
+            self.pong_timer = self.loop.call_later(self.ping_timeout or PING_SECONDS, self.keepalive_timeout)
+            return
+        super().keepalive_timeout()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    async def send(self, message: Any) -> None:
+        """Send what the application says; a refusal completes the handshake."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        self.frames = []
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
