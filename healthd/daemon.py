@@ -31,8 +31,8 @@ from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.http_server import DroppableProtocol, Server, StartError, listen
-from healthd.jobs.service import Jobs
 from healthd.http_sockets import socket_options
+from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
 from healthd.models.catalog import Catalog, public_id
 from healthd.models.inference import Inference
