@@ -248,7 +248,7 @@ async def test_what_is_told_of_a_load_names_no_path_of_this_machine(tmp_path: Pa
 
     place.family.on_load = fail
     for _ in range(2):  # as it comes, and as it is remembered
-        with pytest.raises(LoadError, match="^cannot read a$"):
+        with pytest.raises(LoadError, match=r"^cannot read a$"):
             await place.infer("a")
 
 
