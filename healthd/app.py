@@ -1,5 +1,6 @@
 """Puts the HTTP application together: routes, dependencies, error bodies, headers."""
 
+import asyncio
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from healthd import __version__
 from healthd.api.auth import COOKIE, AuthController, guard
 from healthd.api.cameras import CameraController
+from healthd.api.connection import connection_of
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
 from healthd.api.infer import InferController
@@ -29,6 +31,7 @@ from healthd.api.openapi import CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
 from healthd.api.plugins import plugins
 from healthd.api.refusals import DENIAL, can_deny, refuse, refused
+from healthd.api.schemas import Error
 from healthd.api.services import Services
 from healthd.api.sockets import no_socket, predictions
 from healthd.api.streams import StreamController
@@ -43,6 +46,8 @@ EXPOSED = (
     *("X-Inference-Time-Ms", "X-Model-Id", "X-Results"),
 )
 """What pages of other origins may read."""
+RETRY_SECONDS = 5
+"""When one whose request the stop has cut off may try again."""
 
 
 @get("/", opt={"open": True}, include_in_schema=False, sync_to_thread=False)
@@ -158,21 +163,30 @@ class _Answers:
             await self._open(scope, receive, send)
             return
 
+        begun = False
+
         async def counted(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 answer: Any = message
                 answer["headers"] = [*answer["headers"], *HEADERS]
                 route = str(scope.get("path_template", "unknown"))  # of the route table, never the path itself
                 self._requests.labels(route, str(answer["status"])).inc()
             await send(message)
 
-        if bare and scope["method"] in {
-            "GET",
-            "HEAD",
-        }:  # without the slash, the page's links would lead out of the path
+        if bare and scope["method"] in {"GET", "HEAD"}:  # its links would lead out of the path
             await _redirect(f"{root}/", scope["query_string"], counted)
-        else:
+            return
+        try:
             await self._app(scope, receive, counted)
+        except asyncio.CancelledError:  # the stop has waited long enough, for the rest of a body perhaps
+            if begun:
+                connection = connection_of(scope)
+                connection.abort()
+                await connection.lost
+            else:
+                await refuse(scope, counted, Error(503, "healthd stops"), retry_after_seconds=RETRY_SECONDS)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a WebSocket begin. One that is refused gets an answer of HTTP, whoever refuses it."""
