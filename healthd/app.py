@@ -27,7 +27,7 @@ from healthd.api.infer import InferController
 from healthd.api.jobs import JobController
 from healthd.api.methods import Methods, Options
 from healthd.api.models import ModelController, labels
-from healthd.api.openapi import CompleteSchema
+from healthd.api.openapi import DESCRIPTION, CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
 from healthd.api.plugins import plugins
 from healthd.api.refusals import DENIAL, can_deny, refuse, refused
@@ -106,6 +106,7 @@ def create_app(services: Services) -> Litestar:
         openapi_config=OpenAPIConfig(
             title="healthd",
             version=__version__,
+            description=DESCRIPTION,
             path="/schema",
             servers=[Server(url=services.settings.server.root_path or "/")],
             render_plugins=[

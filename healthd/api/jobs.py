@@ -69,6 +69,7 @@ UNKNOWN = {
     404: ResponseSpec(schemas.Error, description="Unknown job."),
     **{status: REFUSALS[status] for status in (409, 503)},
 }
+_LOCATION = {"description": "Of the job.", "required": True, "schema": {"type": "string"}}
 ID = Parameter(description="Id of a job.")
 
 
@@ -106,7 +107,7 @@ def _described() -> dict[str, Any]:
                 "application/x-www-form-urlencoded": {"schema": by_path},
             },
         },
-        "responses": {"202": {"headers": {"Location": {"description": "Of the job.", "schema": {"type": "string"}}}}},
+        "responses": {"202": {"headers": {"Location": _LOCATION}}},
     }
 
 
