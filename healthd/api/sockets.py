@@ -173,7 +173,7 @@ class _Conversation:
             file = await self._services.decoder.run(picture.file)
             if len(file) > (most := self._settings.max_upload_bytes):
                 raise PictureTooLarge(f"the picture has {len(file):,} bytes: at most {most:,} are taken")
-            async with self._services.decoder.decoded(file) as image:
+            async with self._services.decoder.decoded(file, before=seat.in_time) as image:
                 prediction = await seat.predict(image)
                 return shapes.completed(prediction, image, model_id=seat.entry.model_id, task=seat.model.task)
 

@@ -145,7 +145,7 @@ class User:
 
     def look(self, name: str) -> None:
         self.manager.loaded()
-        self.manager.loading()
+        self.manager.is_loading("fake", name)
 
     def give_all_back(self) -> None:
         while self.held:
