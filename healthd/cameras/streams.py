@@ -148,14 +148,14 @@ class CameraStream:
             picture = self._runner.picture(overlay=asked.overlay)
         except NotLive as exc:
             return await self._next_sign(exc.health)
-        keep_alive_at = self._viewer.last_write_at + max(KEEP_ALIVE_SECONDS, 1 / (asked.fps or 1.0))
+        keep_alive_at = self._viewer.last_write_at + KEEP_ALIVE_SECONDS
         new = picture.frame.frame_id != self._last_id or self._last_part is None
         if new and now >= self._due:
             return await self._frame(picture, keep_alive_at)
         if self._last_part is not None and now >= keep_alive_at:
             return self._last_part  # the same bytes: nothing is encoded again
         if new:  # too early for this viewer; still it is told within a second when the camera is lost
-            await wait_or_timeout(self._viewer.ending, min(self._due - now, KEEP_ALIVE_SECONDS))
+            await wait_or_timeout(self._viewer.ending, min(self._due, keep_alive_at) - now)
         else:
             await self._wait_changed(keep_alive_at)
         return None
@@ -199,19 +199,22 @@ class CameraStream:
         if part.frame_id is None or part is self._last_part:  # no frame, or no new one
             viewer.note_sent(items=0, skipped=0, size=len(part.jpeg), now=now)
             return
-        wanted_all = self._last_part is not None and not self._request.overlay and self._request.fps is None
+        first = self._last_part is None
+        wanted_all = not first and not self._request.overlay and self._request.fps is None
         skipped = max(0, part.frame_id - self._last_id - 1) if wanted_all else 0
         viewer.note_sent(items=1, skipped=skipped, size=len(part.jpeg), now=now)
         self._last_id, self._last_part, self._sign = part.frame_id, part, None
         interval = 1 / max(1.0, min(self._runner.fps or 1.0, self._request.fps or 1000.0))
         self._pace.sent(seconds, interval=interval)
-        if (
-            fps := self._request.fps
-        ) is not None:  # a little lateness is caught up: the rate asked for is the one given
-            self._due = max(self._due, now - 0.5 / fps) + 1 / fps
+        if (fps := self._request.fps) is not None:
+            late = 0.0 if first else 0.5 / fps  # a little lateness is caught up: the rate asked for is the one given
+            self._due = max(self._due, now - late) + 1 / fps
 
     async def _wait_changed(self, deadline: float) -> None:
-        """Wait for a new frame or another state, at most until `deadline`; the end of the session wakes too."""
+        """Wait for a new frame or another state, at most until `deadline`; the end of the session wakes too.
+
+        What follows from time alone wakes nobody: that a frame is too old, that the session has lasted long enough.
+        """
         left = deadline - self._clock.monotonic()
         if left > 0 and self._viewer.ended is None:
             await self._runner.published.wait(left)

@@ -220,6 +220,17 @@ async def test_a_camera_that_is_not_live_is_a_picture_that_says_so_and_the_strea
         assert (len(house.services.viewers), client.error) == (1, None)
 
 
+async def test_a_picture_that_grows_too_old_is_said_within_a_second_to_one_who_wants_few_frames_too() -> None:
+    cameras = {"gym": {"stall_timeout_seconds": 60, "stale_after_seconds": 0.5}}
+    async with (
+        open_house({"gym": Feed()}, cameras=cameras) as house,
+        looking(port(house), STREAM, f"{STREAM}?fps=0.1") as clients,
+    ):
+        await house.show(picture(1))
+        await eventually(lambda: all(client.frames for client in clients))
+        await eventually(lambda: all(client.parts[-1].frame_id is None for client in clients), seconds=1.5 + PATIENCE)
+
+
 async def test_a_stream_of_a_camera_that_is_not_live_costs_one_small_picture_a_second() -> None:
     """It once was sent as fast as the client could read."""
     async with open_house(
@@ -575,11 +586,12 @@ async def test_the_connection_of_an_ended_stream_can_be_used_again() -> None:
 
 async def test_a_stream_ends_when_it_has_lasted_as_long_as_it_may() -> None:
     async with (
-        open_house({"gym": FakeSource(fps=30)}, streams={"max_seconds": 0.3}) as house,
-        looking(port(house), STREAM, EVENTS) as clients,
+        open_house({"gym": Feed()}, cameras=LONG, streams={"max_seconds": 0.5}) as house,
+        looking(port(house), STREAM, f"{STREAM}?fps=0.1", EVENTS) as clients,
     ):
+        await house.show(picture(1))
         await eventually(lambda: all(client.clean for client in clients), seconds=2 + PATIENCE)
-        await eventually(lambda: reasons(house) == {"limit": 2})
+        await eventually(lambda: reasons(house) == {"limit": 3})
 
 
 @pytest.mark.parametrize("path", [STREAM, EVENTS])

@@ -1,6 +1,7 @@
 """What one viewer sees: the newest frame at its own pace, or a sign that there is none; and when it ends."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -185,8 +186,9 @@ async def test_every_frame_is_sent_once_in_order_with_its_number_and_time() -> N
 
 
 def assert_newest(session: Session, *, fps: float) -> None:
-    """Every frame was the newest at the moment it was sent; or a newer one was published at that very moment."""
-    for got in session.got:
+    """Every frame was the newest when it was sent first; or a newer one was published at that very moment."""
+    first = {got.part.frame_id: got for got in reversed(session.got)}
+    for got in first.values():
         newest = [int(got.at * fps + tiny) + 1 for tiny in (-1e-6, 1e-6)]
         assert got.part.frame_id in newest
 
@@ -243,9 +245,12 @@ def test_a_viewer_gets_no_more_frames_per_second_than_it_asked_for(asked: float,
         async with Session(fps=asked) as session:
             await session.runner.film(seconds, fps=15)
             expected = min(asked, 15) * seconds
-            assert expected - 1 <= len(session.frames) <= expected + 1.01
-            assert session.frames == sorted(set(session.frames))
+            assert expected - 1 <= len(set(session.frames)) <= expected + 1.01
+            assert session.viewer.sent == len(set(session.frames))
+            assert session.frames == sorted(session.frames)
             assert session.viewer.skipped == 0, "what it did not want it did not miss"
+            gaps = [after - before for before, after in itertools.pairwise(session.times)]
+            assert max(gaps) <= 1.001, "nothing was sent for more than a second"
             assert_newest(session, fps=15)
 
     test()
@@ -300,14 +305,45 @@ async def test_when_the_camera_is_lost_the_stream_says_so_until_it_is_back_and_m
 
 
 @warped
-async def test_one_who_wants_few_frames_is_told_within_a_second_that_the_camera_is_lost() -> None:
+async def test_the_second_frame_comes_a_whole_interval_after_the_first_also_after_a_loss() -> None:
+    async with Session(fps=2) as session:
+        for _ in range(2):
+            begun = len(session.got)
+            await session.runner.film(1.7)
+            opened = session.times[begun]
+            assert [round(at - opened, 1) for at in session.times[begun:]] == [0, 0.5, 1, 1.5]
+            session.runner.become(State.STALLED)
+            await asyncio.sleep(5)
+            session.runner.health = Health(State.LIVE, EPOCH)
+
+
+@warped
+async def test_one_who_wants_few_frames_is_sent_the_last_one_again_each_second() -> None:
     async with Session(fps=0.1) as session:
-        session.runner.publish()
-        await asyncio.sleep(3.3)
-        assert len(session.got) == 1
-        session.runner.become(State.STALLED, "no image")
-        await asyncio.sleep(1.05)
-        assert session.got[-1].text.startswith("stalled")
+        await session.runner.film(9.5)
+        assert session.times == list(range(10))
+        assert {got.part for got in session.got} == {session.got[0].part}
+        assert (session.viewer.sent, session.runner.jpegs.encodes) == (1, 1)
+
+
+@pytest.mark.parametrize("asked", [{}, {"fps": 0.1}, {"overlay": True}, {"overlay": True, "fps": 0.1}])
+@pytest.mark.parametrize("told", [True, False])
+def test_everybody_is_told_within_a_second_that_the_camera_is_not_live(asked: dict[str, Any], told: bool) -> None:  # noqa: FBT001
+    """Also where time alone has made it so, which wakes nobody."""
+
+    @warped
+    async def test() -> None:
+        async with Session(**asked) as session:
+            session.runner.publish()
+            await asyncio.sleep(3.3)
+            assert {got.part.frame_id for got in session.got} == {1}
+            session.runner.health = Health(State.STALLED, EPOCH, "no image for 5.1 s")
+            if told:
+                session.runner.published.notify_all()
+            await asyncio.sleep(1)
+            assert session.got[-1].text.startswith("stalled")
+
+    test()
 
 
 @warped
@@ -477,15 +513,23 @@ def test_one_who_still_looks_is_told_that_the_stream_has_ended(reason: EndReason
     test()
 
 
-@warped
-async def test_a_session_that_has_lasted_long_enough_ends_whatever_the_camera_does() -> None:
-    async with Session(max_seconds=10) as session:
-        await session.runner.film(3)
-        session.runner.become(State.PAUSED, "paused by request")
-        await asyncio.sleep(8)
-        assert session.viewer.ended is EndReason.LIMIT
-        assert session.got[-1].part.last
-        assert 10 <= session.got[-1].at <= 11.01
+@pytest.mark.parametrize("asked", [{}, {"fps": 0.1}, {"overlay": True}])
+@pytest.mark.parametrize("then", [State.LIVE, State.PAUSED])
+def test_a_session_that_has_lasted_long_enough_ends_whatever_the_camera_does(
+    asked: dict[str, Any], then: State
+) -> None:
+    @warped
+    async def test() -> None:
+        async with Session(max_seconds=4.5, **asked) as session:
+            session.runner.publish()
+            await asyncio.sleep(1)
+            session.runner.become(then, "paused by request")
+            await asyncio.sleep(5)
+            assert session.viewer.ended is EndReason.LIMIT
+            assert session.got[-1].part.last
+            assert 4.5 <= session.got[-1].at <= 5.51
+
+    test()
 
 
 @pytest.mark.parametrize("asked", [{}, {"fps": 0.1}, {"overlay": True}])
