@@ -10,9 +10,11 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
+from healthd.cameras.accounting import FrameCounts
 from healthd.cameras.health import Health, State
 from healthd.cameras.jpeg import EncoderBusy, Picture, Variant
 from healthd.cameras.records import NotLive, Tuning
+from healthd.cameras.shown import Dated
 from healthd.cameras.streams import CameraStream, Part, StreamRequest
 from healthd.cameras.viewers import EndReason, Viewer, Viewers
 from healthd.clock import Clock
@@ -51,6 +53,8 @@ class FakeRunner:
         self.published = Signal()
         self.jpegs = FakeJpegs()
         self.shown = self
+        self.counts = FrameCounts()
+        self.stale_after = float("inf")
         self.tuning = Tuning(None, 75)
         self.fps = 10.0
         self.health = Health(State.LIVE, EPOCH)
@@ -67,9 +71,11 @@ class FakeRunner:
         moment = EPOCH + timedelta(seconds=self.clock.monotonic())
         return Picture(Frame("gym", self.frame_id, image, moment, self.clock.monotonic()))
 
-    def confirm(self, frame: Frame) -> None:
+    def confirm(self, frame: Dated) -> None:
         if self.health.state is not State.LIVE:
             raise NotLive(self.health)
+        if self.clock.monotonic() - frame.captured_monotonic > self.stale_after:
+            raise NotLive(Health(State.LIVE, EPOCH, "the picture is old"))
 
     async def get(self, camera: str, title: str, reason: str | None, *, width: int | None) -> bytes:
         """As a cache of signs does."""
@@ -77,6 +83,7 @@ class FakeRunner:
 
     def publish(self) -> None:
         self.frame_id += 1
+        self.counts.predicted += 1
         self.published.notify_all()
 
     def become(self, state: State, reason: str | None = None) -> None:
@@ -202,6 +209,38 @@ async def test_a_slow_viewer_gets_the_newest_frame_and_what_it_missed_is_counted
         await asyncio.sleep(0.9)
         assert session.viewer.skipped > 30
         assert session.viewer.sent + session.viewer.skipped == session.frames[-1] == 50
+
+
+@pytest.mark.parametrize(
+    ("asked", "per_second"), [({"fps": 4}, 4), ({"overlay": True}, 10), ({"overlay": True, "fps": 4}, 4)]
+)
+def test_what_a_slow_viewer_misses_of_what_it_asked_for_is_counted(asked: dict[str, Any], per_second: int) -> None:
+    @warped
+    async def test() -> None:
+        async with Session(**asked) as session:
+            session.send_seconds = 1.3
+            await session.runner.film(20)
+            assert session.viewer.skipped > 5
+            assert abs(session.viewer.sent + session.viewer.skipped - 20 * per_second) <= 2 * 1.3 * per_second
+            session.send_seconds = 0.0
+            await session.runner.film(2)
+            skipped = session.viewer.skipped
+            await session.runner.film(10)
+            assert session.viewer.skipped == skipped, "nothing is missed by one that is quick"
+
+    test()
+
+
+@warped
+async def test_predictions_that_were_lost_with_their_camera_were_not_missed_by_its_viewers() -> None:
+    async with Session(overlay=True) as session:
+        await session.runner.film(1)
+        session.runner.become(State.RECONNECTING, "unplugged")
+        await asyncio.sleep(1)
+        session.runner.counts.predicted += 50
+        session.runner.health = Health(State.LIVE, EPOCH)
+        await session.runner.film(1)
+        assert session.viewer.skipped == 0
 
 
 @warped
@@ -380,6 +419,30 @@ async def test_one_whose_variant_must_wait_is_kept_alive_and_gets_a_frame_when_t
         session.runner.jpegs.failure = None
         await session.runner.film(1)
         assert session.frames[-10:] == list(range(46, 56))
+
+
+@pytest.mark.parametrize("asked", [{}, {"overlay": True}, {"fps": 5}])
+def test_one_whose_variant_must_wait_is_not_shown_its_last_frame_for_longer_than_that_is_true(
+    asked: dict[str, Any],
+) -> None:
+    @warped
+    async def test() -> None:
+        async with Session(**asked) as session:
+            await session.runner.film(1)
+            session.runner.stale_after = 2.5
+            session.runner.jpegs.failure = EncoderBusy("16 other variants of this camera are being encoded")
+            begun = session.now
+            await session.runner.film(5)
+            shown = [got for got in session.got if got.at >= begun and got.part.frame_id is not None]
+            assert shown
+            assert max(got.at for got in shown) < begun + 2.5
+            said = [(round(got.at - begun), got.text[:10]) for got in session.got if got.part.frame_id is None]
+            assert said == [(at, "no picture") for at in (2, 3, 4)]
+            session.runner.jpegs.failure = None
+            await session.runner.film(1)
+            assert session.frames[-1] >= 69
+
+    test()
 
 
 @warped
