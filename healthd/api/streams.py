@@ -16,6 +16,7 @@ from litestar.params import Parameter
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from healthd.api import schemas
+from healthd.api.auth import page_of
 from healthd.api.cameras import NAME, find, rfc3339
 from healthd.api.connection import Connection, connection_of
 from healthd.api.errors import TryLater
@@ -85,7 +86,7 @@ class StreamController(Controller):
             services,
             kind="mjpeg",
             camera=name,
-            client=_client(request),
+            request=request,
             content_type=b"multipart/x-mixed-replace; boundary=" + BOUNDARY,
             opening=speak.opening,
             run=run,
@@ -141,7 +142,7 @@ class StreamController(Controller):
             services,
             kind="events",
             camera=camera,
-            client=_client(request),
+            request=request,
             content_type=b"text/event-stream; charset=utf-8",
             opening=b"retry: 2000\n\n",
             run=run,
@@ -158,7 +159,7 @@ class EndlessAnswer:
         *,
         kind: Kind,
         camera: str | None,
-        client: str,
+        request: Request[Any, Any, Any],
         content_type: bytes,
         opening: bytes,
         run: Callable[[Viewer, Write], Awaitable[None]],
@@ -167,7 +168,7 @@ class EndlessAnswer:
         self._services = services
         self._kind = kind
         self._camera = camera
-        self._client = client
+        self._request = request
         self._content_type = content_type
         self._opening = opening
         self._run = run
@@ -175,8 +176,11 @@ class EndlessAnswer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer until the end; whatever happens, the session is released once."""
+        client, page = _client(self._request), page_of(self._request)
         try:
-            with self._services.viewers.admitted(kind=self._kind, camera=self._camera, client=self._client) as viewer:
+            with self._services.viewers.admitted(
+                kind=self._kind, camera=self._camera, client=client, page=page
+            ) as viewer:
                 await self._answer(viewer, scope, receive, send)
         except TooManyViewers as exc:  # nothing was sent yet
             raise TryLater(str(exc), retry_after_seconds=RETRY_SECONDS) from None

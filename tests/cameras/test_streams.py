@@ -557,6 +557,7 @@ async def test_a_width_that_the_frame_does_not_have_is_the_same_variant_as_none(
     [
         (EndReason.STOP, "stream ended: healthd was stopped (None)"),
         (EndReason.ADMIN, "stream ended: by an administrator (None)"),
+        (EndReason.LOGOUT, "stream ended: the page is no longer logged in; log in again (None)"),
         (EndReason.CLIENT, None),
         (EndReason.STALLED, None),
     ],
