@@ -29,7 +29,9 @@ from healthd.cameras.viewers import EndReason, Kind, TooManyViewers, Viewer
 log = structlog.get_logger(__name__)
 BOUNDARY = b"healthd-frame"
 CLOSE_SECONDS = 0.5
-"""How long the clean end of a stream may take."""
+"""How long the end of a stream may take in all."""
+CANCEL_SECONDS = 0.05
+"""Tasks that are cancelled get that at least, however late it is."""
 RETRY_SECONDS = 5
 """When one who was refused may try again."""
 LATER = ResponseSpec(schemas.Error, description="Too many viewers; see `Retry-After`.")
@@ -195,9 +197,11 @@ class EndlessAnswer:
         leaving = asyncio.create_task(_disconnected(receive))
         ending = asyncio.create_task(viewer.ending.wait())
         gone: set[asyncio.Future[Any]] = {leaving, connection.lost}
-        closed = False
+        closed, loop = False, asyncio.get_running_loop()
+        deadline = loop.time()
         try:
             await asyncio.wait({pumping, ending, *gone}, return_when=asyncio.FIRST_COMPLETED)
+            deadline = loop.time() + CLOSE_SECONDS
             if not _any_done(pumping, *gone):  # somebody ends it: the pump finishes what it has in hand
                 self._wake()
                 await asyncio.wait({pumping, *gone}, timeout=CLOSE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -207,7 +211,7 @@ class EndlessAnswer:
                 viewer.end(EndReason.BUG)
                 log.error("stream_bug", viewer=viewer.viewer_id, exc_info=error)
             elif pumping.done() and viewer.ended is not EndReason.STALLED:
-                closed = await _close(connection, send, bare=bare)
+                closed = await _close(connection, send, bare=bare, deadline=deadline)
         finally:
             left: set[asyncio.Future[Any]] = {pumping, leaving, ending}
             for task in left:
@@ -215,7 +219,7 @@ class EndlessAnswer:
             if not closed:
                 connection.abort()
                 left.add(connection.lost)
-            await asyncio.wait(left, timeout=CLOSE_SECONDS)
+            await asyncio.wait(left, timeout=max(CANCEL_SECONDS, deadline - loop.time()))
 
     async def _pump(self, viewer: Viewer, send: Send) -> None:
         async def write(data: bytes) -> None:
@@ -237,10 +241,10 @@ class EndlessAnswer:
         await self._run(viewer, write)
 
 
-async def _close(connection: Connection, send: Send, *, bare: bool) -> bool:
-    """End the body; False when the client does not take what is left of it."""
+async def _close(connection: Connection, send: Send, *, bare: bool, deadline: float) -> bool:
+    """End the body; False when the client does not take what is left of it until the loop's time is `deadline`."""
     try:
-        async with asyncio.timeout(CLOSE_SECONDS):
+        async with asyncio.timeout_at(deadline):
             await send({"type": "http.response.body", "body": b"", "more_body": bare})
             await connection.drained()
             if bare:
