@@ -1,5 +1,7 @@
 """Puts the HTTP application together: routes, dependencies, error bodies, headers."""
 
+import asyncio
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -9,6 +11,7 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
 from litestar.enums import ScopeType
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Server
 from litestar.static_files import create_static_files_router
@@ -17,15 +20,18 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from healthd import __version__
 from healthd.api.auth import COOKIE, AuthController, guard
 from healthd.api.cameras import CameraController
+from healthd.api.connection import connection_of
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
 from healthd.api.infer import InferController
 from healthd.api.jobs import JobController
+from healthd.api.methods import Methods, Options
 from healthd.api.models import ModelController, labels
-from healthd.api.openapi import CompleteSchema
+from healthd.api.openapi import DESCRIPTION, CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
 from healthd.api.plugins import plugins
 from healthd.api.refusals import DENIAL, can_deny, refuse, refused
+from healthd.api.schemas import Error
 from healthd.api.services import Services
 from healthd.api.sockets import no_socket, predictions
 from healthd.api.streams import StreamController
@@ -40,6 +46,8 @@ EXPOSED = (
     *("X-Inference-Time-Ms", "X-Model-Id", "X-Results"),
 )
 """What pages of other origins may read."""
+RETRY_SECONDS = 5
+"""When one whose request the stop has cut off may try again."""
 
 
 @get("/", opt={"open": True}, include_in_schema=False, sync_to_thread=False)
@@ -98,11 +106,13 @@ def create_app(services: Services) -> Litestar:
         openapi_config=OpenAPIConfig(
             title="healthd",
             version=__version__,
+            description=DESCRIPTION,
             path="/schema",
             servers=[Server(url=services.settings.server.root_path or "/")],
             render_plugins=[
                 CompleteSchema(path="/", keys_required=services.auth.required, hosts_guarded=guards_hosts(services))
             ],
+            openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, after_request=_no_page),
             components=Components(
                 security_schemes={
                     "key": SecurityScheme(type="apiKey", name="X-Api-Key", security_scheme_in="header"),
@@ -115,9 +125,18 @@ def create_app(services: Services) -> Litestar:
         logging_config=None,
         debug=False,
     )
-    guarded = PageGuard(app.asgi_handler, services, cors)
+    app.state.methods = Methods(app.routes)
+    options = Options(app.asgi_handler, app.state.methods, cors=cors is not None)
+    guarded = PageGuard(options, services, cors)
     app.asgi_handler = _Answers(UnreadBodies(guarded), services)  # around all: what no route answers is an answer too
     return app
+
+
+def _no_page(answer: Response[Any]) -> Response[Any]:
+    """Let an unknown path below `/schema` be an error as any other; the framework shows a page."""
+    if answer.status_code == HTTPStatus.NOT_FOUND:
+        raise NotFoundException
+    return answer
 
 
 def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
@@ -145,21 +164,30 @@ class _Answers:
             await self._open(scope, receive, send)
             return
 
+        begun = False
+
         async def counted(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 answer: Any = message
                 answer["headers"] = [*answer["headers"], *HEADERS]
                 route = str(scope.get("path_template", "unknown"))  # of the route table, never the path itself
                 self._requests.labels(route, str(answer["status"])).inc()
             await send(message)
 
-        if bare and scope["method"] in {
-            "GET",
-            "HEAD",
-        }:  # without the slash, the page's links would lead out of the path
+        if bare and scope["method"] in {"GET", "HEAD"}:  # its links would lead out of the path
             await _redirect(f"{root}/", scope["query_string"], counted)
-        else:
+            return
+        try:
             await self._app(scope, receive, counted)
+        except asyncio.CancelledError:  # the stop has waited long enough, for the rest of a body perhaps
+            if begun:
+                connection = connection_of(scope)
+                connection.abort()
+                await connection.lost
+            else:
+                await refuse(scope, counted, Error(503, "healthd stops"), retry_after_seconds=RETRY_SECONDS)
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a WebSocket begin. One that is refused gets an answer of HTTP, whoever refuses it."""

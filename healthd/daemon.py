@@ -46,6 +46,8 @@ from healthd.worker import Worker, WorkerTimeout
 log = structlog.get_logger(__name__)
 __all__ = ["InstalledPlugins", "StartError", "build", "load_installed_plugins", "serve"]
 HOUSEKEEPING_SECONDS = 15.0
+NOTICE_SECONDS = 0.25
+"""What uvicorn takes to see that it is to stop, and that everything has been answered."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_SIGNAL_SECONDS = 0.05
 FORCE_SECONDS = 3.0
@@ -243,12 +245,17 @@ async def _stop(settings: Settings, services: Services, *, server: uvicorn.Serve
         services.supervisor.drain(shutdown.drain_seconds), services.jobs.drain(shutdown.drain_seconds)
     )
 
-    # Phase 3: no new connections; requests in hand are answered, bounded by uvicorn and once more by us.
+    # Phase 3: no new connections; requests in hand are answered. Those that are late are told so, and cut.
     server.should_exit = True
-    _, late = await asyncio.wait([serving], timeout=shutdown.grace_seconds + 1.0)
+    _, late = await asyncio.wait([serving], timeout=shutdown.grace_seconds + NOTICE_SECONDS)
     if late:
-        log.warning("http_abandoned", grace_seconds=shutdown.grace_seconds)
-        serving.cancel()
+        requests = tuple(server.server_state.tasks)
+        log.warning("http_abandoned", grace_seconds=shutdown.grace_seconds, requests=len(requests))
+        for request in requests:
+            request.cancel()
+        _, late = await asyncio.wait([serving], timeout=1.0 - NOTICE_SECONDS)
+        if late:
+            serving.cancel()
 
     # Phase 4: done; the caller exits, whatever threads still hang.
     log.info("stopped", seconds=round(loop.time() - begun, 3), abandoned=list(abandoned))
@@ -323,7 +330,6 @@ def _server(settings: Settings, services: Services, *, on_started: Callable[[], 
         "access_log": False,
         "server_header": False,
         "proxy_headers": False,
-        "timeout_graceful_shutdown": settings.shutdown.grace_seconds,
         "root_path": settings.server.root_path,
     }
     return Server(uvicorn.Config(create_app(services), **options), on_started=on_started)

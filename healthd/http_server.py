@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from healthd.api.connection import EXTENSION, Connection
 from healthd.errors import HealthdError
+from healthd.http_refusals import bad_request
 
 BACKLOG = 2048
 UNSENT_BYTES = 32 * 1024
@@ -66,6 +67,11 @@ class DroppableProtocol(HttpToolsProtocol):
         )
         scope: Any = self.scope
         scope["extensions"] = {EXTENSION: connection}
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words
+        """Refuse what is no request, in the shape of every error."""
+        self.transport.write(bad_request("this is no request of HTTP/1.1 that can be read"))
+        self.transport.close()
 
     def _should_upgrade(self) -> bool:
         """Answer as it was when the head of the request was read."""

@@ -1,14 +1,18 @@
 """uvicorn's WebSockets as healthd uses them: ends that are told and bounded, and a life that busy links survive."""
 
 import asyncio
+import logging
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import StatusLike
 
 from healthd.api.connection import EXTENSION, Connection
 from healthd.api.sockets import message_bytes
+from healthd.http_refusals import bad_request, error_body
 from healthd.settings import Settings
 
 PING_SECONDS = 20.0
@@ -19,7 +23,7 @@ MAX_UNSENT_BYTES = 64 * 1024
 """Of answers to pings that a peer does not read."""
 MAX_FRAGMENTS = 16_384
 """Pieces of one message; smaller ones would take many times the memory of what they carry."""
-_BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_NO_SOCKET = "no WebSocket can begin with this request"
 
 
 def socket_options(settings: Settings) -> dict[str, Any]:
@@ -33,6 +37,19 @@ def socket_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+class _Handshake(ServerProtocol):
+    """Refuses a handshake that is none in the shape of every error, not in plain text."""
+
+    def reject(self, status: StatusLike, text: str) -> Response:
+        """Return the answer to send."""
+        refused = super().reject(status, text)
+        body = error_body(refused.status_code, f"{_NO_SOCKET}: {text.strip()}")
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(body)))):
+            del refused.headers[name]
+            refused.headers[name] = value
+        return Response(refused.status_code, refused.reason_phrase, refused.headers, body)
+
+
 class SocketProtocol(WebSocketsSansIOProtocol):
     """Puts a `Connection` into the scope of each socket, and ends it in a way that the peer gets to know of.
 
@@ -42,6 +59,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin a connection."""
         super().connection_made(transport)
+        self.conn = _Handshake(max_size=self.config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
         self._lost: asyncio.Future[None] = self.loop.create_future()
         self._heard_at = self.loop.time()
         self._failed = False
@@ -59,7 +77,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             return
         super().data_received(data)
         if not self.handshake_initiated:  # the whole request is here, and it is none that a socket can begin with
-            self.transport.write(b"".join(self.conn.data_to_send()) or _BAD_REQUEST)
+            self.transport.write(b"".join(self.conn.data_to_send()) or bad_request(_NO_SOCKET))
             self.transport.close()
 
     def handle_connect(self, event: Request) -> None:

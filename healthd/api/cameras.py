@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, HttpMethod, Request, Response, get, patch, post, route
-from litestar.datastructures import ResponseHeader
 from litestar.exceptions import ClientException, NotFoundException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body, Parameter
@@ -37,8 +36,19 @@ BOUNDS: dict[str, tuple[float, float]] = {
 """What PATCH accepts, ends included."""
 
 
-def _documented(name: str, description: str) -> ResponseHeader:
-    return ResponseHeader(name=name, description=description, value="", documentation_only=True)
+def _header(description: str, kind: str = "string", **more: object) -> dict[str, Any]:
+    return {"description": description, "required": True, "schema": {"type": kind, **more}}
+
+
+_HEADERS = {
+    "ETag": _header("Changes with every frame and variant, and with every start of the daemon."),
+    "Cache-Control": _header("`no-cache`: ask again each time, with `If-None-Match`."),
+    "Content-Length": _header("Bytes of the JPEG.", "integer", minimum=1),
+    "X-Frame-Id": _header("Grows with every frame of the camera.", "integer", minimum=1),
+    "X-Frame-Timestamp": _header("Time of capture, RFC 3339.", format="date-time"),
+    "X-Frame-Age-Ms": _header("Age when it was sent.", "number", minimum=0),
+    "X-Camera-State": _header("State of the camera."),
+}
 
 
 class CameraController(Controller):
@@ -67,15 +77,7 @@ class CameraController(Controller):
             404: ERROR,
             503: LATER,
         },
-        response_headers=[
-            _documented("ETag", "Changes with every frame and variant, and with every start of the daemon."),
-            _documented("Cache-Control", "`no-cache`: ask again each time, with `If-None-Match`."),
-            _documented("Content-Length", "Bytes of the JPEG."),
-            _documented("X-Frame-Id", "Grows with every frame of the camera."),
-            _documented("X-Frame-Timestamp", "Time of capture, RFC 3339."),
-            _documented("X-Frame-Age-Ms", "Age when it was sent."),
-            _documented("X-Camera-State", "State of the camera."),
-        ],
+        opt={"described": {"responses": {"200": {"headers": _HEADERS}}}},
     )
     async def snapshot(  # noqa: PLR0913, PLR0917  one parameter of the query each
         self,

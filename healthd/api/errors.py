@@ -5,8 +5,9 @@ from typing import Any
 
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, MethodNotAllowedException, ValidationException
 
+from healthd.api.methods import Methods
 from healthd.api.schemas import Error
 from healthd.errors import (
     BusyError,
@@ -51,6 +52,8 @@ def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[Er
         )
     elif isinstance(exc, HTTPException) and exc.status_code != status:
         status, detail, extra, headers = exc.status_code, exc.detail, exc.extra or {}, dict(exc.headers or {})
+        if isinstance(exc, MethodNotAllowedException):
+            detail, headers = _other_methods(request)
     elif isinstance(exc, tuple(kind for kind, _ in STATUSES)):
         status, detail = status_of(exc), str(exc)
         if isinstance(exc, BusyError):
@@ -83,6 +86,12 @@ def status_of(exc: Exception) -> int:
     if isinstance(exc, HTTPException):
         return exc.status_code
     return next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
+
+
+def _other_methods(request: Request[Any, Any, Any]) -> tuple[str, dict[str, str]]:
+    methods: Methods = request.app.state.methods
+    takes = ", ".join(methods.of(request.scope["path"]))
+    return f"this path takes {takes}", {"Allow": takes}
 
 
 def _problem(problem: dict[str, Any]) -> dict[str, Any]:

@@ -107,7 +107,9 @@ class Parameters:
             },
             "additionalProperties": False,
         }
-        content = {"multipart/form-data": {"schema": form}} | {kind: {"schema": picture} for kind in RAW_TYPES}
+        encoding = {"file": {"contentType": ", ".join(RAW_TYPES)}}
+        content: dict[str, Any] = {"multipart/form-data": {"schema": form, "encoding": encoding}}
+        content |= {kind: {"schema": picture} for kind in RAW_TYPES}
         return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
 
 

@@ -69,6 +69,8 @@ UNKNOWN = {
     404: ResponseSpec(schemas.Error, description="Unknown job."),
     **{status: REFUSALS[status] for status in (409, 503)},
 }
+_FILES = "video/*, application/zip"
+_LOCATION = {"description": "Of the job.", "required": True, "schema": {"type": "string"}}
 ID = Parameter(description="Id of a job.")
 
 
@@ -101,12 +103,12 @@ def _described() -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "multipart/form-data": {"schema": by_file},
+                "multipart/form-data": {"schema": by_file, "encoding": {"file": {"contentType": _FILES}}},
                 "application/json": {"schema": by_path},
                 "application/x-www-form-urlencoded": {"schema": by_path},
             },
         },
-        "responses": {"202": {"headers": {"Location": {"description": "Of the job.", "schema": {"type": "string"}}}}},
+        "responses": {"202": {"headers": {"Location": _LOCATION}}},
     }
 
 

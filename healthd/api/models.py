@@ -10,6 +10,7 @@ from litestar.params import Parameter
 
 from healthd.api import schemas, shapes
 from healthd.api.infer_schemas import Labels, ModelInfo, Unloaded
+from healthd.api.methods import UNLISTED
 from healthd.api.services import House, Services
 from healthd.models.catalog import Entry
 from healthd.models.model import InferenceParams
@@ -37,7 +38,7 @@ class ModelController(Controller):
     @get("/{model_id:path}", summary="One model", responses={404: UNKNOWN, 503: BUSY})
     async def model(self, services: House, model_id: Annotated[str, MODEL_ID]) -> ModelInfo:
         """One of them."""
-        return await _told(services, _name(model_id))
+        return await _told(services, _plain(model_id))
 
     @post(
         "/{model_id:path}/load",
@@ -49,12 +50,12 @@ class ModelController(Controller):
         """Load a model now, also when its last load has failed a moment ago; answers when it is loaded and warm."""
         return await _loaded(services, _name(model_id))  # for the description: `order` is what is called
 
-    @post("/{model_id:path}", status_code=200, include_in_schema=False)
+    @post("/{model_id:path}", status_code=200, include_in_schema=False, opt={UNLISTED: True})
     async def order(self, services: House, model_id: Annotated[str, MODEL_ID]) -> ModelInfo:
         """What the router makes of an order to load."""
         name = _name(model_id)
         if not name.endswith(_LOAD):
-            raise MethodNotAllowedException(headers={"allow": "GET, DELETE"})
+            raise MethodNotAllowedException
         return await _loaded(services, name.removesuffix(_LOAD))
 
     @delete(
@@ -65,7 +66,7 @@ class ModelController(Controller):
     )
     async def unload(self, services: House, model_id: Annotated[str, MODEL_ID]) -> Unloaded:
         """Give its memory back; it is loaded again by whoever asks for it next."""
-        name = _name(model_id)
+        name = _plain(model_id)
         return Unloaded(id=name, unloaded=await services.inference.unload(name))
 
 
@@ -88,6 +89,14 @@ async def labels(
 
 def _name(path: str) -> str:
     return str(path).removeprefix("/")
+
+
+def _plain(path: str) -> str:
+    """Return the id in a path that is no order to load; below `/load` there is nothing to see."""
+    name = _name(path)
+    if name.endswith(_LOAD):
+        raise MethodNotAllowedException
+    return name
 
 
 async def _loaded(services: Services, name: str) -> ModelInfo:

@@ -6,12 +6,29 @@ from litestar import Litestar, Request
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.routes import HTTPRoute
 
+from healthd.api import schemas
 from healthd.api.auth import needed_scope
+from healthd.api.cameras import BOUNDS
 from healthd.api.origins import PROBES
 
 METHODS = {"get", "head", "post", "put", "patch", "delete", "options"}
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before the next try.", "schema": {"type": "integer"}}}
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds to wait before the next try.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_CHALLENGE = {"WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}}}
+DESCRIPTION = """What holds for every path:
+
+- Every error is JSON, `Error`, whatever the caller accepts. A request that is none of HTTP is answered 400.
+- A path takes the methods that are described here, and `OPTIONS`. Any other, `HEAD` too, is answered 405; `Allow` names
+  those that it takes.
+- Parameters of the query that nobody knows are ignored.
+- While healthd stops, a request that it cannot wait for is answered 503.
+"""
 
 
 class CompleteSchema(JsonRenderPlugin):
@@ -39,6 +56,7 @@ def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool, ho
         if isinstance(route, HTTPRoute)
         for method, (handler, _) in route.route_handler_map.items()
     }
+    _complete_schemas(document["components"]["schemas"])
     for path, item in document["paths"].items():
         for method in METHODS & item.keys():
             operation, opt = item[method], options[path, method]
@@ -51,12 +69,32 @@ def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool, ho
                 operation["security"] = []
             else:
                 _add(operation, 401, "No API key, or one that nobody knows.")
+                operation["responses"]["401"]["headers"] = _CHALLENGE
                 if needed_scope(method.upper(), opt) == "admin":
                     forbidden.append("The key may only read; this needs the scope `admin`.")
             if forbidden:
                 _add(operation, 403, " ".join(forbidden))
             _describe_bytes(operation, bodiless=method == "head")
             operation["responses"] = dict(sorted(operation["responses"].items()))
+
+
+def _complete_schemas(known: dict[str, Any]) -> None:
+    """Say what a body may not have, and its bounds; leave out the examples, which the framework draws by lot."""
+    _drop_examples(known)
+    known["Error"]["properties"]["status_code"] |= {"minimum": 400, "maximum": 599}
+    for name, schema in known.items():
+        shape = getattr(schemas, name, None)
+        if shape is not None and shape.__struct_config__.forbid_unknown_fields:
+            schema["additionalProperties"] = False
+    for name, (least, most) in BOUNDS.items():
+        known["CameraChange"]["properties"][name] |= {"minimum": least, "maximum": most}
+
+
+def _drop_examples(value: object) -> None:
+    if isinstance(value, dict):
+        value.pop("examples", None)
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _drop_examples(inner)
 
 
 def _describe(operation: dict[str, Any], described: dict[str, Any]) -> None:
@@ -83,9 +121,8 @@ def _add_errors(operation: dict[str, Any]) -> None:
     if "requestBody" in operation or any(one["in"] == "query" for one in operation.get("parameters", [])):
         _add(operation, 422, "A parameter or a field is unknown or out of bounds; `extra` names each with its bound.")
     _add(operation, "default", "Any other error; 500 is a bug of healthd, a plugin or a model, and is logged.")
-    for status in ("503", "429"):
-        if responses.get(status, {}).get("content") == _ERROR:
-            responses[status].setdefault("headers", {}).update(_RETRY_AFTER)
+    if responses.get("503", {}).get("content") == _ERROR:
+        responses["503"].setdefault("headers", {}).update(_RETRY_AFTER)
 
 
 def _describe_bytes(operation: dict[str, Any], *, bodiless: bool) -> None:

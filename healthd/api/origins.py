@@ -13,6 +13,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from healthd.api.auth import COOKIE
+from healthd.api.methods import is_preflight
 from healthd.api.refusals import refuse
 from healthd.api.schemas import Error
 from healthd.api.services import Services
@@ -62,11 +63,12 @@ class PageGuard:
         return None
 
     def _refuse_origin(self, scope: Scope, headers: Headers) -> Error | None:
-        """Refuse orders that a page of another site gives."""
-        if scope["type"] == ScopeType.HTTP and scope["method"] in _ASKING:
-            return None
+        """Refuse orders that a page of another site gives, and the leave that its browser asks for it."""
         origin, fetched_by = headers.get("origin"), headers.get("sec-fetch-site", "").lower()
-        if origin is None:
+        if scope["type"] == ScopeType.HTTP and scope["method"] in _ASKING:
+            asks_leave = is_preflight(scope, headers)
+            foreign = asks_leave and self._cors is not None and not self._cors.is_origin_allowed(origin or "")
+        elif origin is None:
             foreign = fetched_by == "cross-site"
         elif self._is_allowed(origin, headers):
             foreign = False

@@ -15,7 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from healthd.frames import Image
 
-Query: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Query: TypeAlias = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"[^\s\x85]")
+]
+"""Some words; blanks alone are none, which the pattern tells those who read the OpenAPI document."""
 CONTRACT = 1
 """Version of both plugin contracts; raised when a plugin written for the old one would break."""
 

@@ -1,6 +1,7 @@
 """Errors: one shape for all, never an image, a traceback or a secret."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -128,3 +129,26 @@ async def test_every_answer_carries_the_headers_that_keep_browsers_from_guessing
 async def test_errors_are_kept_by_no_cache(gym: House) -> None:
     for path in ("/nothing", "/api/v1/cameras/nobody", f"{CAMERAS}/snapshot?q=0"):
         assert (await gym.get(path)).headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"BREW /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
+        b"POST /api/v1/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: few\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_is_no_http_is_told_so_and_shown_the_door(gym: House, sent: bytes) -> None:
+    host, port = gym.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
+    assert b"\r\nconnection: close" in head
+    assert set(json.loads(body)) == {"status_code", "detail", "extra"}
+    assert json.loads(body)["status_code"] == 400

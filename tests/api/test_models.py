@@ -81,10 +81,13 @@ async def test_a_model_whose_name_has_slashes_is_told_of_loaded_and_unloaded(tmp
             assert (answer.json()["id"], answer.json()["state"]) == (name, "loaded")
             assert (await house.client.delete(f"{MODELS}/{name}")).json() == {"id": name, "unloaded": 1}
             assert (await info(house, name))["state"] == "available"
-        assert_error(await house.get(f"{MODELS}/boxes.told/load"), 404)
-        answer = await house.client.post(f"{MODELS}/boxes.told")
-        assert_error(answer, 405)
-        assert answer.headers["allow"] == "GET, DELETE"
+        below = f"{MODELS}/boxes.told/load"
+        for answer in (await house.get(below), await house.client.delete(below), await house.client.put(below)):
+            assert assert_error(answer, 405)["detail"] == "this path takes OPTIONS, POST"
+            assert answer.headers["allow"] == "OPTIONS, POST"
+        for answer in (await house.client.post(f"{MODELS}/boxes.told"), await house.client.post(f"{MODELS}/load")):
+            assert_error(answer, 405)
+            assert answer.headers["allow"] == "DELETE, GET, OPTIONS"
 
 
 async def test_to_load_what_is_loaded_and_unload_what_is_not_changes_nothing(tmp_path: Path) -> None:

@@ -292,6 +292,11 @@ async def test_a_request_that_begins_no_socket_is_answered_and_not_logged(
         async with raw(house, head, request=request_line, begun=False) as (reader, _):
             status = (await asyncio.wait_for(reader.readline(), 10)).split()[1]
             assert status in statuses
+            if status != b"101":
+                answered = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+                assert b"content-type: application/json\r\n" in answered.lower()
+                body = json.loads(await asyncio.wait_for(reader.readuntil(b"}}"), 10))
+                assert (set(body), body["status_code"]) == ({"status_code", "detail", "extra"}, int(status))
         assert (await house.get("/healthz")).status_code == 200
     assert [record for record in caplog.records if "Invalid HTTP request" not in record.message] == []
 

@@ -1,6 +1,7 @@
 """The stop: always clean, always in bounded time, whatever a camera, a model or a viewer does."""
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -346,3 +347,47 @@ def test_two_signals_at_once_are_one_and_a_stop_that_comes_to_nothing_is_forced(
 def test_a_fork_that_a_plugin_made_dies_of_its_own_signal_and_the_daemon_goes_on() -> None:
     with script(FORKED) as forked:
         assert forked.wait(timeout=20) == 0
+
+
+HALF_SENT = (
+    ("/api/v1/auth/login", "application/json", b'{"key": "'),
+    ("/api/v1/infer", "image/jpeg", b"\xff\xd8"),
+    ("/api/v1/jobs", "application/json", b'{"path'),
+)
+
+
+def test_a_request_that_was_sent_by_half_is_told_of_the_stop_and_is_no_error(tmp_path: Path) -> None:
+    with Daemon(tmp_path, {"models": {"default": "counter"}}) as daemon, contextlib.ExitStack() as stack:
+        daemon.until_ready()
+        clients = []
+        for path, kind, begun in HALF_SENT:
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port), timeout=20))
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+            client.sendall(head.encode() + begun)
+            clients.append(client)
+        time.sleep(0.3)
+        code, seconds = daemon.stop()
+        assert code == 0
+        assert seconds < DRAIN_SECONDS + GRACE_SECONDS + SLACK_SECONDS
+        for client in clients:
+            head, _, body = client.makefile("rb").read().partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 "), head
+            assert b"retry-after: " in head
+            assert json.loads(body) == {"status_code": 503, "detail": "healthd stops", "extra": {}}
+        assert daemon.errors() == [], daemon.story()
+        assert [event["requests"] for event in daemon.events("http_abandoned")] == [len(HALF_SENT)]
+
+
+def test_an_answer_that_nobody_reads_is_cut_by_the_stop_and_is_no_error(tmp_path: Path) -> None:
+    with Daemon(tmp_path, {}) as daemon, contextlib.ExitStack() as stack:
+        daemon.until_ready()
+        client = stack.enter_context(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", daemon.port))
+        client.sendall(b"GET /schema HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
+        time.sleep(0.5)
+        code, seconds = daemon.stop()
+        assert code == 0
+        assert seconds < DRAIN_SECONDS + GRACE_SECONDS + SLACK_SECONDS
+        assert daemon.errors() == [], daemon.story()
+        assert [event["requests"] for event in daemon.events("http_abandoned")] == [1]

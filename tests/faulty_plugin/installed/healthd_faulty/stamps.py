@@ -36,6 +36,8 @@ def stamped_picture(stamp: Stamp, *, height: int = HEIGHT) -> np.ndarray:
 
 def stamp_of(picture: np.ndarray) -> Stamp | None:
     """Read the stamp back; None where the picture is smeared or carries none."""
+    if picture.shape[0] < 3 * _CELL_HEIGHT or picture.shape[1] < WIDTH:
+        return None
     values = []
     for row in range(3):
         middle = picture[row * _CELL_HEIGHT + 6 : (row + 1) * _CELL_HEIGHT - 6, : _BITS * _CELL_WIDTH]
