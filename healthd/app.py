@@ -13,9 +13,11 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Server
 from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import Counter
 
 from healthd import __version__
 from healthd.api.auth import COOKIE, AuthController, guard
+from healthd.api.cached import CachedSnapshots
 from healthd.api.cameras import CameraController
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
@@ -114,7 +116,7 @@ def create_app(services: Services) -> Litestar:
         logging_config=None,
         debug=False,
     )
-    guarded = PageGuard(app.asgi_handler, services, cors)
+    guarded = PageGuard(CachedSnapshots(app.asgi_handler, services), services, cors)
     app.asgi_handler = _Answers(UnreadBodies(guarded), services)  # around all: what no route answers is an answer too
     return app
 
@@ -133,10 +135,11 @@ class _Answers:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._requests = services.metrics.requests
+        self._counters: dict[tuple[object, int], Counter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         root, bare = scope.get("root_path", ""), False
-        for _ in range(2):  # uvicorn puts it before the path; a proxy may have left it there too
+        for _ in range(2 if root else 0):  # uvicorn puts it before the path; a proxy may have left it there too
             bare = bare or bool(root and scope["path"] == root)
             if root and f"{scope['path']}/".startswith(f"{root}/"):
                 scope["path"] = scope["path"][len(root) :] or "/"
@@ -148,8 +151,7 @@ class _Answers:
             if message["type"] == "http.response.start":
                 answer: Any = message
                 answer["headers"] = [*answer["headers"], *HEADERS]
-                route = str(scope.get("path_template", "unknown"))  # of the route table, never the path itself
-                self._requests.labels(route, str(answer["status"])).inc()
+                self._count(scope, answer["status"])
             await send(message)
 
         if bare and scope["method"] in {
@@ -159,6 +161,14 @@ class _Answers:
             await _redirect(f"{root}/", scope["query_string"], counted)
         else:
             await self._app(scope, receive, counted)
+
+    def _count(self, scope: Scope, status: int) -> None:
+        """Count an answer by its route in the route table, never by the path itself."""
+        key = (scope.get("path_template", "unknown"), status)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self._requests.labels(str(key[0]), str(status))
+        counter.inc()
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a WebSocket begin. One that is refused gets an answer of HTTP, whoever refuses it."""
@@ -176,7 +186,7 @@ class _Answers:
                 await refuse(scope, counted, refused(scope, message["code"], message.get("reason") or ""))
                 return
             if status is not None:
-                self._requests.labels(str(scope.get("path_template", "unknown")), str(status)).inc()
+                self._count(scope, status)
             await send(message)
 
         await self._app(scope, receive, counted)
