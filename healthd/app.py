@@ -22,6 +22,7 @@ from healthd.api.cameras import CameraController
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
 from healthd.api.infer import InferController
+from healthd.api.jobs import JobController
 from healthd.api.models import ModelController, labels
 from healthd.api.openapi import CompleteSchema
 from healthd.api.origins import PageGuard, guards_hosts
@@ -72,7 +73,7 @@ def create_app(services: Services) -> Litestar:
         "/api/v1",
         route_handlers=[
             *(CameraController, StreamController, ViewerController),
-            *(InferController, ModelController, labels, predictions, no_socket),
+            *(InferController, ModelController, labels, predictions, no_socket, JobController),
             *(AuthController, state, plugins),
         ],
         guards=[guard],

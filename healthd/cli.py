@@ -1,7 +1,8 @@
-"""The command line: `healthd run | demo | check-config | plugins | top`.
+"""The command line: `healthd run | demo | check-config | plugins | infer | top`.
 
-Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start, its server died, or `top --once` got no
-answer; 2 wrong usage or configuration; 130 or 143 a second SIGINT or SIGTERM cut the stop short.
+Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start, its server died, `top --once` got no answer,
+or `infer` failed, for one picture at least; 2 wrong usage or configuration; 130 or 143 a second SIGINT or SIGTERM cut
+the stop short, or the first one ended `infer`.
 """
 
 # Heavy imports stand inside the verbs, asyncio too: as PID 1 a process without handlers ignores SIGTERM, so the first
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
 HIGHEST_PORT = 65535
 API_KEY_VARIABLE = "HEALTHD_API_KEY"
+
+INFER_PARAMETERS = {
+    "conf": "leave out results below this confidence, 0 to 1 (default 0.25)",
+    "iou": "overlap above which one of two results is dropped, 0 to 1 (default 0.45)",
+    "max_det": "at most so many results, 1 to 1000 (default 300)",
+    "imgsz": "side of the network's input, 32 to 4096 (default: the model's own)",
+    "device": "where to compute, e.g. CPU (default: the model's own choice)",
+    "question": "what to answer about each picture, for models that take it",
+}
 
 SWITCH_SECONDS = 0.0005
 """How long a thread that computes in Python may keep the others waiting. Beside three plugins that do so for ever, a
@@ -79,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     plugins = verbs.add_parser("plugins", parents=[common], help="list installed plugins and their settings")
     plugins.set_defaults(verb=_plugins)
 
+    infer = verbs.add_parser(
+        "infer", parents=[common], help="send pictures, folders, videos or zips through a model; JSON Lines come out"
+    )
+    _add_infer_arguments(infer)
+    infer.set_defaults(verb=_infer)
+
     top = verbs.add_parser("top", help="watch a running daemon, here or elsewhere: cameras, rates, viewers, load")
     top.add_argument("--url", default="http://127.0.0.1:8080", help="where it is (default %(default)s)")
     top.add_argument("--api-key", metavar="KEY", help="default: HEALTHD_API_KEY , which `ps` does not show")
@@ -87,6 +103,26 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="0.1 to 3600 (default 1)")
     top.set_defaults(verb=_top)
     return parser
+
+
+def _add_infer_arguments(infer: argparse.ArgumentParser) -> None:
+    infer.add_argument("inputs", nargs="+", metavar="FILE", help="video, zip of pictures, folder or picture")
+    infer.add_argument("--config", type=Path, help="TOML file, for models.directory and models.default")
+    infer.add_argument("--model", help="name in models.directory, or a path (default: models.default)")
+    infer.add_argument("--output", type=Path, metavar="FILE", help="JSON Lines (default: standard output)")
+    infer.add_argument("--overwrite", action="store_true", help="write over an output that is there already")
+    infer.add_argument("--annotate", type=Path, metavar="DIR", help="write each picture there, with the results drawn")
+    infer.add_argument("--every", type=_every, default=1, metavar="N", help="every N-th frame of a video (default 1)")
+    for name, what in INFER_PARAMETERS.items():
+        infer.add_argument(f"--{name.replace('_', '-')}", help=what, metavar="VALUE")
+    infer.add_argument("--half", action="store_true", default=None, help="compute in half precision")
+    infer.add_argument("--text-query", dest="text_queries", action="append", metavar="TEXT", help="what to look for")
+
+
+def _every(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
 
 
 def _port(text: str) -> int:
@@ -195,6 +231,36 @@ def _plugins(chosen: argparse.Namespace) -> int:
     for line in _run_loop_of(list_plugins()):
         print(line)
     return OK
+
+
+def _infer(chosen: argparse.Namespace) -> int:
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from healthd.infer_command import InferOptions, infer  # noqa: PLC0415
+    from healthd.models.model import InferenceParams  # noqa: PLC0415
+    from healthd.settings import ConfigError, load_settings  # noqa: PLC0415
+
+    _quiet(chosen)
+    named = [*INFER_PARAMETERS, "half", "text_queries"]
+    values = {"confidence" if name == "conf" else name: getattr(chosen, name) for name in named}
+    try:
+        params = InferenceParams.model_validate({name: value for name, value in values.items() if value is not None})
+        settings = load_settings(chosen.config)
+    except ValidationError as exc:
+        wrong = [f"--{error['loc'][0]}: {error['msg']}".replace("_", "-") for error in exc.errors()]
+        return _say("\n".join(wrong).replace("--confidence", "--conf"), WRONG_CONFIG)
+    except ConfigError as exc:
+        return _say(str(exc), WRONG_CONFIG)
+    options = InferOptions(
+        inputs=tuple(chosen.inputs),
+        model=chosen.model,
+        params=params,
+        every=chosen.every,
+        output=chosen.output,
+        overwrite=chosen.overwrite,
+        annotate=chosen.annotate,
+    )
+    return _run_loop(infer(settings, options))
 
 
 def _top(chosen: argparse.Namespace) -> int:

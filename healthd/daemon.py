@@ -18,6 +18,7 @@ import uvicorn
 from healthd import __version__
 from healthd.api.auth import Authenticator
 from healthd.api.events import tell_listeners
+from healthd.api.jobs import written
 from healthd.api.services import Services
 from healthd.api.shapes import model_name
 from healthd.app import create_app
@@ -31,6 +32,7 @@ from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.http_server import DroppableProtocol, Server, StartError, listen
 from healthd.http_sockets import socket_options
+from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
 from healthd.models.catalog import Catalog, public_id
 from healthd.models.inference import Inference
@@ -102,20 +104,22 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         )
         for name, camera in settings.cameras.items()
     )
+    catalog = Catalog(
+        families,
+        directory=settings.models.directory,
+        cameras=models_of(made),
+        preload=settings.models.preload,
+        default=settings.models.default,
+    )
     inference = Inference(
         models,
-        Catalog(
-            families,
-            directory=settings.models.directory,
-            cameras=models_of(made),
-            preload=settings.models.preload,
-            default=settings.models.default,
-        ),
+        catalog,
         metrics=metrics,
         tally=tally,
         queue_size=settings.models.queue_size,
         queue_timeout_seconds=settings.models.queue_timeout_seconds,
     )
+    jobs = Jobs(settings, inference=inference, find_model=lambda asked: catalog.find(asked).model_id, encode=written)
     auth = Authenticator(
         [(key.name, key.key.reveal(), key.scope) for key in settings.auth.keys if settings.auth.needs_key],
         session_seconds=settings.auth.session_hours * 3600,
@@ -131,6 +135,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         supervisor=supervisor,
         models=models,
         inference=inference,
+        jobs=jobs,
         sources=plugins.sources,
         families=plugins.families,
         metrics=metrics,
@@ -144,6 +149,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     metrics.read_from(viewers.samples)
     metrics.read_from(services.sockets.samples)
     metrics.read_from(inference.samples)
+    metrics.read_from(jobs.samples)
     metrics.read_from(lambda: _samples(services))
     return services
 
@@ -204,6 +210,7 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
         log.info("daemon_started", version=__version__, cameras=len(services.supervisor), pid=os.getpid())
         services.supervisor.start()
         services.inference.start()
+        services.jobs.start()
         server = _server(settings, services, on_started=lambda: on_listening(_url(settings, bound)))
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
         housekeeping = asyncio.create_task(_keep_house(services), name="housekeeping")
@@ -227,11 +234,15 @@ async def _stop(settings: Settings, services: Services, *, server: uvicorn.Serve
     services.viewers.end_all(EndReason.STOP)
     services.supervisor.release_waiters()
     services.inference.stop()
+    services.jobs.request_stop()
     log.info("stop_requested", grace_seconds=shutdown.grace_seconds, drain_seconds=shutdown.drain_seconds)
 
-    # Phase 2: readers stop at the next frame, predictors after the frame in hand; who does not answer is abandoned.
+    # Phase 2: readers stop at the next frame, predictors and jobs after the picture in hand; who does not answer is
+    # abandoned.
     # HTTP goes on meanwhile: uvicorn closes its door as soon as it is told to, and the probes could not be read.
-    abandoned = await services.supervisor.drain(shutdown.drain_seconds)
+    abandoned, _ = await asyncio.gather(
+        services.supervisor.drain(shutdown.drain_seconds), services.jobs.drain(shutdown.drain_seconds)
+    )
 
     # Phase 3: no new connections; requests in hand are answered, bounded by uvicorn and once more by us.
     server.should_exit = True

@@ -1,6 +1,8 @@
 """The demo: cameras and models that an installed plugin brings along, so that no camera and no network is needed."""
 
+import os
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import structlog
 
@@ -21,7 +23,16 @@ def demo_settings(*, port: int | None = None) -> Settings:
     cameras = _first_demo(sorted(installed(DEMOS), key=lambda point: point.name))
     settings = load_settings(None)
     server = settings.server if port is None else settings.server.model_copy(update={"port": port})
-    return settings.model_copy(update={"cameras": cameras, "server": server})
+    jobs = settings.jobs
+    if "directory" not in jobs.model_fields_set:  # nothing shall appear where somebody tries the demo
+        jobs = jobs.model_copy(update={"directory": _state_folder() / "healthd" / "demo-jobs"})
+    return settings.model_copy(update={"cameras": cameras, "server": server, "jobs": jobs})
+
+
+def _state_folder() -> Path:
+    """Return where programs of this user keep what they have to remember (XDG Base Directory Specification)."""
+    named = os.environ.get("XDG_STATE_HOME", "")
+    return Path(named) if Path(named).is_absolute() else Path.home() / ".local" / "state"
 
 
 def _first_demo(points: list[EntryPoint]) -> dict[str, CameraSettings]:

@@ -214,13 +214,19 @@ def _note(error: ErrorDetails, notes: Notes) -> None:
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """Make relative paths absolute."""
     models = settings.models.model_copy(update={"directory": folder / settings.models.directory})
+    jobs = settings.jobs.model_copy(
+        update={
+            "directory": folder / settings.jobs.directory,
+            "allowed_directories": tuple(folder / allowed for allowed in settings.jobs.allowed_directories),
+        }
+    )
     cameras = {
         name: camera.model_copy(update={"url": SourceUrl(str(folder / camera.url.path))})
         if camera.url is not None and camera.url.path is not None and _is_relative(camera.url.path)
         else camera
         for name, camera in settings.cameras.items()
     }
-    return settings.model_copy(update={"models": models, "cameras": cameras})
+    return settings.model_copy(update={"models": models, "jobs": jobs, "cameras": cameras})
 
 
 def _is_relative(path: str) -> bool:

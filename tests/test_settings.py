@@ -561,9 +561,9 @@ def keys_of(text: str) -> set[str]:
 
 def test_the_example_loads_as_it_is() -> None:
     settings = load_settings(EXAMPLE, {})
-    assert settings.model_dump(exclude={"models": {"directory"}}) == Settings().model_dump(
-        exclude={"models": {"directory"}}
-    )
+    anchored = {"models": {"directory"}, "jobs": {"directory"}}
+    assert settings.model_dump(exclude=anchored) == Settings().model_dump(exclude=anchored)
+    assert settings.jobs.directory == EXAMPLE.parent / "jobs"
 
 
 def test_the_example_loads_with_every_line_switched_on(load: Loader, tmp_path: Path) -> None:

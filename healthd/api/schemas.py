@@ -214,6 +214,57 @@ class ViewerEvent(Struct):
     """Why it ended."""
 
 
+class Job(Struct):
+    """One job: what is to be done, and how far it is."""
+
+    id: str
+    state: str
+    """`queued`, `running`, `done`, `failed` or `cancelled`."""
+    kind: str
+    """`video`, `zip`, `directory` or `picture`."""
+    name: str
+    """The name of the file that was sent in, or the path that was named."""
+    model: str
+    params: dict[str, Any]
+    """What was asked of it, by the names of the request."""
+    every: int
+    """Of a video, every so many-th frame."""
+    done: int
+    """Pictures with a result, errors included."""
+    failed: int
+    """Those whose result is an error."""
+    skipped: int
+    """What is no picture by its name."""
+    total: int | None
+    """Null where nobody knows; of a video, what its header promises, until it is done."""
+    rate: float | None
+    """Pictures per second since it was last taken up; null where nothing can be said yet."""
+    eta_seconds: float | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    error: str | None
+    """Why it failed."""
+    note: str | None
+    """What one should know of a job that is done, e.g. that the video is cut off."""
+
+
+class JobResult(Struct, omit_defaults=True):
+    """One line of the results: one picture."""
+
+    index: int
+    """From 0, without a gap."""
+    name: str | None = None
+    """Of a picture, its path within the zip or the directory."""
+    frame: int | None = None
+    """Of a video, the number of the frame, from 0."""
+    position_ms: float | None = None
+    """Of a video, the time of the frame from the beginning."""
+    envelope: Envelope | None = None
+    error: str | None = None
+    """In place of the envelope: why there is none."""
+
+
 class Login(Struct, forbid_unknown_fields=True):
     """An API key, shown once."""
 

@@ -17,6 +17,7 @@ from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import Viewers
 from healthd.clock import SYSTEM_CLOCK, Clock
+from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics
 from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
@@ -38,6 +39,7 @@ class Services:
     supervisor: Supervisor
     models: ModelManager
     inference: Inference
+    jobs: Jobs
     sources: Plugins[type[CameraSource]]
     families: Plugins[type[ModelFamily]]
     metrics: Metrics

@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import queue
 import re
+import secrets
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -168,8 +171,10 @@ async def open_house(
     sources, cameras = sources or {}, cameras or {}
     names = [*sources, *(name for name in cameras if name not in sources)]
     sources = {name: sources.get(name) or FakeSource() for name in names}
+    nowhere = f"{tempfile.gettempdir()}/healthd-house-{secrets.token_hex(8)}"  # made by the first job, if there is one
+    jobs = {"directory": nowhere, **sections.pop("jobs", {})}
     tables = {name: {"plugin": "fake", **_BOUNDS, **cameras.get(name, {})} for name in names}
-    settings = Settings.model_validate({"cameras": tables, **sections})
+    settings = Settings.model_validate({"cameras": tables, "jobs": jobs, **sections})
     fake: Plugin[Any] = Plugin("fake", SOURCES, "healthd-fake", "0.1", FakePlugin(sources))
     family = family or FakeFamily()
     families: dict[type[ModelFamily], ModelFamily] = {type(family): family}
@@ -178,6 +183,7 @@ async def open_house(
     services = await build(settings, InstalledPlugins(group, Plugins(FAMILIES, [named]), families))
     if start:
         services.supervisor.start()
+        services.jobs.start()
     async with _serving(services, root_path=settings.server.root_path) as url:
         answers: list[tuple[str, str, int]] = []
 
@@ -191,6 +197,8 @@ async def open_house(
         if isinstance(source, Feed):
             source.show(EndOfStream("the test is over"))
     await services.supervisor.drain(3)
+    await services.jobs.drain(5)
+    shutil.rmtree(nowhere, ignore_errors=True)
 
 
 @asynccontextmanager

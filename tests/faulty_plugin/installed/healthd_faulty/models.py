@@ -1,5 +1,6 @@
 """A family of models that predict nothing much, and that are told by their name what to do wrong."""
 
+import os
 import time
 from collections.abc import Mapping
 
@@ -8,6 +9,8 @@ from healthd.frames import Image
 from healthd.models.model import Detection, InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd_faulty.misdeeds import hang, note
 from healthd_faulty.stamps import stamp_of
+
+NOTING_SECONDS = 0.03
 
 
 class FaultyModelOptions(ModelOptions):
@@ -37,18 +40,37 @@ class FaultyModel(Model):
         note(self._journal, "model-closed")
 
 
+class NotingModel(FaultyModel):
+    """Takes its time, and notes every picture that it has seen; `noting-stuck` never comes back from the fifth."""
+
+    def predict(self, image: Image, params: InferenceParams) -> Prediction:
+        self._seen = getattr(self, "_seen", 0) + 1
+        if self._model_id == "noting-stuck" and self._seen == 5:
+            note(self._journal, "stuck")
+            hang("lock")
+        time.sleep(NOTING_SECONDS)
+        said = counted(image)
+        note(self._journal, f"predicted {said.metadata['number']}")
+        return said
+
+
 class FaultyFamily(ModelFamily):
-    """Serves `counter`, `slow`, `stuck` (in a prediction), `hang` (while it is loaded), `error`, `wrong` and `bug`."""
+    """Serves `counter`, `slow`, `stuck` (in a prediction), `hang` (while it is loaded), `error`, `wrong` and `bug`.
+
+    And `noting` and `noting-stuck`, whose journal is the one that the variable `FAULTY_JOURNAL` names.
+    """
 
     options_model = FaultyModelOptions
 
     def serves(self, model_id: str) -> bool:
-        return model_id in {"counter", "slow", "stuck", "hang", "error", "wrong", "bug"}
+        return model_id in {"counter", "slow", "stuck", "hang", "error", "wrong", "bug", "noting", "noting-stuck"}
 
     def load(self, spec: ModelSpec) -> Model:
-        journal = getattr(spec.options, "journal", None)
+        journal = getattr(spec.options, "journal", None) or os.environ.get("FAULTY_JOURNAL")
         note(journal, "model-loaded")
         match spec.model_id:
+            case "noting" | "noting-stuck":
+                return NotingModel(journal, spec.model_id)
             case "hang":
                 hang("read")
             case "error":
