@@ -117,7 +117,7 @@ async def _stop() -> tuple[float, int, int]:
 
 
 async def _peer(seconds: float) -> Peer:
-    """The same viewers at the peer: what the slowest got, and whether it stops."""
+    """As many MJPEG viewers at the peer, but no events and no polls: what the slowest got, and whether it stops."""
     if importlib.util.find_spec("fastapi") is None:
         return Peer(*[f"{PEER_NAME}: skipped, FastAPI is not installed"] * 2)
     with tempfile.TemporaryDirectory() as folder:
@@ -144,7 +144,10 @@ async def _peer(seconds: float) -> Peer:
             process.wait()
             process.stderr.close()
     ended = f"exit after {lasted:.1f} s" if lasted < PEER_PATIENCE_SECONDS else f"killed after {lasted:.0f} s"
-    return Peer(f"{PEER_NAME}: {slowest:.2f} per s", f"{PEER_NAME}, {VIEWERS} viewers, {STALLED} stalled: {ended}")
+    return Peer(
+        f"{PEER_NAME}, {STALLED} stalled ones beside them: {slowest:.2f} per s",
+        f"{PEER_NAME}, {VIEWERS} MJPEG viewers and {STALLED} stalled ones alone: {ended}",
+    )
 
 
 def _url_of(process: "subprocess.Popen[str]") -> str:

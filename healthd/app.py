@@ -16,9 +16,11 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Server
 from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import Counter
 
 from healthd import __version__
 from healthd.api.auth import COOKIE, AuthController, guard
+from healthd.api.cached import CachedSnapshots
 from healthd.api.cameras import CameraController
 from healthd.api.connection import connection_of
 from healthd.api.errors import answer_error
@@ -127,7 +129,7 @@ def create_app(services: Services) -> Litestar:
     )
     app.state.methods = Methods(app.routes)
     options = Options(app.asgi_handler, app.state.methods, cors=cors is not None)
-    guarded = PageGuard(options, services, cors)
+    guarded = PageGuard(CachedSnapshots(options, services), services, cors)
     app.asgi_handler = _Answers(UnreadBodies(guarded), services)  # around all: what no route answers is an answer too
     return app
 
@@ -153,10 +155,11 @@ class _Answers:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._requests = services.metrics.requests
+        self._counters: dict[tuple[object, int], Counter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         root, bare = scope.get("root_path", ""), False
-        for _ in range(2):  # uvicorn puts it before the path; a proxy may have left it there too
+        for _ in range(2 if root else 0):  # uvicorn puts it before the path; a proxy may have left it there too
             bare = bare or bool(root and scope["path"] == root)
             if root and f"{scope['path']}/".startswith(f"{root}/"):
                 scope["path"] = scope["path"][len(root) :] or "/"
@@ -172,8 +175,7 @@ class _Answers:
                 begun = True
                 answer: Any = message
                 answer["headers"] = [*answer["headers"], *HEADERS]
-                route = str(scope.get("path_template", "unknown"))  # of the route table, never the path itself
-                self._requests.labels(route, str(answer["status"])).inc()
+                self._count(scope, answer["status"])
             await send(message)
 
         if bare and scope["method"] in {"GET", "HEAD"}:  # its links would lead out of the path
@@ -188,6 +190,14 @@ class _Answers:
                 await connection.lost
             else:
                 await refuse(scope, counted, Error(503, "healthd stops"), retry_after_seconds=RETRY_SECONDS)
+
+    def _count(self, scope: Scope, status: int) -> None:
+        """Count an answer by its route in the route table, never by the path itself."""
+        key = (scope.get("path_template", "unknown"), status)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self._requests.labels(str(key[0]), str(status))
+        counter.inc()
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a WebSocket begin. One that is refused gets an answer of HTTP, whoever refuses it."""
@@ -205,7 +215,7 @@ class _Answers:
                 await refuse(scope, counted, refused(scope, message["code"], message.get("reason") or ""))
                 return
             if status is not None:
-                self._requests.labels(str(scope.get("path_template", "unknown")), str(status)).inc()
+                self._count(scope, status)
             await send(message)
 
         await self._app(scope, receive, counted)

@@ -20,7 +20,6 @@ from healthd.api.auth import Authenticator
 from healthd.api.events import tell_listeners
 from healthd.api.jobs import written
 from healthd.api.services import Services
-from healthd.api.shapes import model_name
 from healthd.app import create_app
 from healthd.cameras.events import EventHub
 from healthd.cameras.factory import make_sources
@@ -34,7 +33,7 @@ from healthd.http_server import DroppableProtocol, Server, StartError, listen
 from healthd.http_sockets import socket_options
 from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
-from healthd.models.catalog import Catalog, public_id
+from healthd.models.catalog import Catalog
 from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
 from healthd.models.model import CONTRACT, ModelFamily
@@ -169,7 +168,7 @@ def make_manager(settings: Settings, families: Mapping[str, ModelFamily], tally:
         load_timeout_seconds=wanted.load_timeout_seconds,
         failed_load_seconds=wanted.failed_load_seconds,
         room_timeout_seconds=wanted.queue_timeout_seconds,
-        on_prediction=lambda shared, said: tally.add(public_id(shared.spec.model_id), shared.labels, said),
+        on_prediction=lambda shared, said: tally.add(shared.shown, shared.labels, said),
     )
 
 
@@ -358,8 +357,8 @@ def _samples(services: Services) -> Iterator[Sample]:
     yield Sample("healthd_infer_uploads_open", services.uploads.open)
     loaded = services.models.loaded()
     yield Sample("healthd_models_loaded", len(loaded))
-    for model_id in {model_name(model.model_id) for model in loaded}:  # loaded twice, with other options: one line
-        same = [model for model in loaded if model_name(model.model_id) == model_id]
+    for model_id in {model.shown for model in loaded}:  # loaded twice, with other options: one line
+        same = [model for model in loaded if model.shown == model_id]
         yield Sample("healthd_model_users", sum(model.users for model in same), {"model": model_id})
         yield Sample("healthd_model_waiting", sum(model.waiting for model in same), {"model": model_id})
         memory = sum(model.memory_bytes or 0 for model in same)

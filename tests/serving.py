@@ -12,6 +12,7 @@ import uvicorn
 
 from healthd.api.auth import Authenticator, Scope
 from healthd.api.events import tell_listeners
+from healthd.api.jobs import written
 from healthd.api.services import Services
 from healthd.app import create_app
 from healthd.cameras.events import EventHub
@@ -21,6 +22,7 @@ from healthd.cameras.signs import SignCache
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.http_server import DroppableProtocol, Server, listen
+from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics
 from healthd.models.catalog import Catalog
 from healthd.models.inference import Inference
@@ -39,12 +41,15 @@ class Served:
 
 def make_services(runners: Sequence[CameraRunner] = (), *, keys: Sequence[tuple[str, str, Scope]] = ()) -> Services:
     """The parts of a daemon with these cameras, none of them started."""
-    models, metrics = ModelManager({}, directory=Path("models")), Metrics()
+    settings, metrics = Settings(), Metrics()
+    models, catalog = ModelManager({}, directory=Path("models")), Catalog({}, directory=Path("models"))
+    inference = Inference(models, catalog, metrics=metrics)
     services = Services(
-        settings=Settings(),
+        settings=settings,
         supervisor=Supervisor(runners),
         models=models,
-        inference=Inference(models, Catalog({}, directory=Path("models")), metrics=metrics),
+        inference=inference,
+        jobs=Jobs(settings, inference=inference, find_model=lambda asked: catalog.find(asked).model_id, encode=written),
         sources=Plugins(SOURCES, []),
         families=Plugins(FAMILIES, []),
         metrics=metrics,

@@ -3,9 +3,9 @@
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.connection import ASGIConnection
@@ -17,6 +17,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body
 
 from healthd.api.schemas import Error, Login, Session
+from healthd.cameras.viewers import PageSession
 from healthd.clock import SYSTEM_CLOCK, Clock
 
 Scope = Literal["read", "admin"]
@@ -43,6 +44,12 @@ class _Key:
     identity: Identity
 
 
+@dataclass(frozen=True, slots=True)
+class _LogIn:
+    identity: Identity
+    page: PageSession
+
+
 NOBODY_ASKED = Identity("anonymous", "admin")
 """Who everybody is where no keys are set."""
 
@@ -60,7 +67,9 @@ class Authenticator:
         self._keys = tuple(_Key(_digest(key), Identity(name, scope)) for name, key, scope in keys)
         self.session_seconds = session_seconds
         self._clock = clock
-        self._sessions: dict[bytes, tuple[Identity, float]] = {}
+        self._sessions: dict[bytes, _LogIn] = {}
+        self.on_session_closed: Callable[[str], None] = lambda _session_id: None
+        """Called with the id of a page session that has ended, whatever way."""
 
     @property
     def required(self) -> bool:
@@ -78,33 +87,52 @@ class Authenticator:
     def open_session(self, identity: Identity) -> str:
         """Begin a session for a page; return its token."""
         while len(self._sessions) >= MAX_SESSIONS:
-            del self._sessions[next(iter(self._sessions))]
+            self._close(next(iter(self._sessions)))
         token = secrets.token_urlsafe(32)
-        self._sessions[_digest(token)] = (identity, self._clock.monotonic() + self.session_seconds)
+        page = PageSession(secrets.token_hex(8), self._clock.monotonic() + self.session_seconds)
+        self._sessions[_digest(token)] = _LogIn(identity, page)
         return token
 
     def by_session(self, token: str) -> Identity | None:
         """Recognise the token of a session that has not expired."""
-        identity, expires = self._sessions.get(_digest(token), (None, 0.0))
-        if identity is not None and self._clock.monotonic() >= expires:
-            self.close_session(token)
-            return None
-        return identity
+        found = self._log_in(token)
+        return found.identity if found is not None else None
 
     def close_session(self, token: str) -> None:
         """End a session; an unknown one is ended already."""
-        self._sessions.pop(_digest(token), None)
+        self._close(_digest(token))
 
     def identify(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> Identity | None:
         """Recognise whoever sends these headers and cookies."""
         if not self.required:
             return NOBODY_ASKED
-        bearer = headers.get("authorization", "")
-        key = headers.get("x-api-key") or (bearer[7:].strip() if bearer[:7].lower() == "bearer " else "")
-        if key:
+        if key := _key(headers):
             return self.by_key(key)
         token = cookies.get(COOKIE)
         return self.by_session(token) if token else None
+
+    def page_session(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> PageSession | None:
+        """Return the session by which `identify` recognises somebody; None where it is no session."""
+        token = cookies.get(COOKIE)
+        found = self._log_in(token) if token and self.required and not _key(headers) else None
+        return found.page if found is not None else None
+
+    def _log_in(self, token: str) -> _LogIn | None:
+        found = self._sessions.get(_digest(token))
+        if found is not None and self._clock.monotonic() >= found.page.ends_at:
+            self.close_session(token)
+            return None
+        return found
+
+    def _close(self, digest: bytes) -> None:
+        closed = self._sessions.pop(digest, None)
+        if closed is not None:
+            self.on_session_closed(closed.page.session_id)
+
+
+def _key(headers: Mapping[str, str]) -> str:
+    bearer = headers.get("authorization", "")
+    return headers.get("x-api-key") or (bearer[7:].strip() if bearer[:7].lower() == "bearer " else "")
 
 
 def _digest(secret: str) -> bytes:
@@ -126,17 +154,33 @@ def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None:  # typ
         NotAuthorizedException: no key, or one that nobody knows (401).
         PermissionDeniedException: a key that may only read (403).
     """
-    authenticator: Authenticator = connection.app.state.services.auth
     if handler.opt.get("open"):
         return
+    identity = _recognised(connection)
+    if not identity.may(needed_scope(str(connection.scope.get("method", "GET")), handler.opt)):
+        raise PermissionDeniedException(f"the key `{identity.name}` may only read; this needs one with scope `admin`")
+
+
+def page_of(connection: ASGIConnection[Any, Any, Any, Any]) -> PageSession | None:
+    """Return the session of the page that asks, which what it opens must not outlive; None: it came by no log-in.
+
+    Raises:
+        NotAuthorizedException: it has logged out since the guard let it through.
+    """
+    _recognised(connection)
+    authenticator: Authenticator = connection.app.state.services.auth
+    return authenticator.page_session(connection.headers, connection.cookies)
+
+
+def _recognised(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
+    authenticator: Authenticator = connection.app.state.services.auth
     identity = authenticator.identify(connection.headers, connection.cookies)
     if identity is None:
         needed = "an API key is needed: send it in the header `X-Api-Key` or as a bearer token, or log in"
         if connection.scope["type"] == ScopeType.WEBSOCKET:
             raise WebSocketException(detail=needed, code=4401)
         raise NotAuthorizedException(needed, headers={"WWW-Authenticate": "Bearer"})
-    if not identity.may(needed_scope(str(connection.scope.get("method", "GET")), handler.opt)):
-        raise PermissionDeniedException(f"the key `{identity.name}` may only read; this needs one with scope `admin`")
+    return identity
 
 
 class AuthController(Controller):

@@ -1,6 +1,7 @@
 """Cameras: their health, their newest picture and prediction, and what can be ordered of them."""
 
 import math
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -228,19 +229,42 @@ def _no_picture(runner: CameraRunner, health: Health) -> NoPicture:
     return NoPicture(detail, extra=extra)
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the answer tells of one frame in one variant."""
+
+    frame_id: int
+    variant: Variant
+    etag: str
+    raw_etag: bytes
+    fixed: tuple[tuple[bytes, bytes], ...]
+    """The headers that stay the same as long as it is the newest."""
+
+    @classmethod
+    def of(cls, boot_id: str, frame: Frame, variant: Variant) -> "Facts":
+        """Put them together."""
+        etag = f'"{boot_id}-{frame.frame_id}-{variant}"'
+        fixed = (
+            (b"etag", etag.encode()),
+            (b"cache-control", b"no-cache"),
+            (b"x-frame-id", b"%d" % frame.frame_id),
+            (b"x-frame-timestamp", rfc3339(frame.captured_at).encode()),
+        )
+        return cls(frame.frame_id, variant, etag, etag.encode(), fixed)
+
+    def headers(self, *, age_ms: float, state: State) -> list[tuple[bytes, bytes]]:
+        """Return all headers that tell of the frame."""
+        return [*self.fixed, (b"x-frame-age-ms", b"%.0f" % age_ms), (b"x-camera-state", state.value.encode())]
+
+
 def _headers(services: Services, runner: CameraRunner, frame: Frame, variant: Variant) -> dict[str, str]:
-    return {
-        "ETag": _etag(services, frame, variant),
-        "Cache-Control": "no-cache",
-        "X-Frame-Id": str(frame.frame_id),
-        "X-Frame-Timestamp": rfc3339(frame.captured_at),
-        "X-Frame-Age-Ms": f"{_age_ms(services, frame):.0f}",
-        "X-Camera-State": runner.health.state.value,
-    }
+    facts = Facts.of(services.boot_id, frame, variant)
+    raw = facts.headers(age_ms=_age_ms(services, frame), state=runner.health.state)
+    return {name.decode(): value.decode() for name, value in raw}
 
 
 def _etag(services: Services, frame: Frame, variant: Variant) -> str:
-    return f'"{services.boot_id}-{frame.frame_id}-{variant}"'
+    return Facts.of(services.boot_id, frame, variant).etag
 
 
 def _age_ms(services: Services, frame: Frame) -> float:

@@ -19,7 +19,7 @@ class Connection:
     """The connection of one request. Lives as long as the request."""
 
     lost: "asyncio.Future[None]"
-    """Done when the connection is gone. ASGI's `receive` does not tell when the client has sent another request."""
+    """Done when the connection is gone. Unlike ASGI's `receive` many can wait for it, and it takes nothing away."""
     abort: Callable[[], object]
     """Drop it with what is still in its buffers."""
     close: Callable[[], object]

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from healthd.cpus import usable_cpus
 from healthd.crew import Crew
+from healthd.errors import BusyError
 from healthd.frames import Image
 from healthd.pictures import decode_picture
 
@@ -32,15 +33,21 @@ class PictureDecoder:
         self._freed = asyncio.Condition()
 
     @asynccontextmanager
-    async def decoded(self, data: bytes | bytearray) -> AsyncIterator[Image]:
+    async def decoded(
+        self, data: bytes | bytearray, *, before: Callable[[], asyncio.Timeout] = lambda: asyncio.timeout(None)
+    ) -> AsyncIterator[Image]:
         """Decode a picture, and count its memory for as long as the block lasts; waits until there is room for it.
 
         Raises:
+            BusyError: there was no room for it in time.
             PictureTooLarge, PictureError: as `decode_picture` does.
         """
-        async with self._freed:
-            await self._freed.wait_for(self._has_room)
-            self._decoding += 1
+        try:
+            async with before(), self._freed:
+                await self._freed.wait_for(self._has_room)
+                self._decoding += 1
+        except TimeoutError:
+            raise BusyError("no room for another picture: too many large ones wait for their models") from None
         pixels = 0
         try:
             try:

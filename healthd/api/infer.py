@@ -144,7 +144,7 @@ async def _predicted(
 ) -> Response[Any]:
     async with AsyncExitStack() as held:
         async with services.inference.seat(asked.wish.model, asked.params) as seat:
-            image = await held.enter_async_context(services.decoder.decoded(picture))
+            image = await held.enter_async_context(services.decoder.decoded(picture, before=seat.in_time))
             prediction = await seat.predict(image)
             model_id, task = seat.entry.model_id, seat.model.task
         try:

@@ -12,7 +12,7 @@ from healthd.api import schemas, shapes
 from healthd.api.infer_schemas import Labels, ModelInfo, Unloaded
 from healthd.api.methods import UNLISTED
 from healthd.api.services import House, Services
-from healthd.models.catalog import Entry, public_id
+from healthd.models.catalog import Entry
 from healthd.models.model import InferenceParams
 from healthd.models.shared import LoadedModel
 
@@ -111,8 +111,8 @@ async def _told(services: Services, name: str) -> ModelInfo:
 
 
 def _shape(services: Services, entry: Entry) -> ModelInfo:
-    variants = [one for one in services.models.loaded() if _is(entry, one.family, one.model_id)]
-    loading = any(_is(entry, *one) for one in services.models.loading())
+    variants = [one for one in services.models.loaded() if one.family == entry.family and entry.spec_id in one.names]
+    loading = services.models.is_loading(entry.family, entry.spec_id)
     reason = None if variants else _failure(services, entry)
     first = variants[0] if variants else None
     state = "loaded" if first else "loading" if loading else "failed" if reason is not None else "available"
@@ -132,10 +132,6 @@ def _shape(services: Services, entry: Entry) -> ModelInfo:
         cameras=list(entry.cameras),
         pinned=entry.pinned,
     )
-
-
-def _is(entry: Entry, family: str, model_id: str) -> bool:
-    return family == entry.family and (model_id == entry.spec_id or public_id(model_id) == entry.model_id)
 
 
 def _memory(variants: Iterable[LoadedModel]) -> int | None:

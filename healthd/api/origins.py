@@ -26,6 +26,7 @@ PROBES = frozenset({"/healthz", "/readyz", "/health", "/metrics"})
 _ASKING = {"GET", "HEAD", "OPTIONS"}
 _PORTS = {"http": 80, "https": 443}
 _LONGEST_SHOWN = 200
+_MOST_NAMES = 100
 
 
 class PageGuard:
@@ -36,16 +37,37 @@ class PageGuard:
         self._cors = cors
         self._needs_key = services.auth.required
         self._guards_hosts = guards_hosts(services)
+        self._known: dict[str, bool] = {}
+        """Names that were looked at before."""
         self._hosts = {_bare_host(name) for name in services.settings.server.allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the application answer, or refuse in its place."""
+        if scope["type"] == ScopeType.HTTP and scope["method"] in {"GET", "HEAD"} and self._is_ours(scope):
+            await self._app(scope, receive, send)
+            return
         headers = Headers.from_scope(scope)
         refusal = self._refuse_host(scope, headers) or self._refuse_origin(scope, headers)
         if refusal is None:
             await self._app(scope, receive, send)
         else:
             await refuse(scope, send, refusal)
+
+    def _is_ours(self, scope: Scope) -> bool:
+        """Tell at once whether a question was asked by a name of ours; it is looked at closely where it was not."""
+        if not self._guards_hosts:
+            return True
+        names = [value for key, value in scope["headers"] if key == b"host"]
+        return len(names) == 1 and self._is_known(names[0].decode("latin-1"))
+
+    def _is_known(self, host: str) -> bool:
+        known = self._known.get(host)
+        if known is None:
+            name = _bare_host(host)
+            known = _is_local(name) or name in self._hosts
+            if len(self._known) < _MOST_NAMES:
+                self._known[host] = known
+        return known
 
     def _refuse_host(self, scope: Scope, headers: Headers) -> Error | None:
         """Refuse a name that is not ours: a site may let its own name point here, and then reads as if it were us."""

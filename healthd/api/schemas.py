@@ -197,6 +197,7 @@ class Viewer(Struct):
     sent: int
     """Frames, events or answers."""
     skipped: int
+    """What newer ones replaced before it could be sent, of what was asked for."""
     quality: int | None
     """JPEG quality at present."""
     last_write_age_ms: float

@@ -59,6 +59,7 @@ class Services:
     _was_ready: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        self.auth.on_session_closed = self.viewers.end_page
         self.started_at = self.clock.now()
         self._started = self.clock.monotonic()
         limits = self.settings.inference

@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException, ValidationException, WebSocketDis
 from litestar.types import Message, Receive, Send
 
 from healthd.api import shapes, socket_messages
+from healthd.api.auth import page_of
 from healthd.api.connection import Connection, connection_of
 from healthd.api.infer_params import Parameters
 from healthd.api.refusals import refuse
@@ -36,6 +37,7 @@ RETRY_SECONDS = 5
 _CLOSINGS = {
     EndReason.STOP: (1001, "healthd is stopping"),
     EndReason.ADMIN: (1001, "an administrator has ended this socket"),
+    EndReason.LOGOUT: (1001, "the page is no longer logged in"),
     EndReason.LIMIT: (1001, "it has lasted as long as it may (streams.max_seconds)"),
     EndReason.IDLE: (1001, f"nothing was sent for {IDLE_SECONDS:g} s"),
     EndReason.MISUSE: (1008, "too many messages in a row that cannot be answered"),
@@ -59,9 +61,9 @@ async def predictions(socket: WebSocket[Any, Any, Any], services: House) -> None
         await refuse(socket.scope, socket.send, socket_messages.told(socket_messages.wrong(problems)))
         return
     otherwise = Wishes(model_id=asked.wish.model, params=asked.params)
-    client = socket.client.host if socket.client else "unknown"
+    client, page = socket.client.host if socket.client else "unknown", page_of(socket)
     try:
-        with services.viewers.admitted(kind="socket", camera=None, client=client) as viewer:
+        with services.viewers.admitted(kind="socket", camera=None, client=client, page=page) as viewer:
             await _Conversation(services, viewer, otherwise, socket).run()
     except TooManyViewers as exc:
         await refuse(socket.scope, socket.send, Error(503, str(exc)), retry_after_seconds=RETRY_SECONDS)
@@ -111,7 +113,7 @@ class _Conversation:
             longest = max(0.0, left) if math.isfinite(left) else None
             ends: set[asyncio.Future[Any]] = {ending, lost}
             await asyncio.wait(ends, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
-            viewer.end(EndReason.CLIENT if lost.done() else EndReason.LIMIT)
+            viewer.end(EndReason.CLIENT if lost.done() else viewer.ends_as)
         finally:
             for task in (*talking, ending):
                 task.cancel()
@@ -173,7 +175,7 @@ class _Conversation:
             file = await self._services.decoder.run(picture.file)
             if len(file) > (most := self._settings.max_upload_bytes):
                 raise PictureTooLarge(f"the picture has {len(file):,} bytes: at most {most:,} are taken")
-            async with self._services.decoder.decoded(file) as image:
+            async with self._services.decoder.decoded(file, before=seat.in_time) as image:
                 prediction = await seat.predict(image)
                 return shapes.completed(prediction, image, model_id=seat.entry.model_id, task=seat.model.task)
 

@@ -16,6 +16,7 @@ from litestar.params import Parameter
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from healthd.api import schemas
+from healthd.api.auth import page_of
 from healthd.api.cameras import NAME, find, rfc3339
 from healthd.api.connection import Connection, connection_of
 from healthd.api.errors import TryLater
@@ -28,7 +29,9 @@ from healthd.cameras.viewers import EndReason, Kind, TooManyViewers, Viewer
 log = structlog.get_logger(__name__)
 BOUNDARY = b"healthd-frame"
 CLOSE_SECONDS = 0.5
-"""How long the clean end of a stream may take."""
+"""How long the end of a stream may take in all."""
+CANCEL_SECONDS = 0.05
+"""Tasks that are cancelled get that at least, however late it is."""
 RETRY_SECONDS = 5
 """When one who was refused may try again."""
 LATER = ResponseSpec(schemas.Error, description="Too many viewers; see `Retry-After`.")
@@ -85,7 +88,7 @@ class StreamController(Controller):
             services,
             kind="mjpeg",
             camera=name,
-            client=_client(request),
+            request=request,
             content_type=b"multipart/x-mixed-replace; boundary=" + BOUNDARY,
             opening=speak.opening,
             run=run,
@@ -141,7 +144,7 @@ class StreamController(Controller):
             services,
             kind="events",
             camera=camera,
-            client=_client(request),
+            request=request,
             content_type=b"text/event-stream; charset=utf-8",
             opening=b"retry: 2000\n\n",
             run=run,
@@ -158,7 +161,7 @@ class EndlessAnswer:
         *,
         kind: Kind,
         camera: str | None,
-        client: str,
+        request: Request[Any, Any, Any],
         content_type: bytes,
         opening: bytes,
         run: Callable[[Viewer, Write], Awaitable[None]],
@@ -167,7 +170,7 @@ class EndlessAnswer:
         self._services = services
         self._kind = kind
         self._camera = camera
-        self._client = client
+        self._request = request
         self._content_type = content_type
         self._opening = opening
         self._run = run
@@ -175,8 +178,11 @@ class EndlessAnswer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer until the end; whatever happens, the session is released once."""
+        client, page = _client(self._request), page_of(self._request)
         try:
-            with self._services.viewers.admitted(kind=self._kind, camera=self._camera, client=self._client) as viewer:
+            with self._services.viewers.admitted(
+                kind=self._kind, camera=self._camera, client=client, page=page
+            ) as viewer:
                 await self._answer(viewer, scope, receive, send)
         except TooManyViewers as exc:  # nothing was sent yet
             raise TryLater(str(exc), retry_after_seconds=RETRY_SECONDS) from None
@@ -191,9 +197,11 @@ class EndlessAnswer:
         leaving = asyncio.create_task(_disconnected(receive))
         ending = asyncio.create_task(viewer.ending.wait())
         gone: set[asyncio.Future[Any]] = {leaving, connection.lost}
-        closed = False
+        closed, loop = False, asyncio.get_running_loop()
+        deadline = loop.time()
         try:
             await asyncio.wait({pumping, ending, *gone}, return_when=asyncio.FIRST_COMPLETED)
+            deadline = loop.time() + CLOSE_SECONDS
             if not _any_done(pumping, *gone):  # somebody ends it: the pump finishes what it has in hand
                 self._wake()
                 await asyncio.wait({pumping, *gone}, timeout=CLOSE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -203,7 +211,7 @@ class EndlessAnswer:
                 viewer.end(EndReason.BUG)
                 log.error("stream_bug", viewer=viewer.viewer_id, exc_info=error)
             elif pumping.done() and viewer.ended is not EndReason.STALLED:
-                closed = await _close(connection, send, bare=bare)
+                closed = await _close(connection, send, bare=bare, deadline=deadline)
         finally:
             left: set[asyncio.Future[Any]] = {pumping, leaving, ending}
             for task in left:
@@ -211,7 +219,7 @@ class EndlessAnswer:
             if not closed:
                 connection.abort()
                 left.add(connection.lost)
-            await asyncio.wait(left, timeout=CLOSE_SECONDS)
+            await asyncio.wait(left, timeout=max(CANCEL_SECONDS, deadline - loop.time()))
 
     async def _pump(self, viewer: Viewer, send: Send) -> None:
         async def write(data: bytes) -> None:
@@ -233,10 +241,10 @@ class EndlessAnswer:
         await self._run(viewer, write)
 
 
-async def _close(connection: Connection, send: Send, *, bare: bool) -> bool:
-    """End the body; False when the client does not take what is left of it."""
+async def _close(connection: Connection, send: Send, *, bare: bool, deadline: float) -> bool:
+    """End the body; False when the client does not take what is left of it until the loop's time is `deadline`."""
     try:
-        async with asyncio.timeout(CLOSE_SECONDS):
+        async with asyncio.timeout_at(deadline):
             await send({"type": "http.response.body", "body": b"", "more_body": bare})
             await connection.drained()
             if bare:

@@ -5,6 +5,7 @@ that keeps it open reads what nobody wants for as long as the client cares to se
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from litestar.datastructures import Headers
@@ -25,9 +26,10 @@ class UnreadBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the application answer; where it has not read the body, close the connection after the answer."""
-        if scope["type"] != ScopeType.HTTP or not _is_large(headers := Headers.from_scope(scope)):
+        if scope["type"] != ScopeType.HTTP or not _is_large(scope["headers"]):
             await self._app(scope, receive, send)
             return
+        headers = Headers.from_scope(scope)
         body = _Body(receive, waits=headers.get("expect", "").lower() == "100-continue")
 
         async def answer(message: Message) -> None:
@@ -73,6 +75,11 @@ class _Body:
             return
 
 
-def _is_large(headers: Headers) -> bool:
-    length = headers.get("content-length", "")
-    return int(length) > SMALL_BYTES if length.isdigit() else "transfer-encoding" in headers
+def _is_large(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Tell from the raw headers whether a body comes that the server would not simply read."""
+    chunked = False
+    for name, value in headers:
+        if name == b"content-length":
+            return value.isdigit() and int(value) > SMALL_BYTES
+        chunked = chunked or name == b"transfer-encoding"
+    return chunked

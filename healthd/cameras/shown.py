@@ -2,12 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from healthd.cameras.health import Health, State
 from healthd.cameras.jpeg import Picture
 from healthd.cameras.records import ModelHealth, NotLive, PredictedFrame
 from healthd.clock import Clock
 from healthd.frames import Frame
+
+
+class Dated(Protocol):
+    """A frame, or what is left of one whose image nobody needs any more."""
+
+    @property
+    def frame_id(self) -> int: ...  # noqa: D102  as that of a frame
+
+    @property
+    def captured_monotonic(self) -> float: ...  # noqa: D102  as that of a frame
 
 
 class Shown:
@@ -44,7 +55,7 @@ class Shown:
         self.frame = self.predicted = None
         self._forgotten_id = newest_id
 
-    def age_seconds(self, frame: Frame) -> float:
+    def age_seconds(self, frame: Dated) -> float:
         """Age of a frame in seconds."""
         return self._clock.monotonic() - frame.captured_monotonic
 
@@ -79,7 +90,7 @@ class Shown:
             return predicted
         raise NotLive(replace(health, reason=f"{reason}: {model.reason}" if model.reason else reason))
 
-    def confirm(self, frame: Frame) -> None:
+    def confirm(self, frame: Dated) -> None:
         """See that a frame which took a while to encode may still be shown.
 
         Raises:
@@ -94,5 +105,5 @@ class Shown:
             age = self.age_seconds(frame)
             raise NotLive(replace(health, reason=f"the picture is {age:.1f} s old: it took too long to encode"))
 
-    def _is_old(self, frame: Frame) -> bool:
+    def _is_old(self, frame: Dated) -> bool:
         return self.age_seconds(frame) > self._stale_after and not self._may_be_old()

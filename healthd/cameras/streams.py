@@ -17,6 +17,7 @@ from healthd.cameras.signs import SignCache
 from healthd.cameras.viewers import EndReason, Viewer
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.errors import CameraError
+from healthd.frames import Frame
 from healthd.waiting import wait_or_timeout
 
 KEEP_ALIVE_SECONDS = 1.0
@@ -32,6 +33,7 @@ QUICK_SECONDS = 5.0
 FAREWELLS = {
     EndReason.STOP: ("stream ended", "healthd was stopped"),
     EndReason.ADMIN: ("stream ended", "by an administrator"),
+    EndReason.LOGOUT: ("stream ended", "the page is no longer logged in; log in again"),
     EndReason.LIMIT: ("stream ended", "it lasted as long as a stream may; open it again"),
 }
 """What the last picture of a stream says: a browser goes on showing it, and it must not look live."""
@@ -58,6 +60,16 @@ class Part:
     captured_at: datetime | None = None
     last: bool = False
     """Nothing follows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Which frame a viewer was shown last; its image may go."""
+
+    frame_id: int
+    captured_monotonic: float
+    number: int
+    """Counts what could be shown to this viewer: frames, or predictions."""
 
 
 class Pace:
@@ -109,9 +121,10 @@ class CameraStream:
         self._observe_send = observe_send
         self._clock = clock
         self._pace = Pace(clock)
-        self._last_id = 0
         self._last_part: Part | None = None
         """The newest frame that was sent, as long as the camera is live."""
+        self._last = self._next = _Shown(0, 0.0, 0)
+        """What that part shows, and what the part in hand does."""
         self._sign: str | None = None
         """Title of the sign that is shown in place of frames."""
         self._due = float("-inf")
@@ -134,7 +147,7 @@ class CameraStream:
             except TimeoutError:
                 viewer.end(EndReason.STALLED)
                 return
-            self._note_sent(part, self._clock.monotonic() - begun)
+            self._note_sent(part, begun)
         if viewer.ended in FAREWELLS:
             title, why = FAREWELLS[viewer.ended]
             await write(
@@ -148,20 +161,22 @@ class CameraStream:
             picture = self._runner.picture(overlay=asked.overlay)
         except NotLive as exc:
             return await self._next_sign(exc.health)
-        keep_alive_at = self._viewer.last_write_at + max(KEEP_ALIVE_SECONDS, 1 / (asked.fps or 1.0))
-        new = picture.frame.frame_id != self._last_id or self._last_part is None
+        keep_alive_at = self._viewer.last_write_at + KEEP_ALIVE_SECONDS
+        new = picture.frame.frame_id != self._last.frame_id or self._last_part is None
         if new and now >= self._due:
             return await self._frame(picture, keep_alive_at)
         if self._last_part is not None and now >= keep_alive_at:
             return self._last_part  # the same bytes: nothing is encoded again
         if new:  # too early for this viewer; still it is told within a second when the camera is lost
-            await wait_or_timeout(self._viewer.ending, min(self._due - now, KEEP_ALIVE_SECONDS))
+            await wait_or_timeout(self._viewer.ending, min(self._due, keep_alive_at) - now)
         else:
             await self._wait_changed(keep_alive_at)
         return None
 
     async def _frame(self, picture: Picture, keep_alive_at: float) -> Part | None:
         frame, asked = picture.frame, self._request
+        number = self._runner.counts.predicted if asked.overlay else frame.frame_id
+        self._next = _Shown(frame.frame_id, frame.captured_monotonic, number)
         self._viewer.quality = self._pace.lowered(asked.quality or self._runner.tuning.quality)
         variant = Variant(self._viewer.quality, asked.width, asked.overlay).fitting(frame)
         try:
@@ -170,15 +185,23 @@ class CameraStream:
         except NotLive as exc:
             return await self._next_sign(exc.health)
         except EncoderBusy as exc:
-            if self._last_part is None:
-                return await self._next_sign(Health(State.LIVE, frame.captured_at, str(exc)))
-            if self._clock.monotonic() >= keep_alive_at:
-                return self._last_part
-            await self._wait_changed(keep_alive_at)  # this frame is not for us
-            return None
+            return await self._without(frame, str(exc), keep_alive_at)
         except CameraError as exc:
             return await self._next_sign(Health(State.LIVE, frame.captured_at, str(exc)))
         return Part(jpeg, frame.frame_id, frame.captured_at)
+
+    async def _without(self, frame: Frame, why: str, keep_alive_at: float) -> Part | None:
+        """Do without a frame for which there is no room: show the last one for as long as that is no lie."""
+        if self._last_part is None:
+            return await self._next_sign(Health(State.LIVE, frame.captured_at, why))
+        try:
+            self._runner.shown.confirm(self._last)
+        except NotLive as exc:
+            return await self._next_sign(exc.health)
+        if self._clock.monotonic() >= keep_alive_at:
+            return self._last_part
+        await self._wait_changed(keep_alive_at)
+        return None
 
     async def _next_sign(self, health: Health) -> Part | None:
         """Say that there is no picture: at once when that is new, then once a second."""
@@ -193,25 +216,33 @@ class CameraStream:
     async def _drawn(self, title: str, reason: str | None) -> bytes:
         return await self._signs.get(self._runner.name, title, reason, width=self._request.width)
 
-    def _note_sent(self, part: Part, seconds: float) -> None:
+    def _note_sent(self, part: Part, begun: float) -> None:
         viewer, now = self._viewer, self._clock.monotonic()
-        self._observe_send(seconds)
+        self._observe_send(now - begun)
         if part.frame_id is None or part is self._last_part:  # no frame, or no new one
             viewer.note_sent(items=0, skipped=0, size=len(part.jpeg), now=now)
             return
-        wanted_all = self._last_part is not None and not self._request.overlay and self._request.fps is None
-        skipped = max(0, part.frame_id - self._last_id - 1) if wanted_all else 0
-        viewer.note_sent(items=1, skipped=skipped, size=len(part.jpeg), now=now)
-        self._last_id, self._last_part, self._sign = part.frame_id, part, None
+        viewer.note_sent(items=1, skipped=self._skipped(begun), size=len(part.jpeg), now=now)
         interval = 1 / max(1.0, min(self._runner.fps or 1.0, self._request.fps or 1000.0))
-        self._pace.sent(seconds, interval=interval)
-        if (
-            fps := self._request.fps
-        ) is not None:  # a little lateness is caught up: the rate asked for is the one given
-            self._due = max(self._due, now - 0.5 / fps) + 1 / fps
+        self._pace.sent(now - begun, interval=interval)
+        if (fps := self._request.fps) is not None:
+            late = 0.5 / fps if self._last_part else 0.0  # a little is caught up: the rate asked for is the one given
+            self._due = max(self._due, begun - late) + 1 / fps
+        self._last, self._last_part, self._sign = self._next, part, None
+
+    def _skipped(self, begun: float) -> int:
+        """Count what this viewer wanted to see between its last frame and the one whose send has `begun`."""
+        if self._last_part is None:
+            return 0
+        missed = max(0, self._next.number - self._last.number - 1)
+        fps = self._request.fps
+        return missed if fps is None else max(0, min(missed, int((begun - self._due) * fps)))
 
     async def _wait_changed(self, deadline: float) -> None:
-        """Wait for a new frame or another state, at most until `deadline`; the end of the session wakes too."""
+        """Wait for a new frame or another state, at most until `deadline`; the end of the session wakes too.
+
+        What follows from time alone wakes nobody: that a frame is too old, that the session has lasted long enough.
+        """
         left = deadline - self._clock.monotonic()
         if left > 0 and self._viewer.ended is None:
             await self._runner.published.wait(left)

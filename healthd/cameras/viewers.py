@@ -39,12 +39,24 @@ class EndReason(StrEnum):
     """The daemon stops."""
     ADMIN = "admin"
     """Somebody ended it."""
+    LOGOUT = "logout"
+    """The page that opened it has logged out, or its log-in has expired."""
     BUG = "bug"
     """We failed it; the log has a traceback."""
 
 
 class TooManyViewers(HealthdError):  # noqa: N818  it says what it is
     """No room for another viewer now."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageSession:
+    """The log-in of a page, which what it opens does not outlive."""
+
+    session_id: str
+    """Tells nothing of its token."""
+    ends_at: float
+    """Seconds of the monotonic clock."""
 
 
 @dataclass(slots=True)
@@ -72,6 +84,10 @@ class Viewer:
     """Of all sessions of its camera, ended ones included."""
     ends_at: float = math.inf
     """Seconds of the monotonic clock, when it will have lasted as long as a session may."""
+    ends_as: EndReason = EndReason.LIMIT
+    """Why it will end then."""
+    page: PageSession | None = None
+    """Who opened it by a log-in; None: it came with a key, or needs none."""
     sent: int = 0
     """Frames, events or answers."""
     skipped: int = 0
@@ -86,7 +102,7 @@ class Viewer:
     def going_on(self, now: float) -> bool:
         """Whether the session goes on; one that has lasted as long as it may is asked to end."""
         if now >= self.ends_at:
-            self.end(EndReason.LIMIT)
+            self.end(self.ends_as)
         return self.ended is None
 
     def note_sent(self, *, items: int, skipped: int, size: int, now: float) -> None:
@@ -152,8 +168,10 @@ class Viewers:
         return self._open.get(viewer_id)
 
     @contextmanager
-    def admitted(self, *, kind: Kind, camera: str | None, client: str) -> Iterator[Viewer]:
-        """Admit a viewer for as long as the block lasts, however it ends.
+    def admitted(
+        self, *, kind: Kind, camera: str | None, client: str, page: PageSession | None = None
+    ) -> Iterator[Viewer]:
+        """Admit a viewer for as long as the block lasts, however it ends; one that came by a log-in ends with that.
 
         Raises:
             TooManyViewers: a limit is reached, or the daemon stops.
@@ -164,6 +182,8 @@ class Viewers:
             log.info("viewer_refused", kind=kind, camera=camera, client=client, reason=refusal)
             raise TooManyViewers(refusal)
         now = self._clock.monotonic()
+        longest = now + self._max_seconds
+        logged_in_until = page.ends_at if page is not None else math.inf
         viewer = Viewer(
             viewer_id=f"v{next(self._ids)}",
             kind=kind,
@@ -172,7 +192,9 @@ class Viewers:
             since=self._clock.now(),
             opened_at=now,
             totals=self.totals.setdefault((kind, camera or ""), Totals()),
-            ends_at=now + self._max_seconds,
+            ends_at=min(longest, logged_in_until),
+            ends_as=EndReason.LOGOUT if logged_in_until < longest else EndReason.LIMIT,
+            page=page,
             last_write_at=now,
         )
         self._open[viewer.viewer_id] = viewer
@@ -189,6 +211,12 @@ class Viewers:
         self._stopping = True
         for viewer in self:
             viewer.end(reason)
+
+    def end_page(self, session_id: str) -> None:
+        """Ask all that a page has opened to end cleanly: its log-in is over."""
+        for viewer in self:
+            if viewer.page is not None and viewer.page.session_id == session_id:
+                viewer.end(EndReason.LOGOUT)
 
     def samples(self) -> Iterator[Sample]:
         """Give the values of the metrics of all viewers, as they are now."""

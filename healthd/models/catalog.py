@@ -4,6 +4,7 @@ A request may use what the configuration names (cameras, `models.preload`, `mode
 directory. It names nothing else: a path that leaves the directory is as unknown as a file that is not there.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from healthd.errors import UnknownModelError
-from healthd.models.model import ModelFamily
+from healthd.models.model import ModelFamily, ModelSpec
 from healthd.redact import SCRUBBER
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,29 @@ def public_id(spec_id: str) -> str:
     return PurePosixPath(label).name or label if label.startswith(("/", "~")) else label
 
 
+def shown_id(spec_id: str, directory: Path) -> str:
+    """Return the id of a model as people see it: of one in the models directory, its path below that."""
+    below = str(directory).rstrip("/") + "/"
+    return SCRUBBER.scrub_label(spec_id.removeprefix(below)) if spec_id.startswith(below) else public_id(spec_id)
+
+
+def without_paths(text: str, spec: ModelSpec) -> str:
+    """Return a text about a model with its id in place of every path that leads to it here. Reads the disk."""
+    shown = shown_id(spec.model_id, spec.directory)
+    places = {str(spec.directory / spec.model_id), *([spec.model_id] if spec.model_id.startswith("/") else [])}
+    folders = {f"{spec.directory}/"}
+    with contextlib.suppress(OSError, RuntimeError):  # a loop of links
+        folders.add(f"{spec.directory.resolve()}/")
+    if spec.path is not None:
+        places.add(str(spec.path))
+        folders.add(f"{spec.path.parent}/")
+    for place in sorted(places, key=len, reverse=True):
+        text = text.replace(place, shown)
+    for folder in sorted((one for one in folders if one.startswith("/") and one != "/"), key=len, reverse=True):
+        text = text.replace(folder, "")
+    return text
+
+
 class Catalog:
     """All models that a request may name. Lives as long as the daemon; thread-safe; its calls read the disk."""
 
@@ -68,9 +92,10 @@ class Catalog:
                 if spec_id not in users:  # a camera's plugin may have its own ways
                     log.warning("model_without_family", model=public_id(spec_id))
                 continue
-            shown = public_id(spec_id)
-            if shown in self._configured:  # two files of one name: the second keeps its path
-                shown = SCRUBBER.scrub_label(spec_id)
+            name, number = shown_id(spec_id, directory), 2
+            shown = name
+            while shown in self._configured:  # two files of one name
+                shown, number = f"{name}~{number}", number + 1
             entry = Entry(shown, family, spec_id, tuple(users.get(spec_id, ())), spec_id in preload)
             self._configured[shown] = entry
             self._default = self._default or shown

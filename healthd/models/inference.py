@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -38,6 +38,12 @@ from healthd.worker import WorkerPool, WorkerTimeout
 log = structlog.get_logger(__name__)
 DISK_SECONDS = 5.0
 """How long looking for a model's file may take."""
+UNLOAD_SECONDS = 30.0
+KEEP_SECONDS = 5.0
+"""How often a model that is to be kept is looked after."""
+MOST_HUNG = 8
+"""So many threads hang in a disk or a model, and no further one is risked for looking a model up."""
+STOPS = "healthd stops"
 _Wish = tuple[str, str, ModelOptions]
 T = TypeVar("T")
 
@@ -52,9 +58,15 @@ class Seat:
     params: InferenceParams
     deadline: float
     """Seconds of the monotonic clock by which its turn must have come."""
+    woken: asyncio.Event
+    """Set when its turn has come, or will not come."""
     _run: "Callable[[Seat, Turn, Image], Awaitable[Prediction]]" = field(repr=False)
     _clock: Clock = field(repr=False)
     _observe_wait: Callable[[float], object] = field(repr=False)
+
+    def in_time(self) -> asyncio.Timeout:
+        """Bound what is done before its turn by the deadline."""
+        return asyncio.timeout(max(0.0, self.deadline - self._clock.monotonic()))
 
     async def predict(self, image: Image) -> Prediction:
         """Wait for a turn and predict, with the parameters of the seat.
@@ -67,12 +79,11 @@ class Seat:
             PredictError: the model failed on this picture.
         """
         loop = asyncio.get_running_loop()
-        granted = asyncio.Event()
         begun = self._clock.monotonic()
-        turn = self.model.turns.enter(Rank.REQUEST, partial(_wake, loop, granted))
+        turn = self.model.turns.enter(Rank.REQUEST, partial(_wake, loop, self.woken))
         try:
-            async with asyncio.timeout(max(0.0, self.deadline - begun)):
-                await granted.wait()
+            async with self.in_time():
+                await self.woken.wait()
         except TimeoutError:
             self.model.turns.leave(turn)
             waited = self._clock.monotonic() - begun
@@ -82,6 +93,9 @@ class Seat:
         except BaseException:
             self.model.turns.leave(turn)
             raise
+        if turn.granted_at is None:
+            self.model.turns.leave(turn)
+            raise BusyError(STOPS)
         self._observe_wait(self._clock.monotonic() - begun)
         return await self._run(self, turn, image)
 
@@ -113,6 +127,8 @@ class Inference:
         """Models of the directory that were found before."""
         self._warming: dict[str, asyncio.Task[None]] = {}
         self._untried: set[str] = set()
+        self._seats: set[Seat] = set()
+        self._stopping = asyncio.Event()
 
     @asynccontextmanager
     async def seat(self, model_id: str | None, params: InferenceParams, *, queued: bool = True) -> AsyncIterator[Seat]:
@@ -129,23 +145,29 @@ class Inference:
         entry = await self._find(model_id)
         shared, waited = await self._held(entry, params)
         try:
+            if self._stopping.is_set():
+                raise BusyError(STOPS)
             # Those who came before the model was there wait for it together: their number is bounded by their callers.
             if queued and not waited and shared.seats >= shared.turns.concurrency + self._queue_size:
                 raise BusyError(
                     f"{entry.model_id} is busy: {self._queue_size} requests wait already (models.queue_size)"
                 )
+            seat = Seat(
+                entry,
+                shared,
+                params,
+                self._clock.monotonic() + self._queue_timeout_seconds,
+                asyncio.Event(),
+                self._predict,
+                self._clock,
+                self._metrics.model_wait_seconds.labels(entry.model_id).observe,
+            )
             shared.seats += queued
+            self._seats.add(seat)
             try:
-                yield Seat(
-                    entry,
-                    shared,
-                    params,
-                    self._clock.monotonic() + self._queue_timeout_seconds,
-                    self._predict,
-                    self._clock,
-                    self._metrics.model_wait_seconds.labels(entry.model_id).observe,
-                )
+                yield seat
             finally:
+                self._seats.discard(seat)
                 shared.seats -= queued
         finally:
             self._models.release(shared, close_with=_on_a_thread)
@@ -178,9 +200,13 @@ class Inference:
             InUseError: a camera or a request holds it.
         """
         entry = await self._find(model_id)
-        number = await self._from_disk(partial(self._models.unload, entry.family, entry.spec_id))
+        unload = partial(self._models.unload, entry.family, entry.spec_id)
+        try:
+            number = await self._pool.call(unload, timeout=UNLOAD_SECONDS, late="not unloaded yet")
+        except WorkerTimeout as exc:
+            raise BusyError(str(exc), retry_after_seconds=5) from None
         if number is None:
-            who = f"of camera {', '.join(entry.cameras)}" if entry.cameras else "somebody uses it"
+            who = f"camera {', '.join(entry.cameras)} uses it" if entry.cameras else "a request uses it"
             raise InUseError(f"{entry.model_id} is in use: {'models.preload keeps it' if entry.pinned else who}")
         return number
 
@@ -191,7 +217,10 @@ class Inference:
             self._warming[entry.model_id] = asyncio.create_task(self._keep(entry), name=f"preload {entry.model_id}")
 
     def stop(self) -> None:
-        """Load nothing more of what was wanted from the start."""
+        """Load nothing more of what was wanted from the start, and let nobody wait for a load or a turn any more."""
+        self._stopping.set()
+        for seat in self._seats:
+            seat.woken.set()
         for task in self._warming.values():
             task.cancel()
         self._untried.clear()
@@ -211,15 +240,20 @@ class Inference:
         yield Sample("healthd_model_workers_stuck", self._pool.stuck)
 
     async def _keep(self, entry: Entry) -> None:
-        """Load a model and hold it until the daemon ends; try again when that fails."""
+        """Load a model and hold it until the daemon ends; anew when that fails, or when the model hangs."""
         backoff = Backoff(longest_seconds=60.0)
         while True:
             try:
-                await self._held(entry, InferenceParams())
+                shared, _ = await self._held(entry, InferenceParams())
             except HealthdError as exc:
                 log.warning("preload_failed", model=entry.model_id, reason=str(exc))
             else:
-                return
+                backoff.reset()
+                self._untried.discard(entry.model_id)
+                while self._models.is_current(shared):  # noqa: ASYNC110  what changes it is a thread, and seldom
+                    await asyncio.sleep(KEEP_SECONDS)
+                self._models.release(shared, close_with=_on_a_thread)
+                continue
             finally:
                 self._untried.discard(entry.model_id)
             await asyncio.sleep(backoff.next())
@@ -239,6 +273,10 @@ class Inference:
         return entry
 
     async def _from_disk(self, function: Callable[[], T]) -> T:
+        if self._pool.stuck >= MOST_HUNG:
+            raise BusyError(
+                f"{self._pool.stuck} threads hang in a disk or a model: restart healthd", retry_after_seconds=60
+            )
         try:
             return await self._pool.call(function, timeout=DISK_SECONDS, late="the models directory did not answer")
         except WorkerTimeout as exc:
@@ -261,20 +299,26 @@ class Inference:
             if loading is None:
                 loading = self._loads[key] = asyncio.create_task(self._load(key), name=f"load {entry.model_id}")
                 loading.add_done_callback(partial(self._loaded, key))
-            try:
-                await asyncio.shield(loading)
-            except HealthdError as exc:
-                raise _for_a_request(exc, entry) from exc
+            await self._wait_or_stop(loading)
+            if (error := loading.exception()) is not None:
+                raise _for_a_request(error, entry) from error
         raise BusyError(f"{entry.model_id} was loaded and had to make room at once: too many models are in use")
 
-    async def _load(self, key: _Wish) -> None:
-        seconds = self._models.load_timeout_seconds
+    async def _wait_or_stop(self, loading: "asyncio.Task[None]") -> None:
+        """Wait for a load that others may wait for too; raise BusyError when the daemon stops before it has ended."""
+        stop = asyncio.create_task(self._stopping.wait())
         try:
-            await self._pool.call(
-                lambda: self._models.release(self._models.acquire(*key)),
-                timeout=seconds,
-                late="the model was not loaded",
-            )
+            either: set[asyncio.Task[Any]] = {loading, stop}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+        if not loading.done() or loading.cancelled():
+            raise BusyError(STOPS)
+
+    async def _load(self, key: _Wish) -> None:
+        load, seconds = partial(self._models.load, *key), self._models.load_timeout_seconds
+        try:
+            await self._pool.call(load, timeout=seconds, late="the model was not loaded")
         except (HealthdError, asyncio.CancelledError):
             raise
         except Exception as exc:
@@ -321,8 +365,8 @@ def _options(family: ModelFamily, params: InferenceParams) -> ModelOptions:
         raise ParameterError(f"{type(family).__name__} cannot take these parameters: {exc!r}") from exc
 
 
-def _for_a_request(error: HealthdError, entry: Entry) -> HealthdError:
-    """Return the error of a load as one for a request: each kind has its own status, and none names a path."""
+def _for_a_request(error: BaseException, entry: Entry) -> HealthdError:
+    """Return the error of a load as one for a request: each kind has its own status."""
     told = (str(error) or repr(error)).replace(entry.spec_id, entry.model_id)
     for kind in (ParameterError, UnknownModelError, LoadError):
         if isinstance(error, kind):

@@ -13,8 +13,9 @@ import structlog
 
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.errors import BusyError, LoadError, ModelError, PluginError, SettingsError
+from healthd.models.catalog import shown_id
 from healthd.models.model import ModelFamily, ModelOptions, ModelSpec, Prediction
-from healthd.models.room import Limits, victims
+from healthd.models.room import Limits, refuse_giant, victims
 from healthd.models.shared import LoadedModel, SharedModel, again
 
 log = structlog.get_logger(__name__)
@@ -113,10 +114,8 @@ class ModelManager:
         if maker is None:
             known = ", ".join(sorted(self.families)) or "none"
             raise PluginError(f"no model family `{family}` is installed (installed: {known})")
-        options = options or ModelOptions()
-        path = self.resolve(model_id)
-        key = (family, str(path) if path else model_id, options)
-        spec = ModelSpec(model_id, path, self.directory, options, self._threads)
+        spec = self._spec(model_id, options)
+        key = (family, str(spec.path) if spec.path else model_id, spec.options)
         shared, first, evicted = self._take(key, spec, maker)
         try:
             self._close_all(evicted, reason="room")
@@ -128,6 +127,13 @@ class ModelManager:
             self._forget(key, shared, exc if first else None)
             raise
         return shared
+
+    def load(self, family: str, model_id: str, options: ModelOptions) -> None:
+        """Load a model for whoever shares it next; raises as `acquire` does, without a path of this machine."""
+        try:
+            self.release(self.acquire(family, model_id, options))
+        except (ModelError, SettingsError) as exc:
+            raise again(exc, self._spec(model_id, options)) from exc
 
     def release(self, shared: SharedModel, *, close_with: Callable[[Callable[[], None]], object] | None = None) -> None:
         """Give back what `acquire`, `share` or `retain` gave.
@@ -203,15 +209,23 @@ class ModelManager:
         told = [model.describe() for model in models]
         return tuple(model for model in told if model is not None)
 
-    def loading(self) -> tuple[tuple[str, str], ...]:
-        """Tell family and id of each model that is being loaded now."""
+    def is_loading(self, family: str, model_id: str) -> bool:
+        """Whether a variant of a model is being loaded now. Does not block."""
         with self._changed:
-            return tuple((model.family, model.spec.model_id) for model in self._models.values() if not model.settled)
+            return any(
+                model.family == family and model_id in model.names and not model.settled
+                for model in self._models.values()
+            )
+
+    def is_current(self, shared: SharedModel) -> bool:
+        """Whether others would get this very model; False once it hung and was left to its thread."""
+        with self._changed:
+            return shared in self._models.values()
 
     def unload(self, family: str, model_id: str) -> int | None:
         """Unload every variant of a model; return how many, None (and nothing done) when somebody uses one."""
         with self._changed:
-            keys = [key for key, model in self._models.items() if (key[0], model.spec.model_id) == (family, model_id)]
+            keys = [key for key, model in self._models.items() if key[0] == family and model_id in model.names]
             if any(self._models[key].users for key in keys):
                 return None
             going = [self._models[key] for key in keys]
@@ -247,6 +261,9 @@ class ModelManager:
             return None
         return None
 
+    def _spec(self, model_id: str, options: ModelOptions | None) -> ModelSpec:
+        return ModelSpec(model_id, self.resolve(model_id), self.directory, options or ModelOptions(), self._threads)
+
     def _take(self, key: _Key, spec: ModelSpec, maker: ModelFamily) -> tuple[SharedModel, bool, list[SharedModel]]:
         """Return the model of that key, whether the caller must load it, and what it must close before it does."""
         wanted = _estimate(maker, spec)
@@ -271,6 +288,7 @@ class ModelManager:
                 shared = self._models[key] = SharedModel(
                     family=key[0],
                     spec=spec,
+                    shown=shown_id(spec.model_id, self.directory),
                     clock=self._clock,
                     patience_seconds=self._stuck_after_seconds,
                     concurrency=self._concurrency,
@@ -288,7 +306,7 @@ class ModelManager:
         """
         shared = self._models.get(key)
         if shared is not None and shared.stuck_for() > self._limit(shared):
-            log.warning("model_stuck", model=shared.spec.model_id, seconds=round(shared.stuck_for(), 1))
+            log.warning("model_stuck", model=shared.shown, seconds=round(shared.stuck_for(), 1))
             del self._models[key]
             self._given_up.append(shared)
             shared = None
@@ -308,31 +326,35 @@ class ModelManager:
         )
 
     def _load(self, shared: SharedModel, family: ModelFamily) -> None:
-        log.info("model_loading", model=shared.spec.model_id, family=shared.family)
-        shared.load(family)
         going: list[SharedModel] = []
-        if shared.memory_bytes > shared.reserved_bytes:  # it takes more than was set aside for it
-            try:
+
+        def admit() -> None:
+            """Make room for what it takes beyond what was set aside for it."""
+            refuse_giant(self._limits, shared.memory_bytes, shared.shown)
+            if shared.memory_bytes > shared.reserved_bytes:
                 with self._changed:
-                    going = self._victims(shared.spec.model_id, 0, room_for=0)
+                    going.extend(self._victims(shared.shown, 0, room_for=0))
                     self._take_out(going)
-            except ModelError:
-                shared.close()
-                raise
+
+        log.info("model_loading", model=shared.shown, family=shared.family)
+        shared.load(family, admit=admit)
         self._close_all(going, reason="room")
         self.counts["load", "ok"] += 1
-        log.info("model_loaded", model=shared.spec.model_id, task=shared.task, seconds=round(shared.load_seconds, 3))
+        log.info("model_loaded", model=shared.shown, task=shared.task, seconds=round(shared.load_seconds, 3))
 
     def _forget(self, key: _Key, shared: SharedModel, error: BaseException | None) -> None:
         """Take back what `_take` gave to somebody who could not get the model; `error`: its load failed with that."""
+        failed = FailedLoad(again(error, shared.spec), self._clock.monotonic()) if error is not None else None
         with self._changed:
             shared.users -= 1
-            if error is not None:
+            if failed is not None:
                 self.counts["load", "failed"] += 1
-                name = (shared.family, shared.spec.model_id, shared.spec.options)
-                self._failed[name] = FailedLoad(again(error), self._clock.monotonic())
+                if not isinstance(failed.error, BusyError):  # there may be room the next moment
+                    self._failed[shared.family, shared.spec.model_id, shared.spec.options] = failed
                 if self._models.get(key) is shared:
                     del self._models[key]
+            if shared.users == 0 and shared in self._given_up:
+                self._given_up.remove(shared)
             self._changed.notify_all()
 
     def _take_out(self, going: list[SharedModel]) -> None:
@@ -343,11 +365,11 @@ class ModelManager:
 
     def _close_all(self, going: list[SharedModel], *, reason: str) -> None:
         for shared in going:
-            log.info("model_unloaded", model=shared.spec.model_id, reason=reason)
+            log.info("model_unloaded", model=shared.shown, reason=reason)
             try:
                 shared.close()
             except Exception as exc:  # noqa: BLE001  one that will not go must not keep the others
-                log.warning("model_close_failed", model=shared.spec.model_id, error=repr(exc))
+                log.warning("model_close_failed", model=shared.shown, error=repr(exc))
             with self._changed:
                 self.counts["unload", reason] += 1
                 if shared in self._leaving:

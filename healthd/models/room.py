@@ -17,6 +17,15 @@ class Limits:
     """Memory at most, by their own account; 0: no limit."""
 
 
+def refuse_giant(limits: Limits, needed_bytes: int, model_id: str) -> None:
+    """Raise LoadError for a model that alone takes more than all together may."""
+    if limits.memory_bytes and needed_bytes > limits.memory_bytes:
+        raise LoadError(
+            f"{model_id} needs about {_mib(needed_bytes)} MiB and all models together may take"
+            f" {_mib(limits.memory_bytes)} MiB: raise models.memory_budget_bytes, or take a smaller model"
+        )
+
+
 def victims(
     limits: Limits,
     *,
@@ -36,11 +45,7 @@ def victims(
     """
     present, leaving = list(present), list(leaving)
     budget = limits.memory_bytes
-    if budget and wanted_bytes > budget:
-        raise LoadError(
-            f"{model_id} needs about {_mib(wanted_bytes)} MiB and all models together may take {_mib(budget)} MiB:"
-            " raise models.memory_budget_bytes, or take a smaller model"
-        )
+    refuse_giant(limits, wanted_bytes, model_id)
     count = len(present) + len(leaving) + room_for
     held = sum(model.memory_bytes for model in (*present, *leaving)) + wanted_bytes
     going: list[SharedModel] = []

@@ -8,8 +8,9 @@ from typing import Any
 import structlog
 
 from healthd.clock import Clock
-from healthd.errors import LoadError, ModelError, ParameterError, SettingsError
+from healthd.errors import BusyError, LoadError, ModelError, ParameterError, SettingsError
 from healthd.frames import Image
+from healthd.models.catalog import without_paths
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
 from healthd.models.turns import Rank, Turn, Turns
 
@@ -33,6 +34,10 @@ class LoadedModel:
     """Requests in its queue."""
     variant: Mapping[str, Any] = field(default_factory=dict)
     """The options it was loaded with, where they are not the family's own choice."""
+    shown: str = ""
+    """Its id as people see it."""
+    names: frozenset[str] = frozenset()
+    """Every id under which somebody asked for it."""
 
 
 class SharedModel:
@@ -45,12 +50,15 @@ class SharedModel:
         spec: ModelSpec,
         clock: Clock,
         patience_seconds: float,
+        shown: str = "",
         concurrency: int = 1,
         reserved_bytes: int = 0,
         on_prediction: Callable[["SharedModel", Prediction], None] = lambda _shared, _prediction: None,
     ) -> None:
         self.family = family
         self.spec = spec
+        self.shown = shown or spec.model_id
+        """Its id as people see it: no path of this machine, no secret."""
         self.names = {spec.model_id}
         """Every id under which somebody asked for it."""
         self.users = 0
@@ -74,16 +82,20 @@ class SharedModel:
         self._ready = threading.Event()
         self._model: Model | None = None
         self._error: BaseException | None = None
+        self._task, self._labels = "", dict[int, str]()
+        self._memory_bytes: int | None = None
 
     @property
     def task(self) -> str:
         """What the model does, e.g. `pose`."""
-        return self._loaded().task
+        self._loaded()
+        return self._task
 
     @property
     def labels(self) -> Mapping[int, str]:
         """Names of its classes by class id."""
-        return self._loaded().labels
+        self._loaded()
+        return self._labels
 
     @property
     def ready(self) -> bool:
@@ -97,10 +109,8 @@ class SharedModel:
 
     @property
     def memory_bytes(self) -> int:
-        """About how much memory it holds, or will hold."""
-        model = self._model
-        told = _memory_of(model) if model is not None else None
-        return self.reserved_bytes if told is None else told
+        """About how much memory it holds, or will hold. As the model said when it was asked last, on its own thread."""
+        return self.reserved_bytes if self._memory_bytes is None else self._memory_bytes
 
     def predict(self, image: Image, params: InferenceParams) -> Prediction:
         """Wait for this camera's turn and predict.
@@ -137,13 +147,14 @@ class SharedModel:
         since = self.turns.busy_since if self._ready.is_set() else self._begun
         return 0.0 if since is None else self._clock.monotonic() - since
 
-    def load(self, family: ModelFamily) -> None:
-        """Load and warm up; what goes wrong is raised to everybody who waits."""
+    def load(self, family: ModelFamily, *, admit: Callable[[], object] = lambda: None) -> None:
+        """Load and warm up; what goes wrong is raised to everybody who waits.
+
+        `admit` is called when its memory is known, before anybody may use it; what it raises ends the load.
+        """
         begun = self._clock.monotonic()
         try:
-            model = _warm_model(family, self.spec)
-            self.turns.concurrency = max(1, min(self._concurrency, model.concurrency))
-            self._model = model
+            self._model = self._loaded_by(family, admit)
         except BaseException as exc:  # a library that calls sys.exit() must not leave a model that never comes
             self._error = exc
             raise
@@ -152,30 +163,43 @@ class SharedModel:
             self.load_seconds = self.last_used - begun
             self._ready.set()
 
+    def _loaded_by(self, family: ModelFamily, admit: Callable[[], object]) -> Model:
+        model = _warm_model(family, self.spec)
+        try:
+            self._task, self._labels = str(model.task), dict(model.labels)
+            self._memory_bytes = _memory_of(model)
+            self.turns.concurrency = max(1, min(self._concurrency, model.concurrency))
+            admit()
+        except BaseException:
+            _close_quietly(model, self.spec)
+            raise
+        return model
+
     def wait_loaded(self, timeout_seconds: float) -> None:
         """Wait for a load that somebody else has begun; raise what it raised."""
         if not self._ready.wait(timeout_seconds):
             raise ModelError(f"{self.spec.model_id} was not loaded within {timeout_seconds:g} s")
         if self._error is not None:
-            raise again(self._error) from self._error
+            raise again(self._error, self.spec) from self._error
 
     def describe(self) -> LoadedModel | None:
         """Tell about the model; None when it is not loaded, or not any more."""
-        model = self._model
-        if model is None:
+        if self._model is None:
             return None
         return LoadedModel(
             model_id=self.spec.model_id,
             family=self.family,
-            task=model.task,
+            task=self._task,
             users=self.users,
             predictions=self.predictions,
             load_seconds=self.load_seconds,
-            memory_bytes=_memory_of(model),
+            memory_bytes=self._memory_bytes,
             last_used_age_seconds=self._clock.monotonic() - self.last_used,
-            classes=len(model.labels),
+            classes=len(self._labels),
             waiting=self.turns.waiting,
             variant=self.spec.options.model_dump(exclude_defaults=True),
+            shown=self.shown,
+            names=frozenset(self.names),
         )
 
     def close(self) -> None:
@@ -189,7 +213,8 @@ class SharedModel:
         answer: object = model.predict(image, params)
         if not isinstance(answer, Prediction):
             raise TypeError(f"{type(model).__name__}.predict returned {type(answer).__name__}, not a Prediction")
-        prediction = _with_facts(answer, model.task, image)
+        self._memory_bytes = _memory_of(model)
+        prediction = _with_facts(answer, self._task, image)
         with self._counting:
             self.predictions += 1
         self._on_prediction(self, prediction)
@@ -201,12 +226,15 @@ class SharedModel:
         return self._model
 
 
-def again(error: BaseException) -> ModelError | SettingsError:
-    """Return an error of a load for somebody else who asks for the same."""
-    for kind in (ParameterError, SettingsError, ModelError):
+def again(error: BaseException, spec: ModelSpec) -> ModelError | SettingsError:
+    """Return an error of a load for somebody else who asks for the same; it names no path of this machine."""
+    told = without_paths(str(error) or repr(error), spec)
+    if isinstance(error, BusyError):
+        return BusyError(told, retry_after_seconds=error.retry_after_seconds)
+    for kind in (ParameterError, SettingsError, LoadError, ModelError):
         if isinstance(error, kind):
-            return kind(str(error) or repr(error))
-    return LoadError(f"{type(error).__name__}: {error}")
+            return kind(told)
+    return LoadError(f"{type(error).__name__}: {told}")
 
 
 def _with_facts(prediction: Prediction, task: str, image: Image) -> Prediction:
@@ -228,12 +256,16 @@ def _warm_model(family: ModelFamily, spec: ModelSpec) -> Model:
     try:
         model.warm_up()
     except BaseException:
-        try:
-            model.close()
-        except Exception as exc:  # noqa: BLE001  why it failed to warm up is what people must read
-            log.warning("model_close_failed", model=spec.model_id, error=repr(exc))
+        _close_quietly(model, spec)
         raise
     return model
+
+
+def _close_quietly(model: Model, spec: ModelSpec) -> None:
+    try:
+        model.close()
+    except Exception as exc:  # noqa: BLE001  why it was not taken is what people must read
+        log.warning("model_close_failed", model=spec.model_id, error=repr(exc))
 
 
 def _memory_of(model: Model) -> int | None:

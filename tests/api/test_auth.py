@@ -1,5 +1,6 @@
 """Who may do what: keys, sessions, scopes, and what stays open."""
 
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from tests.api.house import (
 )
 from tests.eventually import eventually
 from tests.fakes import FakeSource, prediction
+from tests.stream_client import StreamClient
 
 AUTH = {"keys": KEYS}
 OPEN = {"/api/v1/auth/login", "/api/v1/auth/session"}
@@ -195,6 +197,49 @@ async def test_logging_out_ends_the_session_for_good() -> None:
         assert (await house.client.delete("/api/v1/auth/session")).status_code == 204  # ended already
 
 
+def cookie_of(answer: httpx.Response) -> str:
+    return f"Cookie: healthd_session={answer.cookies['healthd_session']}"
+
+
+STREAMS = ("/api/v1/cameras/gym/stream", "/api/v1/cameras/gym/stream?fps=0.1", "/api/v1/events/stream")
+
+
+@pytest.mark.parametrize("way", ["logs out", "expires", "makes room"])
+async def test_what_a_page_has_opened_ends_with_its_log_in_and_nothing_else_does(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_house({"gym": FakeSource(fps=20)}, auth=AUTH) as house, contextlib.AsyncExitStack() as stack:
+        other = cookie_of(await log_in(house.client, READ_KEY))
+        house.services.auth.session_seconds = 1.0 if way == "expires" else 3600
+        own = cookie_of(await log_in(house.client, READ_KEY))
+        key = f"X-Api-Key: {READ_KEY}"
+
+        async def opened(*headers: str) -> list[StreamClient]:
+            clients = [StreamClient(path, headers=headers) for path in STREAMS]
+            for client in clients:
+                await client.open(int(house.url.rpartition(":")[2]))
+                stack.callback(client.leave)
+            await eventually(lambda: all(client.frames or client.events for client in clients))
+            return clients
+
+        ends, stays = await opened(own), [*await opened(other), *await opened(key), *await opened(key, own)]
+        if way == "logs out":
+            answer = await house.client.delete("/api/v1/auth/session", headers={"Cookie": own.partition(" ")[2]})
+            assert answer.status_code == 204
+        elif way == "makes room":
+            await opened(other)
+            monkeypatch.setattr("healthd.api.auth.MAX_SESSIONS", 1)
+            await log_in(house.client, READ_KEY)
+            ends, stays = [*ends, *stays[:3]], stays[3:]
+        await eventually(lambda: all(client.clean for client in ends), seconds=3)
+        reasons = house.services.viewers.ended_total
+        await eventually(lambda: reasons["logout"] == sum(reasons.values()) >= len(ends))
+        assert not any(client.ended or client.lost_at for client in stays)
+        refused = await StreamClient(STREAMS[0], headers=(own,)).open(int(house.url.rpartition(":")[2]))
+        await eventually(lambda: refused.status == 401)
+        refused.leave()
+
+
 async def test_a_session_ends_by_itself() -> None:
     time = MovableClock()
     async with open_house(auth={**AUTH, "session_hours": 2}) as house:
@@ -322,7 +367,10 @@ def test_sessions_are_bounded_and_the_oldest_leaves_first() -> None:
     )
     identity = auth.by_key(READ_KEY)
     assert identity is not None
+    closed: list[str] = []
+    auth.on_session_closed = closed.append
     tokens = [auth.open_session(identity) for _ in range(MAX_SESSIONS + 2)]
+    assert len(set(closed)) == 2
     assert [auth.by_session(token) for token in tokens[:3]] == [None, None, identity]
     assert auth.by_session(tokens[-1]) == identity
     assert len(set(tokens)) == len(tokens)

@@ -1,6 +1,7 @@
 """What one viewer sees: the newest frame at its own pace, or a sign that there is none; and when it ends."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,9 +10,11 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
+from healthd.cameras.accounting import FrameCounts
 from healthd.cameras.health import Health, State
 from healthd.cameras.jpeg import EncoderBusy, Picture, Variant
 from healthd.cameras.records import NotLive, Tuning
+from healthd.cameras.shown import Dated
 from healthd.cameras.streams import CameraStream, Part, StreamRequest
 from healthd.cameras.viewers import EndReason, Viewer, Viewers
 from healthd.clock import Clock
@@ -50,6 +53,8 @@ class FakeRunner:
         self.published = Signal()
         self.jpegs = FakeJpegs()
         self.shown = self
+        self.counts = FrameCounts()
+        self.stale_after = float("inf")
         self.tuning = Tuning(None, 75)
         self.fps = 10.0
         self.health = Health(State.LIVE, EPOCH)
@@ -66,9 +71,11 @@ class FakeRunner:
         moment = EPOCH + timedelta(seconds=self.clock.monotonic())
         return Picture(Frame("gym", self.frame_id, image, moment, self.clock.monotonic()))
 
-    def confirm(self, frame: Frame) -> None:
+    def confirm(self, frame: Dated) -> None:
         if self.health.state is not State.LIVE:
             raise NotLive(self.health)
+        if self.clock.monotonic() - frame.captured_monotonic > self.stale_after:
+            raise NotLive(Health(State.LIVE, EPOCH, "the picture is old"))
 
     async def get(self, camera: str, title: str, reason: str | None, *, width: int | None) -> bytes:
         """As a cache of signs does."""
@@ -76,6 +83,7 @@ class FakeRunner:
 
     def publish(self) -> None:
         self.frame_id += 1
+        self.counts.predicted += 1
         self.published.notify_all()
 
     def become(self, state: State, reason: str | None = None) -> None:
@@ -185,8 +193,9 @@ async def test_every_frame_is_sent_once_in_order_with_its_number_and_time() -> N
 
 
 def assert_newest(session: Session, *, fps: float) -> None:
-    """Every frame was the newest at the moment it was sent; or a newer one was published at that very moment."""
-    for got in session.got:
+    """Every frame was the newest when it was sent first; or a newer one was published at that very moment."""
+    first = {got.part.frame_id: got for got in reversed(session.got)}
+    for got in first.values():
         newest = [int(got.at * fps + tiny) + 1 for tiny in (-1e-6, 1e-6)]
         assert got.part.frame_id in newest
 
@@ -200,6 +209,38 @@ async def test_a_slow_viewer_gets_the_newest_frame_and_what_it_missed_is_counted
         await asyncio.sleep(0.9)
         assert session.viewer.skipped > 30
         assert session.viewer.sent + session.viewer.skipped == session.frames[-1] == 50
+
+
+@pytest.mark.parametrize(
+    ("asked", "per_second"), [({"fps": 4}, 4), ({"overlay": True}, 10), ({"overlay": True, "fps": 4}, 4)]
+)
+def test_what_a_slow_viewer_misses_of_what_it_asked_for_is_counted(asked: dict[str, Any], per_second: int) -> None:
+    @warped
+    async def test() -> None:
+        async with Session(**asked) as session:
+            session.send_seconds = 1.3
+            await session.runner.film(20)
+            assert session.viewer.skipped > 5
+            assert abs(session.viewer.sent + session.viewer.skipped - 20 * per_second) <= 2 * 1.3 * per_second
+            session.send_seconds = 0.0
+            await session.runner.film(2)
+            skipped = session.viewer.skipped
+            await session.runner.film(10)
+            assert session.viewer.skipped == skipped, "nothing is missed by one that is quick"
+
+    test()
+
+
+@warped
+async def test_predictions_that_were_lost_with_their_camera_were_not_missed_by_its_viewers() -> None:
+    async with Session(overlay=True) as session:
+        await session.runner.film(1)
+        session.runner.become(State.RECONNECTING, "unplugged")
+        await asyncio.sleep(1)
+        session.runner.counts.predicted += 50
+        session.runner.health = Health(State.LIVE, EPOCH)
+        await session.runner.film(1)
+        assert session.viewer.skipped == 0
 
 
 @warped
@@ -243,9 +284,12 @@ def test_a_viewer_gets_no_more_frames_per_second_than_it_asked_for(asked: float,
         async with Session(fps=asked) as session:
             await session.runner.film(seconds, fps=15)
             expected = min(asked, 15) * seconds
-            assert expected - 1 <= len(session.frames) <= expected + 1.01
-            assert session.frames == sorted(set(session.frames))
+            assert expected - 1 <= len(set(session.frames)) <= expected + 1.01
+            assert session.viewer.sent == len(set(session.frames))
+            assert session.frames == sorted(session.frames)
             assert session.viewer.skipped == 0, "what it did not want it did not miss"
+            gaps = [after - before for before, after in itertools.pairwise(session.times)]
+            assert max(gaps) <= 1.001, "nothing was sent for more than a second"
             assert_newest(session, fps=15)
 
     test()
@@ -300,14 +344,45 @@ async def test_when_the_camera_is_lost_the_stream_says_so_until_it_is_back_and_m
 
 
 @warped
-async def test_one_who_wants_few_frames_is_told_within_a_second_that_the_camera_is_lost() -> None:
+async def test_the_second_frame_comes_a_whole_interval_after_the_first_also_after_a_loss() -> None:
+    async with Session(fps=2) as session:
+        for _ in range(2):
+            begun = len(session.got)
+            await session.runner.film(1.7)
+            opened = session.times[begun]
+            assert [round(at - opened, 1) for at in session.times[begun:]] == [0, 0.5, 1, 1.5]
+            session.runner.become(State.STALLED)
+            await asyncio.sleep(5)
+            session.runner.health = Health(State.LIVE, EPOCH)
+
+
+@warped
+async def test_one_who_wants_few_frames_is_sent_the_last_one_again_each_second() -> None:
     async with Session(fps=0.1) as session:
-        session.runner.publish()
-        await asyncio.sleep(3.3)
-        assert len(session.got) == 1
-        session.runner.become(State.STALLED, "no image")
-        await asyncio.sleep(1.05)
-        assert session.got[-1].text.startswith("stalled")
+        await session.runner.film(9.5)
+        assert session.times == list(range(10))
+        assert {got.part for got in session.got} == {session.got[0].part}
+        assert (session.viewer.sent, session.runner.jpegs.encodes) == (1, 1)
+
+
+@pytest.mark.parametrize("asked", [{}, {"fps": 0.1}, {"overlay": True}, {"overlay": True, "fps": 0.1}])
+@pytest.mark.parametrize("told", [True, False])
+def test_everybody_is_told_within_a_second_that_the_camera_is_not_live(asked: dict[str, Any], told: bool) -> None:  # noqa: FBT001
+    """Also where time alone has made it so, which wakes nobody."""
+
+    @warped
+    async def test() -> None:
+        async with Session(**asked) as session:
+            session.runner.publish()
+            await asyncio.sleep(3.3)
+            assert {got.part.frame_id for got in session.got} == {1}
+            session.runner.health = Health(State.STALLED, EPOCH, "no image for 5.1 s")
+            if told:
+                session.runner.published.notify_all()
+            await asyncio.sleep(1)
+            assert session.got[-1].text.startswith("stalled")
+
+    test()
 
 
 @warped
@@ -344,6 +419,30 @@ async def test_one_whose_variant_must_wait_is_kept_alive_and_gets_a_frame_when_t
         session.runner.jpegs.failure = None
         await session.runner.film(1)
         assert session.frames[-10:] == list(range(46, 56))
+
+
+@pytest.mark.parametrize("asked", [{}, {"overlay": True}, {"fps": 5}])
+def test_one_whose_variant_must_wait_is_not_shown_its_last_frame_for_longer_than_that_is_true(
+    asked: dict[str, Any],
+) -> None:
+    @warped
+    async def test() -> None:
+        async with Session(**asked) as session:
+            await session.runner.film(1)
+            session.runner.stale_after = 2.5
+            session.runner.jpegs.failure = EncoderBusy("16 other variants of this camera are being encoded")
+            begun = session.now
+            await session.runner.film(5)
+            shown = [got for got in session.got if got.at >= begun and got.part.frame_id is not None]
+            assert shown
+            assert max(got.at for got in shown) < begun + 2.5
+            said = [(round(got.at - begun), got.text[:10]) for got in session.got if got.part.frame_id is None]
+            assert said == [(at, "no picture") for at in (2, 3, 4)]
+            session.runner.jpegs.failure = None
+            await session.runner.film(1)
+            assert session.frames[-1] >= 69
+
+    test()
 
 
 @warped
@@ -458,6 +557,7 @@ async def test_a_width_that_the_frame_does_not_have_is_the_same_variant_as_none(
     [
         (EndReason.STOP, "stream ended: healthd was stopped (None)"),
         (EndReason.ADMIN, "stream ended: by an administrator (None)"),
+        (EndReason.LOGOUT, "stream ended: the page is no longer logged in; log in again (None)"),
         (EndReason.CLIENT, None),
         (EndReason.STALLED, None),
     ],
@@ -477,15 +577,23 @@ def test_one_who_still_looks_is_told_that_the_stream_has_ended(reason: EndReason
     test()
 
 
-@warped
-async def test_a_session_that_has_lasted_long_enough_ends_whatever_the_camera_does() -> None:
-    async with Session(max_seconds=10) as session:
-        await session.runner.film(3)
-        session.runner.become(State.PAUSED, "paused by request")
-        await asyncio.sleep(8)
-        assert session.viewer.ended is EndReason.LIMIT
-        assert session.got[-1].part.last
-        assert 10 <= session.got[-1].at <= 11.01
+@pytest.mark.parametrize("asked", [{}, {"fps": 0.1}, {"overlay": True}])
+@pytest.mark.parametrize("then", [State.LIVE, State.PAUSED])
+def test_a_session_that_has_lasted_long_enough_ends_whatever_the_camera_does(
+    asked: dict[str, Any], then: State
+) -> None:
+    @warped
+    async def test() -> None:
+        async with Session(max_seconds=4.5, **asked) as session:
+            session.runner.publish()
+            await asyncio.sleep(1)
+            session.runner.become(then, "paused by request")
+            await asyncio.sleep(5)
+            assert session.viewer.ended is EndReason.LIMIT
+            assert session.got[-1].part.last
+            assert 4.5 <= session.got[-1].at <= 5.51
+
+    test()
 
 
 @pytest.mark.parametrize("asked", [{}, {"fps": 0.1}, {"overlay": True}])

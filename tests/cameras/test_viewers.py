@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from structlog.testing import capture_logs
 
-from healthd.cameras.viewers import EndReason, Kind, TooManyViewers, Viewer, Viewers
+from healthd.cameras.viewers import EndReason, Kind, PageSession, TooManyViewers, Viewer, Viewers
 from healthd.clock import Clock
 
 
@@ -150,6 +150,31 @@ def test_a_session_ends_when_it_has_lasted_as_long_as_it_may() -> None:
     assert viewer.ended is EndReason.LIMIT
     with make(time=time).admitted(kind="mjpeg", camera="gym", client="-") as endless:
         assert endless.going_on(1e12)
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "reason", "until"),
+    [(60, EndReason.LOGOUT, 130), (0, EndReason.LOGOUT, 130), (20, EndReason.LIMIT, 120)],
+)
+def test_a_session_that_came_by_a_log_in_ends_when_that_expires(
+    max_seconds: float, reason: EndReason, until: float
+) -> None:
+    viewers = make(max_seconds=max_seconds, time=_Time())
+    with viewers.admitted(kind="mjpeg", camera="gym", client="-", page=PageSession("tab", 130.0)) as viewer:
+        assert viewer.going_on(until - 0.1)
+        assert not viewer.going_on(until)
+    assert viewer.ended is reason
+
+
+def test_a_log_out_ends_what_its_page_has_opened_and_nothing_else() -> None:
+    viewers = make()
+    pages = (PageSession("tab", 1e12), PageSession("tab", 1e12), PageSession("phone", 1e12), None)
+    with contextlib.ExitStack() as stack:
+        opened_by = [
+            stack.enter_context(viewers.admitted(kind="events", camera=None, client="-", page=page)) for page in pages
+        ]
+        viewers.end_page("tab")
+        assert [viewer.ended for viewer in opened_by] == [EndReason.LOGOUT, EndReason.LOGOUT, None, None]
 
 
 def test_opening_and_ending_are_logged_once_with_what_was_sent() -> None:

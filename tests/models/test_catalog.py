@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from healthd.errors import UnknownModelError
-from healthd.models.catalog import Catalog, public_id
-from healthd.models.model import Model, ModelFamily, ModelSpec
+from healthd.models.catalog import Catalog, public_id, without_paths
+from healthd.models.model import Model, ModelFamily, ModelOptions, ModelSpec
 
 
 class Family(ModelFamily):
@@ -113,8 +113,28 @@ def test_the_default_is_the_one_configured_else_the_first_cameras(directory: Pat
 def test_two_files_of_one_name_are_two_models(directory: Path) -> None:
     one, other = "/a/people.onnx", "/b/people.onnx"
     models = catalog(directory, cameras={"gym": one, "hall": other})
+    assert [(entry.model_id, entry.spec_id) for entry in models.entries()[:2]] == [
+        ("people.onnx", one),
+        ("people.onnx~2", other),
+    ]
     assert models.find("people.onnx").spec_id == one
-    assert models.find(other).spec_id == other
+    assert models.find("people.onnx~2").spec_id == models.find(other).spec_id == other
+
+
+def test_the_default_is_never_replaced_by_a_camera_s_model_of_the_same_name(directory: Path) -> None:
+    models = catalog(directory, default="/other/people.onnx", cameras={"gym": "people.onnx"})
+    assert models.find(None).spec_id == "/other/people.onnx"
+    assert models.find("people.onnx~2").cameras == ("gym",)
+
+
+def test_a_text_about_a_model_names_no_path(directory: Path) -> None:
+    link = directory.parent / "link"
+    link.symlink_to(directory)
+    for folder in (directory, link):
+        real = (folder / "people.onnx").resolve()
+        spec = ModelSpec(str(folder / "people.onnx"), real, folder, ModelOptions())
+        told = without_paths(f"cannot read {real}, nor {folder}/people.onnx, nor {folder}/other.bin", spec)
+        assert told == "cannot read people.onnx, nor people.onnx, nor other.bin"
 
 
 def test_an_id_shows_no_secret() -> None:

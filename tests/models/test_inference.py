@@ -47,6 +47,11 @@ class Slow(Model):
         self.closed = False
         self.concurrency = family.concurrency
 
+    @property
+    def memory_bytes(self) -> int | None:
+        self.family.on_memory()
+        return self.family.memory_bytes
+
     def predict(self, image: Any, params: InferenceParams) -> Prediction:
         assert not self.closed
         self.asked.append(params)
@@ -64,6 +69,8 @@ class Family(ModelFamily):
     def __init__(self) -> None:
         self.on_load: Callable[[ModelSpec], object] = lambda _spec: None
         self.on_predict: Callable[[InferenceParams], object] = lambda _params: None
+        self.on_memory: Callable[[], object] = lambda: None
+        self.memory_bytes: int | None = None
         self.models: list[Slow] = []
         self.concurrency = 1
         self.loads = 0
@@ -407,3 +414,139 @@ async def test_a_camera_keeps_its_rate_while_requests_saturate_its_model(tmp_pat
         if best >= 0.9:
             break
     assert best >= 0.9
+
+
+# -- room that was found to be missing only when a model was loaded ---------------------------------------------------
+
+
+async def test_a_model_that_turns_out_too_big_is_refused_for_good_with_the_figures(tmp_path: Path) -> None:
+    place = Place(tmp_path, limits=Limits(memory_bytes=10 * 2**20), failed_load_seconds=0)
+    place.family.memory_bytes = 20 * 2**20
+    for _ in range(2):
+        with pytest.raises(LoadError, match=r"^a needs about 20 MiB and all models together may take 10 MiB"):
+            await place.infer("a")
+    assert all(model.closed for model in place.family.models)
+
+
+async def test_a_shortage_that_is_found_after_the_load_is_a_shortage_and_is_not_remembered(tmp_path: Path) -> None:
+    place = Place(tmp_path, limits=Limits(memory_bytes=30), failed_load_seconds=60)
+    place.family.memory_bytes = 20
+    with place.models.use("fake", "cam"):
+        asking = [asyncio.create_task(place.infer("a")) for _ in range(4)]
+        for one in asking:
+            with pytest.raises(BusyError, match="no room for a"):
+                await one
+    assert (await place.infer("a")).model_id == "a"
+    assert [model.shown for model in place.models.loaded()] == ["a"], "the camera's made room"
+
+
+async def test_a_model_that_hangs_over_its_memory_freezes_nobody(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    await place.infer("a")
+    inside, gate = threading.Lock(), threading.Event()
+
+    def hang(_params: InferenceParams) -> None:
+        with inside:
+            gate.wait(10)
+
+    def ask() -> None:
+        with inside:
+            pass
+
+    place.family.on_predict, place.family.on_memory = hang, ask
+    first = asyncio.create_task(place.infer("a"))
+    await eventually(lambda: place.family.models[0].asked[1:])
+    begun = time.monotonic()
+    assert place.models.loaded()[0].shown == "a"
+    with pytest.raises(UnknownModelError):
+        await place.infer("z")
+    assert list(place.inference.samples())
+    assert time.monotonic() - begun < 1
+    gate.set()
+    await first
+
+
+# -- what hung is given back ---
+
+
+async def test_loads_that_came_back_late_and_failed_are_not_counted_as_hung_for_ever(tmp_path: Path) -> None:
+    place = Place(tmp_path, load_timeout_seconds=0.05, failed_load_seconds=0)
+    gate = threading.Event()
+
+    def hang(_spec: ModelSpec) -> None:
+        gate.wait(10)
+        raise ModelError("the disk came back too late")
+
+    place.family.on_load = hang
+    for _ in range(6):
+        with pytest.raises(LoadError):
+            await place.infer("a")
+        await asyncio.sleep(0.06)
+    with pytest.raises(LoadError, match="threads hang in"):
+        await place.infer("a")
+    gate.set()
+    place.family.on_load = lambda _spec: None
+
+    async def works() -> bool:
+        try:
+            return bool(await place.infer("a"))
+        except LoadError:
+            return False
+
+    for _ in range(100):
+        if await works():
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("it is still said to hang")
+
+
+async def test_a_model_of_the_start_that_hung_is_held_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("healthd.models.inference.KEEP_SECONDS", 0.02)
+    place = Place(tmp_path, preload=["a"], stuck_after_seconds=0.1, queue_timeout_seconds=0.2)
+    place.inference.start()
+    await eventually(lambda: place.users == 1)
+    gate = threading.Event()
+    place.family.on_predict = lambda _params: gate.wait(10)
+    with pytest.raises(PredictError):
+        await place.infer("a")
+    place.family.on_predict = lambda _params: None
+    await place.infer("a")
+    await eventually(lambda: place.users == 1)  # the fresh one is kept
+    gate.set()
+    await eventually(lambda: place.family.models[0].closed)
+    assert not place.family.models[1].closed
+    place.inference.stop()
+
+
+# -- the stop ---
+
+
+async def test_at_the_stop_nobody_waits_for_a_turn_or_a_load_any_more(tmp_path: Path) -> None:
+    place = Place(tmp_path, queue_timeout_seconds=60)
+    await place.infer("a")
+    gate = threading.Event()
+    place.family.on_predict = lambda _params: gate.wait(10)
+    place.family.on_load = lambda _spec: gate.wait(10)
+    first = asyncio.create_task(place.infer("a"))
+    await eventually(lambda: place.family.models[0].asked[1:])
+    waiting = [asyncio.create_task(place.infer(name)) for name in "aabb"]
+    await eventually(lambda: place.models.loaded()[0].waiting == 2 and place.family.loads == 2)
+    place.inference.stop()
+    for one in waiting:
+        with pytest.raises(BusyError, match="healthd stops"):
+            await asyncio.wait_for(one, 1)
+    with pytest.raises(BusyError, match="healthd stops"):
+        await place.infer("a")
+    gate.set()
+    assert await first, "what is in hand is finished"
+
+
+async def test_models_of_one_name_in_two_folders_are_not_mixed_up(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "best").touch()
+    place = Place(tmp_path)
+    assert (await place.infer("one/best")).model_id == "one/best"
+    assert [model.shown for model in place.models.loaded()] == ["one/best"]
+    assert await place.inference.unload("two/best") == 0
+    assert await place.inference.unload("one/best") == 1

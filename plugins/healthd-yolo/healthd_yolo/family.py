@@ -5,8 +5,10 @@ from typing import ClassVar
 from healthd.errors import SettingsError
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec
 from healthd_yolo.engines import automatic_engine, is_model_name
-from healthd_yolo.model_options import YoloModelOptions
+from healthd_yolo.model_options import ACTIVATIONS_PER_INPUT, YoloModelOptions
 from healthd_yolo.threads import thread_limit
+
+_USUAL_SIDE = 640
 
 
 class YoloFamily(ModelFamily):
@@ -21,6 +23,15 @@ class YoloFamily(ModelFamily):
     def options_for(self, params: InferenceParams) -> ModelOptions:
         """Return how to load a model for a request that asks for `params`."""
         return YoloModelOptions(imgsz=params.imgsz, half=bool(params.half), device=params.device)
+
+    def estimate_bytes(self, spec: ModelSpec) -> int | None:
+        """Say about how much memory a network will take: weights as read and as repacked, and one inference."""
+        if spec.path is None:
+            return None
+        files = [spec.path] if spec.path.is_file() else list(spec.path.iterdir())
+        side = spec.options.imgsz if isinstance(spec.options, YoloModelOptions) else None
+        weights = sum(file.stat().st_size for file in files if file.is_file())
+        return 2 * weights + ACTIVATIONS_PER_INPUT * (side or _USUAL_SIDE) ** 2 * 3 * 4
 
     def load(self, spec: ModelSpec) -> Model:
         """Load a model with the engine that its options or its name ask for.

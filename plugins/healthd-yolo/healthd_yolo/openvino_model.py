@@ -13,11 +13,10 @@ from healthd_yolo.decode import Rows, decode_anchors, decode_one_to_one, decode_
 from healthd_yolo.envelope import check_image, detections
 from healthd_yolo.labels import class_ids
 from healthd_yolo.letterbox import Letterbox, Size, whole_strides
+from healthd_yolo.model_options import ACTIVATIONS_PER_INPUT
 from healthd_yolo.openvino_network import Network
 
 _WARM_UP_SIZE = (720, 1280)
-_ACTIVATIONS_PER_INPUT = 8
-"""Memory of one inference, as a multiple of its input in float32; measured 5 to 10 on nano networks."""
 
 
 class OpenVinoYolo(Model):
@@ -36,7 +35,7 @@ class OpenVinoYolo(Model):
     def memory_bytes(self) -> int:
         """About what it holds: weights as read and as repacked for the processor, and one inference."""
         height, width = self._target
-        return 2 * self._network.weights_bytes + _ACTIVATIONS_PER_INPUT * height * width * 3 * 4
+        return 2 * self._network.weights_bytes + ACTIVATIONS_PER_INPUT * height * width * 3 * 4
 
     def warm_up(self) -> None:
         """Predict once on black, in the shape most cameras have."""
