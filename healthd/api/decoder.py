@@ -11,6 +11,7 @@ from healthd.crew import Crew
 from healthd.errors import BusyError
 from healthd.frames import Image
 from healthd.pictures import decode_picture
+from healthd.waiting import Signal
 
 T = TypeVar("T")
 MOST_THREADS = 4
@@ -30,7 +31,7 @@ class PictureDecoder:
         self._decoding = 0
         self._held = 0
         """Pixels of the pictures that somebody holds."""
-        self._freed = asyncio.Condition()
+        self._freed = Signal()
 
     @asynccontextmanager
     async def decoded(
@@ -43,11 +44,12 @@ class PictureDecoder:
             PictureTooLarge, PictureError: as `decode_picture` does.
         """
         try:
-            async with before(), self._freed:
-                await self._freed.wait_for(self._has_room)
-                self._decoding += 1
+            async with before():
+                while not self._has_room():
+                    await self._freed.wait()
         except TimeoutError:
             raise BusyError("no room for another picture: too many large ones wait for their models") from None
+        self._decoding += 1
         pixels = 0
         try:
             try:
@@ -56,12 +58,12 @@ class PictureDecoder:
                 self._held += pixels
             finally:
                 self._decoding -= 1
+                self._freed.notify_all()
             self._observe(seconds)
             yield image
         finally:
             self._held -= pixels
-            async with self._freed:
-                self._freed.notify_all()
+            self._freed.notify_all()
 
     def _has_room(self) -> bool:
         return self._decoding < self._threads and self._held < HELD_PICTURES * self._max_pixels

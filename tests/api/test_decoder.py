@@ -47,3 +47,20 @@ async def test_a_broken_picture_takes_no_room_for_ever() -> None:
                 pass
     async with decoder.decoded(PICTURE):
         pass
+
+
+async def test_a_thread_that_is_free_again_takes_the_next_picture_though_none_was_given_back() -> None:
+    decoder = PictureDecoder(max_pixels=1000 * SIDE * SIDE, observe=lambda _seconds: None)
+    release = asyncio.Event()
+    held = 0
+
+    async def hold() -> None:
+        nonlocal held
+        async with decoder.decoded(PICTURE):
+            held += 1
+            await release.wait()
+
+    tasks = [asyncio.create_task(hold()) for _ in range(20)]
+    await eventually(lambda: held == 20)
+    release.set()
+    await asyncio.gather(*tasks)
