@@ -6,7 +6,6 @@ from healthd.errors import SettingsError
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec
 from healthd_yolo.engines import automatic_engine, is_model_name
 from healthd_yolo.model_options import YoloModelOptions
-from healthd_yolo.threads import thread_limit
 
 
 class YoloFamily(ModelFamily):
@@ -41,8 +40,7 @@ class YoloFamily(ModelFamily):
 
 
 def _load_openvino(spec: ModelSpec, options: YoloModelOptions) -> Model:
-    from healthd_yolo.openvino_model import OpenVinoYolo  # noqa: PLC0415  engines are imported on need
-    from healthd_yolo.openvino_network import CompileOptions, Network  # noqa: PLC0415
+    from healthd_yolo.openvino_model import load_openvino  # noqa: PLC0415  engines are imported on need
 
     is_folder = spec.path is not None and spec.path.is_dir()
     if automatic_engine(spec.model_id, spec.path) != "openvino" and not is_folder:
@@ -54,6 +52,4 @@ def _load_openvino(spec: ModelSpec, options: YoloModelOptions) -> Model:
         raise SettingsError(
             f"model: there is no `{spec.model_id}`, neither as a path nor in models.directory ({spec.directory})"
         )
-    threads = thread_limit(options.threads)
-    compile_options = CompileOptions(device=options.device or "CPU", half=options.half, threads=threads)
-    return OpenVinoYolo(spec.model_id, Network(spec.path, compile_options), image_size=options.imgsz)
+    return load_openvino(spec.model_id, spec.path, options)

@@ -5,7 +5,14 @@ from pydantic import Field
 from healthd.cameras.capture import CaptureOptions
 from healthd.cameras.source import PredictOptions
 from healthd_yolo.engines import Engine, shared_engine
-from healthd_yolo.model_options import DEVICE_HELP, ENGINE_HELP, HALF_HELP, IMGSZ_HELP, YoloModelOptions
+from healthd_yolo.model_options import (
+    DEVICE_HELP,
+    ENGINE_HELP,
+    HALF_HELP,
+    IMGSZ_HELP,
+    RECTANGULAR_HELP,
+    YoloModelOptions,
+)
 
 
 class YoloOptions(CaptureOptions, PredictOptions):
@@ -20,9 +27,14 @@ class YoloOptions(CaptureOptions, PredictOptions):
     imgsz: int | None = Field(None, ge=32, le=4096, description=IMGSZ_HELP)
     half: bool = Field(False, description=HALF_HELP)
     device: str | None = Field(None, description=DEVICE_HELP)
+    rectangular: bool = Field(True, description=RECTANGULAR_HELP)
 
     def model_options(self) -> YoloModelOptions:
         """Return what decides how the model is loaded, in the form under which equal wishes are equal."""
         return YoloModelOptions(
-            engine=shared_engine(self.engine, self.model), imgsz=self.imgsz, half=self.half, device=self.device
+            engine=shared_engine(self.engine, self.model),
+            imgsz=self.imgsz,
+            half=self.half,
+            device=self.device,
+            rectangular=self.rectangular,
         )
