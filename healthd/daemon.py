@@ -155,6 +155,8 @@ def make_manager(settings: Settings, families: Mapping[str, ModelFamily], tally:
         families,
         directory=wanted.directory,
         threads=settings.performance.threads or None,
+        cache_directory=wanted.cache_place,
+        cache_max_bytes=wanted.cache_max_bytes,
         limits=Limits(wanted.max_loaded, wanted.memory_budget_bytes),
         concurrency=wanted.concurrency,
         idle_unload_seconds=wanted.idle_unload_seconds,

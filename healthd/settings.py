@@ -213,7 +213,13 @@ def _note(error: ErrorDetails, notes: Notes) -> None:
 
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """Make relative paths absolute."""
-    models = settings.models.model_copy(update={"directory": folder / settings.models.directory})
+    cache = settings.models.cache_directory
+    models = settings.models.model_copy(
+        update={
+            "directory": folder / settings.models.directory,
+            "cache_directory": None if cache is None else folder / cache,
+        }
+    )
     cameras = {
         name: camera.model_copy(update={"url": SourceUrl(str(folder / camera.url.path))})
         if camera.url is not None and camera.url.path is not None and _is_relative(camera.url.path)

@@ -47,6 +47,8 @@ class ModelManager:
         *,
         directory: Path,
         threads: int | None = None,
+        cache_directory: Path | None = None,
+        cache_max_bytes: int = 0,
         limits: Limits | None = None,
         concurrency: int = 1,
         idle_unload_seconds: float = 300.0,
@@ -60,6 +62,7 @@ class ModelManager:
         self.families = families
         self.directory = directory
         self._threads = threads
+        self._cache = (cache_directory, cache_max_bytes)
         self._limits = limits or Limits()
         self._concurrency = concurrency
         self._idle_unload_seconds = idle_unload_seconds
@@ -116,7 +119,7 @@ class ModelManager:
         options = options or ModelOptions()
         path = self.resolve(model_id)
         key = (family, str(path) if path else model_id, options)
-        spec = ModelSpec(model_id, path, self.directory, options, self._threads)
+        spec = ModelSpec(model_id, path, self.directory, options, self._threads, *self._cache)
         shared, first, evicted = self._take(key, spec, maker)
         try:
             self._close_all(evicted, reason="room")

@@ -4,8 +4,9 @@ from typing import ClassVar
 
 from healthd.errors import SettingsError
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec
+from healthd_yolo.compiled_cache import CompiledCache
 from healthd_yolo.engines import automatic_engine, is_model_name
-from healthd_yolo.model_options import YoloModelOptions
+from healthd_yolo.model_options import YoloModelOptions, precision_of
 
 
 class YoloFamily(ModelFamily):
@@ -19,7 +20,9 @@ class YoloFamily(ModelFamily):
 
     def options_for(self, params: InferenceParams) -> ModelOptions:
         """Return how to load a model for a request that asks for `params`."""
-        return YoloModelOptions(imgsz=params.imgsz, half=bool(params.half), device=params.device)
+        return YoloModelOptions(
+            imgsz=params.imgsz, precision=precision_of("auto", half=params.half), device=params.device
+        )
 
     def load(self, spec: ModelSpec) -> Model:
         """Load a model with the engine that its options or its name ask for.
@@ -52,4 +55,5 @@ def _load_openvino(spec: ModelSpec, options: YoloModelOptions) -> Model:
         raise SettingsError(
             f"model: there is no `{spec.model_id}`, neither as a path nor in models.directory ({spec.directory})"
         )
-    return load_openvino(spec.model_id, spec.path, options)
+    cache = CompiledCache(spec.cache_directory, max_bytes=spec.cache_max_bytes)
+    return load_openvino(spec.model_id, spec.path, options, cache)

@@ -1,13 +1,14 @@
 """A model file as OpenVINO reads it: what it is, and the network in it, made ready for pixels of one size."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from healthd.errors import SettingsError
+from healthd_yolo.compiled_cache import CompiledCache, fingerprint
 from healthd_yolo.letterbox import Size
 from healthd_yolo.metadata import NetworkInfo, network_info, read_sidecar
 from healthd_yolo.openvino_reshape import NotReshapableError, check_reshape, reshape
@@ -31,6 +32,8 @@ class NetworkFile:
     weights_bytes: int
     quantized: bool
     """Whether its weights and activations were quantized to int8."""
+    fingerprint: str = ""
+    """Checksum of the file; empty where nothing is cached."""
 
     @property
     def flexible(self) -> bool:
@@ -52,8 +55,53 @@ class NetworkFile:
         return _with_pixel_input(source, size)
 
 
+def known_file(path: Path, cache: CompiledCache) -> NetworkFile:
+    """Return what `read_file` says, from the cache where it has said it before.
+
+    Raises:
+        SettingsError: it is no network, or not one that can be decoded.
+    """
+    if not cache.keeps:
+        return read_file(path)
+    try:
+        checksum = fingerprint(path)
+    except OSError:
+        return read_file(path)
+    key = {"kind": "file", "file": checksum, "openvino": openvino().__version__}
+    known = cache.get(key)
+    if known is not None:
+        return _from_facts(path, checksum, known.facts)
+    file = replace(read_file(path), fingerprint=checksum)
+    cache.put(key, _facts(file))
+    return file
+
+
+def _facts(file: NetworkFile) -> Mapping[str, Any]:
+    facts = {field.name: getattr(file, field.name) for field in fields(file)}
+    info = {field.name: getattr(file.info, field.name) for field in fields(file.info)}
+    return {**facts, "path": file.path.name, "info": {**info, "labels": list(file.info.labels.items())}}
+
+
+def _from_facts(path: Path, checksum: str, facts: Mapping[str, Any]) -> NetworkFile:
+    info = facts["info"]
+    pairs = {name: _size(info[name]) for name in ("image_size", "keypoint_shape")}
+    return NetworkFile(
+        **{
+            **facts,
+            "path": path,
+            "fingerprint": checksum,
+            "fixed_size": _size(facts["fixed_size"]),
+            "info": NetworkInfo(**{**info, **pairs, "labels": dict(info["labels"])}),
+        }
+    )
+
+
+def _size(pair: list[int] | None) -> Size | None:
+    return None if pair is None else (pair[0], pair[1])
+
+
 def read_file(path: Path) -> NetworkFile:
-    """Read a model file and find out what it is; blocking, some tenths of a second.
+    """Read a model file and find out what it is; blocking, a second where its size was baked in.
 
     Raises:
         SettingsError: it is no network, or not one that can be decoded.

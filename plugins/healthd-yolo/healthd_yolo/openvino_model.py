@@ -14,12 +14,13 @@ from healthd.errors import ParameterError
 from healthd.frames import Image
 from healthd.models.catalog import public_id
 from healthd.models.model import InferenceParams, Model, Prediction
+from healthd_yolo.compiled_cache import CompiledCache
 from healthd_yolo.decode import Rows, decode_anchors, decode_one_to_one, decode_rows
 from healthd_yolo.envelope import check_image, detections
 from healthd_yolo.labels import class_ids
 from healthd_yolo.letterbox import Letterbox, Size, whole_strides
 from healthd_yolo.model_options import YoloModelOptions
-from healthd_yolo.openvino_file import NetworkFile, read_file
+from healthd_yolo.openvino_file import NetworkFile, known_file
 from healthd_yolo.openvino_network import CompileOptions, Network
 from healthd_yolo.openvino_runtime import device_name
 from healthd_yolo.threads import thread_limit
@@ -48,13 +49,17 @@ class OpenVinoYolo(Model):
     nowhere else: the network reads the canvas where it lies, and its answer is decoded where it lies.
     """
 
-    def __init__(self, model_id: str, network: Network, *, rectangular: bool = True) -> None:
+    def __init__(self, model_id: str, network: Network, *, stride: int | None, input_fixed: str | None) -> None:
+        """Take a network; `stride`: its input may be any multiple of it, None: only its full size.
+
+        `input_fixed`: why so, where that was not asked for.
+        """
         self.model_id = model_id
         self.task = network.file.info.task
         self.labels: Mapping[int, str] = network.file.info.labels
         self._network = network
-        self._stride = network.file.info.stride if rectangular and network.file.flexible else None
-        self._input_fixed = network.file.fixed_because if rectangular else None
+        self._stride = stride
+        self._input_fixed = input_fixed
         self._plans: OrderedDict[Size, Plan] = OrderedDict()
 
     @property
@@ -150,16 +155,21 @@ def full_size(file: NetworkFile, wanted: int | None, model_id: str) -> Size:
     return fixed
 
 
-def load_openvino(model_id: str, path: Path, options: YoloModelOptions) -> OpenVinoYolo:
-    """Load a model; blocking, a second or less.
+def load_openvino(model_id: str, path: Path, options: YoloModelOptions, cache: CompiledCache) -> OpenVinoYolo:
+    """Load a model; blocking, a second or two, some tenths where it is in the cache.
 
     Raises:
         SettingsError: it is no network, not one that can be decoded, or the device is not there.
     """
-    compile_options = CompileOptions(options.device or "CPU", options.half, thread_limit(options.threads))
+    compile_options = CompileOptions(options.device or "CPU", options.precision, thread_limit(options.threads))
     device_name(compile_options.device)
-    file = read_file(path)
+    file = known_file(path, cache)
     if file.fixed_because and options.rectangular:
         log.info("model_input_fixed", model=public_id(model_id), size=file.fixed_size, reason=file.fixed_because)
-    network = Network(file, compile_options, full_size=full_size(file, options.imgsz, model_id))
-    return OpenVinoYolo(model_id, network, rectangular=options.rectangular)
+    full = full_size(file, options.imgsz, model_id)
+    stride = file.info.stride if options.rectangular and file.flexible else None
+    first = Letterbox.fit(_WARM_UP_SIZE, full, stride=stride).input
+    network = Network(file, compile_options, cache, full_size=full, first_size=first)
+    return OpenVinoYolo(
+        model_id, network, stride=stride, input_fixed=file.fixed_because if options.rectangular else None
+    )

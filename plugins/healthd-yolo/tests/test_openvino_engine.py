@@ -130,7 +130,7 @@ def test_one_camera_after_the_other_on_one_model_leaves_no_trace(pose: Model, pi
 def test_half_precision_is_taken_where_the_processor_has_it(
     weights: Path, load: Load, pictures: dict[str, Image]
 ) -> None:
-    prediction = load(weights / "yolov8n-pose.onnx", half=True).predict(pictures["bus"], InferenceParams())
+    prediction = load(weights / "yolov8n-pose.onnx", precision="half").predict(pictures["bus"], InferenceParams())
     assert prediction.metadata["precision"] in {"bf16", "f16", "f32"}
     assert len(prediction.results) >= 3
 

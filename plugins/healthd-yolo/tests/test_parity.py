@@ -93,7 +93,7 @@ def check(model: Model, reference: Reference, images: Sequence[Image], name: str
     worst = Worst()
     for image in images:
         prediction = model.predict(image, PARAMS)
-        assert prediction.metadata["precision"] == "f32"
+        assert prediction.metadata["precision"] == ("int8" if "int8" in name else "f32")
         compare(prediction.results, reference.predict(image), worst, scale=640 / max(image.shape[:2]))
     print(f"parity {name}: {len(images)} images, {worst}")
     assert worst.matched > len(images) // 2, "too little was seen for the comparison to mean something"
