@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import structlog
 import uvicorn
 
@@ -44,6 +45,9 @@ from healthd.worker import Worker, WorkerTimeout
 
 log = structlog.get_logger(__name__)
 __all__ = ["InstalledPlugins", "StartError", "build", "load_installed_plugins", "serve"]
+CV2_THREADS = 1
+"""Threads of one call into OpenCV: each camera and each encoder has a thread of its own already, and the cores are the
+models'."""
 HOUSEKEEPING_SECONDS = 15.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_SIGNAL_SECONDS = 0.05
@@ -83,6 +87,7 @@ async def load_installed_plugins() -> InstalledPlugins:
 
 async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     """Build the parts of the daemon; starts no camera."""
+    cv2.setNumThreads(CV2_THREADS)
     metrics = Metrics()
     families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
     tally = Tally()
