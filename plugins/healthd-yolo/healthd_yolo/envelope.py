@@ -69,5 +69,7 @@ def records(
 
 def _keypoints(body: list[list[float]]) -> tuple[Keypoint, ...]:
     if len(body[0]) > 2:
-        return tuple([Keypoint(*point) for point in body])  # x, y, confidence; a list is a third faster here
-    return tuple([Keypoint(*point, 1.0) for point in body])
+        return tuple(
+            [Keypoint(point[0], point[1], point[2]) for point in body]
+        )  # by position, from a list: a third faster
+    return tuple([Keypoint(point[0], point[1], 1.0) for point in body])

@@ -6,7 +6,6 @@ each shape is compiled once and kept. Their number is bounded: pictures of any s
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from threading import Lock
 from time import monotonic
 from typing import Any
 
@@ -26,13 +25,6 @@ IDLE_SECONDS = 60.0
 """A variant unused for so long may make room for another; so compiling cannot become all that is done."""
 _ACTIVATIONS_PER_INPUT = 8
 """Memory of one inference, as a multiple of its input in float32; measured 5 to 10 on nano networks."""
-
-
-_TURN_SECONDS = 0.025
-"""So long a prediction on the CPU waits for that of another network to end: each takes all cores while it runs, and two
-small ones are done sooner one after the other (eight at once: 15 % sooner). No longer, so that a large or a hanging
-network holds nobody up."""
-_cpu_turn = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +101,10 @@ class Network:
                 self._make_room()
             variant = self._variants[size] = self._compile(size, self._hint)
         variant.last_used = monotonic()
-        has_turn = self.device == "CPU" and _cpu_turn.acquire(timeout=_TURN_SECONDS)
         try:
             return _run(variant, pixels)
         except RuntimeError as exc:
             raise ModelError(f"inference failed on {self.device}: {told(exc)}") from exc
-        finally:
-            if has_turn:
-                _cpu_turn.release()
 
     def close(self) -> None:
         """Let go of all variants."""
