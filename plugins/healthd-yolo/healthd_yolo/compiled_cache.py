@@ -24,7 +24,7 @@ import structlog
 from healthd_yolo import __version__
 
 log = structlog.get_logger(__name__)
-FORMAT = 1
+FORMAT = 2
 """Raised when what is compiled from the same file changes: older entries are then not found."""
 
 _SUFFIX = ".compiled"

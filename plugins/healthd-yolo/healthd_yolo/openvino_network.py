@@ -145,6 +145,10 @@ class Network:
     def _compile(self, size: Size, hint: Hint) -> _Variant:
         """Compile for one size, or take what was compiled before."""
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        if self.device == "CPU":
+            # Pinned to their cores, its threads wait there for the decoders and the server of this very process while
+            # another core is idle: about a tenth slower on average, never faster.
+            config["ENABLE_CPU_PINNING"] = False
         if self._threads is not None:
             config["INFERENCE_NUM_THREADS"] = self._threads
         keeps = self._cache.keeps and "EXPORT_IMPORT" in capabilities(self.device) and bool(self.file.fingerprint)
