@@ -14,6 +14,7 @@ from healthd.latest import Latest
 from healthd.metrics import Metrics
 from healthd.models.manager import ModelManager
 from healthd.models.model import Prediction
+from healthd.models.turns import captured
 from healthd.redact import SCRUBBER
 from healthd.settings import CameraSettings
 from healthd.waiting import Backoff
@@ -94,6 +95,7 @@ class Predictor:
         begun = self._clock.monotonic()
         self._start_age_seconds.observe(begun - frame.captured_monotonic)
         prediction: Prediction | None = None
+        captured.set(frame.captured_monotonic)  # the worker takes it along; the task predicts one frame at a time
         try:
             answer: object = await worker.call(
                 lambda: predict(frame.image), timeout=self._settings.predict_timeout_seconds, late="no prediction"

@@ -11,7 +11,7 @@ from healthd.clock import Clock
 from healthd.errors import LoadError, ModelError, ParameterError, SettingsError
 from healthd.frames import Image
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
-from healthd.models.turns import Rank, Turn, Turns
+from healthd.models.turns import Rank, Turn, Turns, captured
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +109,7 @@ class SharedModel:
             ModelError: the turn did not come in time, or the model cannot predict on this image.
         """
         self._loaded()
-        turn = self.turns.enter(Rank.CAMERA)
+        turn = self.turns.enter(Rank.CAMERA, since=captured.get())
         try:
             if not turn.wait(self.patience_seconds):
                 raise ModelError(f"{self.spec.model_id} is busy: no turn within {self.patience_seconds:g} s")
