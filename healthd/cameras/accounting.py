@@ -13,6 +13,8 @@ class Drop(StrEnum):
     """A newer frame came before the predictor was free."""
     NO_MODEL = "no_model"
     """Nobody analyses this camera."""
+    STILL = "still"
+    """Nothing moved in it, and the camera is predicted by motion."""
     FAILED = "failed"
     """The model raised or hung on it."""
     LOST = "lost"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from healthd.cameras.accounting import Drop, FrameCounts
+from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
 from healthd.cameras.health import RateWindow
 from healthd.cameras.reader import CLOSE_SECONDS
@@ -32,6 +33,7 @@ class Predictor:
         control: Control,
         latest: Latest[Frame],
         counts: FrameCounts,
+        attention: Attention,
         models: ModelManager,
         metrics: Metrics,
         tuning: Callable[[], Tuning],
@@ -47,6 +49,7 @@ class Predictor:
         self._control = control
         self._latest = latest
         self._counts = counts
+        self._attention = attention
         self._models = models.patient(settings.predict_timeout_seconds)
         self._tuning = tuning
         self._clock = clock
@@ -81,13 +84,16 @@ class Predictor:
                 raise TypeError(f"the plugin's model() yielded {type(predict).__name__}, not something to call")
             if self.health.state == "loading":
                 self.set_health("ready")
+            self._attention.begin()
             due = self._clock.monotonic()
             while self._control.staying("predictor", generation):
                 await self._wait_until(due)
                 if not self._control.staying("predictor", generation):
                     return  # the order came while it waited: nobody will wake it a second time
                 frame = await self._latest.take()
-                if frame is not None:
+                if frame is not None and not self._attention.wants(frame):
+                    self._counts.drop(Drop.STILL)
+                elif frame is not None:
                     due = self._next_due(due)
                     await self._predict(worker, predict, frame)
 
@@ -111,6 +117,7 @@ class Predictor:
         self.rate.add()
         self.backoff.reset()
         self.set_health("ready")
+        self._attention.predicted(frame, prediction)
         self._on_predicted(PredictedFrame(frame, prediction, self._clock.now()))
 
     async def _wait_until(self, due: float) -> None:

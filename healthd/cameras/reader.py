@@ -6,8 +6,10 @@ from dataclasses import replace
 import structlog
 
 from healthd.cameras.accounting import Drop, FrameCounts
+from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
 from healthd.cameras.health import RateWindow
+from healthd.cameras.pull import Pulled, Puller
 from healthd.cameras.source import CameraSource
 from healthd.clock import Clock
 from healthd.errors import CameraError
@@ -27,7 +29,7 @@ CLOSE_SECONDS = 2.0
 class Reader:
     """Reads, stamps and publishes the frames of one camera. Event loop only; lives as long as its runner."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  it stands between the camera and everybody who wants its frames
         self,
         source: CameraSource,
         *,
@@ -35,6 +37,7 @@ class Reader:
         control: Control,
         latest: Latest[Frame],
         counts: FrameCounts,
+        attention: Attention,
         clock: Clock,
         on_frame: Callable[[Frame], None],
         on_abandoned: Callable[[Worker], None],
@@ -51,6 +54,7 @@ class Reader:
         self._control = control
         self._latest = latest
         self._counts = counts
+        self._attention = attention
         self._clock = clock
         self._on_frame = on_frame
         self._on_abandoned = on_abandoned
@@ -69,17 +73,18 @@ class Reader:
         ) as (worker, read):
             if not callable(read):
                 raise TypeError(f"the plugin's camera() yielded {type(read).__name__}, not something to call")
+            puller = Puller(read, detector=self._attention.detector(), by_position=self.recording)
             self.sessions += 1
             log.info("session_opened", attempts=self.backoff.attempts + 1)
             published_at = self._clock.monotonic()
             stall = self._settings.stall_timeout_seconds
             while self._control.staying("reader", generation):
-                output = await worker.call(read, timeout=stall, late="no image")
+                pulled = await worker.call(puller.pull, timeout=stall, late="no image")
                 if not self._control.staying("reader", generation):
                     self._counts.came()
                     self._counts.drop(Drop.LOST)
                     return
-                if self._accept(output):
+                if self._accept(pulled):
                     published_at = self._clock.monotonic()
                 elif self._clock.monotonic() - published_at > stall:
                     raise CameraError(f"only old images for {stall:g} s")
@@ -92,9 +97,10 @@ class Reader:
             await self._latest.wait_changed()
         self.waits_for_predictor = False
 
-    def _accept(self, output: object) -> bool:
+    def _accept(self, pulled: Pulled) -> bool:
         """Number, stamp and publish what the camera delivered; False when it was too old to be shown."""
         self._counts.came()
+        output = pulled.output
         if output is None:
             self._counts.drop(Drop.BACKLOG)
             return False
@@ -117,6 +123,7 @@ class Reader:
         self.info = replace(described, width=frame.width, height=frame.height)
         self.rate.add()
         self.backoff.reset()
+        self._attention.saw(frame, pulled.motion)
         if self._latest.put(frame) is not None:
             self._counts.drop(Drop.REPLACED)
         self._on_frame(frame)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from healthd.cameras.attention import WATCHED_INTERVAL_SECONDS
 from healthd.cameras.health import Health, State
 from healthd.cameras.jpeg import Picture
 from healthd.cameras.records import ModelHealth, NotLive, PredictedFrame
@@ -26,6 +27,7 @@ class Shown:
         self.predicted: PredictedFrame | None = None
         self._clock = clock
         self._stale_after = stale_after_seconds
+        self._recent = min(stale_after_seconds, 1.5 * WATCHED_INTERVAL_SECONDS)
         self._health = health
         self._model_health = model_health
         self._may_be_old = may_be_old
@@ -39,6 +41,18 @@ class Shown:
         self.predicted = predicted
         return True
 
+    @property
+    def health(self) -> Health:
+        """How the camera is doing."""
+        return self._health()
+
+    @property
+    def may_be_predicted_anew(self) -> bool:
+        """Whether the newest predicted frame is older than it is while somebody looks, and the model could look."""
+        if self._model_health().state != "ready":
+            return False
+        return self.predicted is None or self.age_seconds(self.predicted.frame) > self._recent
+
     def forget(self, newest_id: int) -> None:
         """The camera is lost or left: nothing it showed, up to `newest_id`, may be shown any more."""
         self.frame = self.predicted = None
@@ -48,13 +62,16 @@ class Shown:
         """Age of a frame in seconds."""
         return self._clock.monotonic() - frame.captured_monotonic
 
-    def newest(self) -> Picture:
-        """Return the newest frame of a live camera.
+    def picture(self, *, overlay: bool) -> Picture:
+        """Return the newest frame of a live camera, or the newest predicted one with its prediction.
 
         Raises:
-            NotLive: the camera is not live.
+            NotLive: the camera is not live, or the newest prediction is missing or too old.
         """
-        health = self._health()
+        if overlay:
+            predicted = self.newest_predicted()
+            return Picture(predicted.frame, predicted.prediction)
+        health = self.health
         if health.state is not State.LIVE or self.frame is None:
             raise NotLive(health)
         return Picture(self.frame)
@@ -65,7 +82,7 @@ class Shown:
         Raises:
             NotLive: the camera is not live, or the newest prediction is missing or too old.
         """
-        health, predicted, model = self._health(), self.predicted, self._model_health()
+        health, predicted, model = self.health, self.predicted, self._model_health()
         if health.state is not State.LIVE:
             raise NotLive(health)
         if predicted is None:
@@ -85,7 +102,7 @@ class Shown:
         Raises:
             NotLive: the camera was lost, paused or stopped meanwhile, or the frame has grown too old.
         """
-        health = self._health()
+        health = self.health
         if health.state is not State.LIVE:
             raise NotLive(health)
         if frame.frame_id <= self._forgotten_id:
