@@ -68,7 +68,7 @@ def _camera(runner: CameraRunner, said: _Said, viewers: int) -> schemas.Camera:
         has_frame=runner.has_frame,
         fps=round(runner.fps, 2),
         predicted_fps=round(runner.predicted_fps, 2),
-        frame_id=frame.frame_id if frame else None,
+        frame_id=runner.newest_frame_id if frame else None,
         frame_age_ms=round(age * 1000, 1) if age is not None else None,
         width=frame.width if frame else None,
         height=frame.height if frame else None,

@@ -13,6 +13,8 @@ class Drop(StrEnum):
     """A newer frame came before the predictor was free."""
     NO_MODEL = "no_model"
     """Nobody analyses this camera."""
+    UNSEEN = "unseen"
+    """Nobody wanted it, neither a viewer nor the model: its pixels were never made."""
     STILL = "still"
     """Nothing moved in it, and the camera is predicted by motion."""
     FAILED = "failed"

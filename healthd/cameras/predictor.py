@@ -1,10 +1,12 @@
 """The predictor: from loading a model to leaving it. Straight lines that never catch; the runner does."""
 
+import math
 from collections.abc import Callable
 
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
+from healthd.cameras.demand import Demand
 from healthd.cameras.health import RateWindow
 from healthd.cameras.reader import CLOSE_SECONDS
 from healthd.cameras.records import ModelHealth, PredictedFrame, Tuning
@@ -34,6 +36,7 @@ class Predictor:
         latest: Latest[Frame],
         counts: FrameCounts,
         attention: Attention,
+        demand: Demand,
         models: ModelManager,
         metrics: Metrics,
         tuning: Callable[[], Tuning],
@@ -50,6 +53,7 @@ class Predictor:
         self._latest = latest
         self._counts = counts
         self._attention = attention
+        self._demand = demand
         self._models = models.patient(settings.predict_timeout_seconds)
         self._tuning = tuning
         self._clock = clock
@@ -85,17 +89,25 @@ class Predictor:
             if self.health.state == "loading":
                 self.set_health("ready")
             self._attention.begin()
-            due = self._clock.monotonic()
-            while self._control.staying("predictor", generation):
-                await self._wait_until(due)
-                if not self._control.staying("predictor", generation):
-                    return  # the order came while it waited: nobody will wake it a second time
-                frame = await self._latest.take()
-                if frame is not None and not self._attention.wants(frame):
-                    self._counts.drop(Drop.STILL)
-                elif frame is not None:
-                    due = self._next_due(due)
-                    await self._predict(worker, predict, frame)
+            try:
+                await self._keep_predicting(worker, predict, generation)
+            finally:
+                self._demand.predict_from = math.inf
+
+    async def _keep_predicting(self, worker: Worker, predict: Predict, generation: int) -> None:
+        due = self._clock.monotonic()
+        while self._control.staying("predictor", generation):
+            self._demand.predict_from = due
+            await self._wait_until(due)
+            if not self._control.staying("predictor", generation):
+                return  # the order came while it waited: nobody will wake it a second time
+            self._demand.predict_from = -math.inf
+            frame = await self._latest.take()
+            if frame is not None and not self._attention.wants(frame):
+                self._counts.drop(Drop.STILL)
+            elif frame is not None:
+                self._demand.predict_from = due = self._next_due(due)
+                await self._predict(worker, predict, frame)
 
     async def _predict(self, worker: Worker, predict: Predict, frame: Frame) -> None:
         begun = self._clock.monotonic()

@@ -1,16 +1,20 @@
-"""What happens on the thread of a reader for each image: wait for it, and look whether anything moves in it."""
+"""What happens on the thread of a reader for each image: wait, make its pixels if they are wanted, look for motion."""
 
-import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
-from healthd.cameras.motion import MotionDetector
+from healthd.cameras.attention import Attention
+from healthd.cameras.demand import Demand
+from healthd.cameras.source import TwoStepRead
+from healthd.clock import Clock
 from healthd.frames import CapturedImage, Image
 
 LOOK_SECONDS = 0.045
 """Motion is looked for no more often than this: in each picture of a camera of 20 fps, in every second of a faster."""
+
+_HALF_LIFE = 0.2
 
 
 class Pulled(NamedTuple):
@@ -20,21 +24,51 @@ class Pulled(NamedTuple):
     """What the plugin delivered."""
     motion: float | None = None
     """Share of the picture that moves; None where nobody looked."""
+    unseen: bool = False
+    """An image came that nobody wanted: there is no output."""
 
 
 class Puller:
     """Reads the images of one session. It belongs to the session's thread."""
 
-    def __init__(self, read: Callable[[], object], *, detector: MotionDetector | None, by_position: bool) -> None:
+    def __init__(
+        self, read: Callable[[], object], *, demand: Demand, attention: Attention, recording: bool, clock: Clock
+    ) -> None:
         self._read = read
-        self._detector = detector
-        self._by_position = by_position
+        self._demand = demand
+        self._attention = attention
+        self._detector = attention.detector()
+        self._recording = recording
+        self._clock = clock
+        self._grabbed_at: float | None = None
+        self._interval = 0.0
         self._looked_at = float("-inf")
+        self._first = True
 
     def pull(self) -> Pulled:
-        """Wait for the next image."""
-        output = self._read()
+        """Wait for the next image; make its pixels if somebody wants them."""
+        read = self._read
+        if not isinstance(read, TwoStepRead):
+            output = read()
+        elif not read.grab():
+            return Pulled(None)
+        elif not self._is_wanted():
+            return Pulled(None, unseen=True)
+        else:
+            output = read.retrieve()
+        self._first = self._first and output is None
         return Pulled(output, self._motion(output))
+
+    def _is_wanted(self) -> bool:
+        """Whether anybody wants the image that was just grabbed; every one of a recording, and the first."""
+        now = self._clock.monotonic()
+        waited = 0.0 if self._grabbed_at is None else now - self._grabbed_at
+        self._interval += _HALF_LIFE * (waited - self._interval)
+        self._grabbed_at = now
+        if self._first or self._recording or self._demand.for_viewers(now, self._interval):
+            return True
+        looks = self._detector is None or not self._attention.idle or now - self._looked_at >= LOOK_SECONDS
+        return looks and self._demand.for_model(now, self._interval)
 
     def _motion(self, output: object) -> float | None:
         """Return how much of the image moves, where somebody wants to know and it is an image."""
@@ -42,8 +76,8 @@ class Puller:
         image = captured.image if captured else output
         if self._detector is None or not _is_image(image):
             return None
-        at = time.monotonic()
-        if self._by_position and captured is not None and captured.position_seconds is not None:
+        at = self._clock.monotonic()
+        if self._recording and captured is not None and captured.position_seconds is not None:
             at = captured.position_seconds
         elif at - self._looked_at < LOOK_SECONDS:
             return None

@@ -8,6 +8,7 @@ import structlog
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
+from healthd.cameras.demand import Demand
 from healthd.cameras.health import RateWindow
 from healthd.cameras.pull import Pulled, Puller
 from healthd.cameras.source import CameraSource
@@ -38,6 +39,7 @@ class Reader:
         latest: Latest[Frame],
         counts: FrameCounts,
         attention: Attention,
+        demand: Demand,
         clock: Clock,
         on_frame: Callable[[Frame], None],
         on_abandoned: Callable[[Worker], None],
@@ -55,10 +57,13 @@ class Reader:
         self._latest = latest
         self._counts = counts
         self._attention = attention
+        self._demand = demand
         self._clock = clock
         self._on_frame = on_frame
         self._on_abandoned = on_abandoned
         self.last_frame_id = 0
+        self.arrived_at = 0.0
+        """When the newest frame came, its pixels wanted or not, in seconds of the monotonic clock."""
 
     async def session(self) -> None:
         """Read from opening the camera to losing it, or to leaving it on order."""
@@ -73,7 +78,9 @@ class Reader:
         ) as (worker, read):
             if not callable(read):
                 raise TypeError(f"the plugin's camera() yielded {type(read).__name__}, not something to call")
-            puller = Puller(read, detector=self._attention.detector(), by_position=self.recording)
+            puller = Puller(
+                read, demand=self._demand, attention=self._attention, recording=self.recording, clock=self._clock
+            )
             self.sessions += 1
             log.info("session_opened", attempts=self.backoff.attempts + 1)
             published_at = self._clock.monotonic()
@@ -100,6 +107,9 @@ class Reader:
     def _accept(self, pulled: Pulled) -> bool:
         """Number, stamp and publish what the camera delivered; False when it was too old to be shown."""
         self._counts.came()
+        if pulled.unseen:
+            self._pass_over()
+            return True
         output = pulled.output
         if output is None:
             self._counts.drop(Drop.BACKLOG)
@@ -110,21 +120,35 @@ class Reader:
         except CameraError:
             self._counts.drop(Drop.INVALID)
             raise
-        self.last_frame_id += 1
+        now = self._note_arrival()
         frame = Frame(
             camera=self._source.name,
             frame_id=self.last_frame_id,
             image=image,
             captured_at=self._clock.now(),
-            captured_monotonic=self._clock.monotonic(),
+            captured_monotonic=now,
             position_seconds=captured.position_seconds if captured else None,
         )
         described = (captured.info if captured else None) or StreamInfo()
         self.info = replace(described, width=frame.width, height=frame.height)
-        self.rate.add()
-        self.backoff.reset()
+        self._demand.glanced_at = now
         self._attention.saw(frame, pulled.motion)
         if self._latest.put(frame) is not None:
             self._counts.drop(Drop.REPLACED)
         self._on_frame(frame)
         return True
+
+    def _pass_over(self) -> None:
+        """Count a frame whose pixels nobody wanted; one that still waits for the model is no longer the newest."""
+        self._note_arrival()
+        self._counts.drop(Drop.UNSEEN)
+        if self._latest.take_nowait() is not None:
+            self._counts.drop(Drop.REPLACED)
+
+    def _note_arrival(self) -> float:
+        """Number the frame that came; return when that was."""
+        self.last_frame_id += 1
+        self.arrived_at = self._clock.monotonic()
+        self.rate.add()
+        self.backoff.reset()
+        return self.arrived_at

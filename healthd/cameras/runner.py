@@ -12,6 +12,7 @@ import structlog
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control, Task
+from healthd.cameras.demand import Demand
 from healthd.cameras.failures import Failures
 from healthd.cameras.health import FreezeDetector, Health, HealthRecord, State
 from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture
@@ -79,9 +80,11 @@ class CameraRunner:
             health=lambda: self.health,
             model_health=lambda: self.model_health,
             may_be_old=lambda: self._reader_waits,
+            newest_id=lambda: self.newest_frame_id,
         )
         self.attention = Attention(settings, recording=bool(source and source.recording), clock=clock)
-        self._waits = Waits(self.shown, self.published, attention=self.attention, control=self._control)
+        demand = Demand(clock, frozen_after_seconds=settings.frozen_after_seconds)
+        self._waits = Waits(self.shown, self.published, attention=self.attention, demand=demand, control=self._control)
         self._abandoned: list[Worker] = []
         self._too_many_stuck = False
         self._reader: Reader | None = None
@@ -99,6 +102,7 @@ class CameraRunner:
             latest=self._latest,
             counts=self.counts,
             attention=self.attention,
+            demand=demand,
             clock=clock,
             on_frame=self._show,
             on_abandoned=self._abandon,
@@ -110,6 +114,7 @@ class CameraRunner:
             latest=self._latest,
             counts=self.counts,
             attention=self.attention,
+            demand=demand,
             models=models,
             metrics=metrics,
             tuning=lambda: self.tuning,
@@ -145,7 +150,7 @@ class CameraRunner:
     @property
     def frame_age_seconds(self) -> float | None:
         """Age of the newest frame in seconds; None when there is none."""
-        return None if self.shown.frame is None else self.shown.age_seconds(self.shown.frame)
+        return self._clock.monotonic() - self._reader.arrived_at if self.shown.frame and self._reader else None
 
     @property
     def has_frame(self) -> bool:

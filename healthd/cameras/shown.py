@@ -22,6 +22,7 @@ class Shown:
         health: Callable[[], Health],
         model_health: Callable[[], ModelHealth],
         may_be_old: Callable[[], bool],
+        newest_id: Callable[[], int],
     ) -> None:
         self.frame: Frame | None = None
         self.predicted: PredictedFrame | None = None
@@ -31,6 +32,7 @@ class Shown:
         self._health = health
         self._model_health = model_health
         self._may_be_old = may_be_old
+        self._newest_id = newest_id
         self._forgotten_id = 0
         """Frames up to this id belong to a camera that was lost or left since; they are never shown again."""
 
@@ -45,6 +47,11 @@ class Shown:
     def health(self) -> Health:
         """How the camera is doing."""
         return self._health()
+
+    @property
+    def has_newest(self) -> bool:
+        """Whether the frame is the newest that came: pixels that nobody wanted were never made."""
+        return self.frame is not None and self.frame.frame_id == self._newest_id()
 
     @property
     def may_be_predicted_anew(self) -> bool:
@@ -74,6 +81,8 @@ class Shown:
         health = self.health
         if health.state is not State.LIVE or self.frame is None:
             raise NotLive(health)
+        if not self.has_newest:
+            raise NotLive(replace(health, reason="nobody has looked for a while, and no new image has come since"))
         return Picture(self.frame)
 
     def newest_predicted(self) -> PredictedFrame:

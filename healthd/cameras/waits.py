@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
+from healthd.cameras.demand import Demand
 from healthd.cameras.health import State
 from healthd.cameras.shown import Shown
 from healthd.waiting import Signal
@@ -24,11 +25,13 @@ class Waits:
         published: Signal,
         *,
         attention: Attention,
+        demand: Demand,
         control: Control,
     ) -> None:
         self._shown = shown
         self._published = published
         self._attention = attention
+        self._demand = demand
         self._control = control
         self._released = False
 
@@ -51,14 +54,15 @@ class Waits:
         await self._until(lambda: self._is_fresh(overlay=overlay), overlay=overlay, timeout=FRESH_SECONDS)
 
     def _is_fresh(self, *, overlay: bool) -> bool:
-        return not (overlay and self._attention.idle and self._shown.may_be_predicted_anew)
+        if overlay:
+            return not (self._attention.idle and self._shown.may_be_predicted_anew)
+        return self._shown.has_newest
 
     async def _until(self, is_there: Callable[[], bool], *, overlay: bool, timeout: float) -> bool:  # noqa: ASYNC109
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while not (self._control.stopping or self._released):
-            if overlay:
-                self._attention.asked()
+            (self._attention if overlay else self._demand).asked()
             if is_there():
                 return True
             left = deadline - loop.time()
