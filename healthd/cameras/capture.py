@@ -75,7 +75,7 @@ class CaptureOptions(SourceOptions):
         None,
         ge=1,
         le=16,
-        description="Threads that decode; by default 1 for a live camera, as many as cores for a file.",
+        description="Threads that decode; by default 1 for a live camera, as many as cores for a recording.",
     )
 
 
@@ -217,7 +217,7 @@ class _Session:
 
     def _open_ffmpeg(self, timeout: float, analyse_seconds: float) -> bool:
         live = self.kind is not SourceKind.FILE
-        threads = self.options.decoder_threads or (1 if live else 0)
+        threads = self.options.decoder_threads or (1 if live or self.options.realtime else 0)
         timeouts = {
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: int(timeout * 1000),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC: int(self._read_timeout * 1000),

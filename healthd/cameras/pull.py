@@ -15,6 +15,8 @@ LOOK_SECONDS = 0.045
 """Motion is looked for no more often than this: in each picture of a camera of 20 fps, in every second of a faster."""
 
 _HALF_LIFE = 0.2
+_EVERY_SECOND = 1.5
+"""Of frames whose pixels must be made for it, every second one: who comes in is seen in the first or second."""
 
 
 class Pulled(NamedTuple):
@@ -67,8 +69,13 @@ class Puller:
         self._grabbed_at = now
         if self._first or self._recording or self._demand.for_viewers(now, self._interval):
             return True
-        looks = self._detector is None or not self._attention.idle or now - self._looked_at >= LOOK_SECONDS
-        return looks and self._demand.for_model(now, self._interval)
+        return self._demand.for_model(now, self._interval) and not self._rests(now)
+
+    def _rests(self, now: float) -> bool:
+        """Whether the model rests and motion was looked for in the frame before, or a moment ago."""
+        if self._detector is None or not self._attention.idle:
+            return False
+        return now - self._looked_at < max(LOOK_SECONDS, _EVERY_SECOND * self._interval)
 
     def _motion(self, output: object) -> float | None:
         """Return how much of the image moves, where somebody wants to know and it is an image."""

@@ -8,16 +8,19 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
+from healthd.cameras.attention import Attention
 from healthd.cameras.capture import CaptureOptions, open_camera
 from healthd.cameras.demand import Demand
+from healthd.cameras.pull import Puller
 from healthd.cameras.records import NotLive
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.source import Read, TwoStepRead
 from healthd.clock import Clock
 from healthd.errors import CameraError
-from healthd.frames import CapturedImage, Image
+from healthd.frames import CapturedImage, Frame, Image
 from healthd.models.model import Prediction
 from healthd.redact import SourceUrl
+from healthd.settings import CameraSettings
 from tests.api.house import open_house
 from tests.clips import COUNTER_MP4, number_of
 from tests.eventually import eventually
@@ -221,6 +224,41 @@ async def test_backlog_is_neither_unseen_nor_shown() -> None:
         await grabs(source, 30)
         assert runner.newest_frame_id - ids < source.steps.grabbed
         assert closes(runner)
+
+
+class Ticking(TwoStepRead):
+    """A camera whose every picture comes when the test's clock says so."""
+
+    def __init__(self, fps: float) -> None:
+        self.now = 100.0
+        self.seen: list[bool] = []
+        self._interval = 1 / fps
+
+    def grab(self) -> bool:
+        self.now += self._interval
+        self.seen.append(False)
+        return True
+
+    def retrieve(self) -> Image:
+        self.seen[-1] = True
+        return picture(7)
+
+
+@pytest.mark.parametrize(("fps", "unseen_at_most"), [(15.0, 1), (25.0, 1), (30.0, 1), (60.0, 2)])
+def test_a_model_that_rests_misses_no_two_pictures_of_an_ordinary_camera(fps: float, unseen_at_most: int) -> None:
+    camera = Ticking(fps)
+    clock = Clock(monotonic=lambda: camera.now)
+    settings = CameraSettings(plugin="fake", predict_when="motion", frozen_after_seconds=0)
+    attention = Attention(settings, recording=False, clock=clock)
+    attention.saw(Frame("gym", 1, picture(), clock.now(), camera.now), 0.0)
+    demand = Demand(clock, frozen_after_seconds=0)
+    demand.predict_from, demand.glanced_at = 0.0, 1e9
+    puller = Puller(camera, demand=demand, attention=attention, recording=False, clock=clock)
+    motions = [puller.pull().motion for _ in range(200)]
+    assert [motion is not None for motion in motions] == camera.seen
+    pattern = "".join("x" if seen else "." for seen in camera.seen[20:])
+    assert max(len(gap) for gap in pattern.split("x")) == unseen_at_most
+    assert pattern.count("x") <= 0.55 * len(pattern)
 
 
 def test_a_demand_is_for_the_frame_nearest_to_when_the_model_wants_one() -> None:
