@@ -266,6 +266,29 @@ class CameraSettings(Section):
     predict_fps: float | None = Field(
         None, ge=0.1, le=120, allow_inf_nan=False, description="Predictions per second at most; absent: all it can."
     )
+    predict_when: Literal["always", "motion"] = Field(
+        "always", description="`motion`: the model rests while nothing moves in the picture."
+    )
+    motion_threshold: float = Field(
+        12,
+        ge=2,
+        le=100,
+        allow_inf_nan=False,
+        description="Grey levels of 255 by which a spot must differ from the seconds before to count as changed.",
+    )
+    motion_area: float = Field(
+        0.002,
+        ge=0.0001,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of the picture that must change in one place to count as motion.",
+    )
+    motion_hold_seconds: SecondsOrOff = Field(
+        3, description="How long the model goes on after the last motion, or the last change of what it sees."
+    )
+    motion_max_interval_seconds: SecondsOrOff = Field(
+        10, description="Where nothing moves, the model looks all the same after so long; 0: never."
+    )
     quality: int | None = Field(None, ge=1, le=95, description="JPEG quality; absent: `snapshots.quality`.")
     stall_timeout_seconds: Seconds = Field(5, description="Without an image for so long, the camera is opened anew.")
     stale_after_seconds: Seconds = Field(5, description="An older picture is not served as a snapshot.")
