@@ -84,7 +84,7 @@ class CameraRunner:
         )
         self.attention = Attention(settings, recording=bool(source and source.recording), clock=clock)
         demand = Demand(clock, frozen_after_seconds=settings.frozen_after_seconds)
-        self._waits = Waits(self.shown, self.published, attention=self.attention, demand=demand, control=self._control)
+        self.waits = Waits(self.shown, self.published, attention=self.attention, demand=demand, control=self._control)
         self._abandoned: list[Worker] = []
         self._too_many_stuck = False
         self._reader: Reader | None = None
@@ -207,21 +207,17 @@ class CameraRunner:
 
     async def wait_newer(self, frame_id: int, *, overlay: bool, timeout: float) -> bool:  # noqa: ASYNC109
         """Wait for a frame newer than `frame_id`; False when time ran out, or at once when the camera is lost."""
-        return await self._waits.newer(frame_id, overlay=overlay, timeout=timeout)
-
-    def note_looked(self, *, overlay: bool) -> None:
-        """Say that somebody looks, who need not wait."""
-        self._waits.asked(overlay=overlay)
+        return await self.waits.newer(frame_id, overlay=overlay, timeout=timeout)
 
     async def wait_fresh(self, *, overlay: bool) -> None:
         """Say that somebody looks, and wait, a moment at most, for what is made only then."""
-        await self._waits.fresh(overlay=overlay)
+        await self.waits.fresh(overlay=overlay)
 
     # -- what others order ---------------------------------------------------------------------------------------
 
     def release_waiters(self) -> None:
         """Let everybody go who waits for a frame, and let nobody wait any more; the camera itself goes on."""
-        self._waits.release()
+        self.waits.release()
         self.published.notify_all()
 
     def request_stop(self) -> None:

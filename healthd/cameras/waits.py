@@ -51,9 +51,10 @@ class Waits:
 
     async def fresh(self, *, overlay: bool) -> None:
         """Wait, a moment at most, for what is made only while somebody looks; returns at once where it is there."""
-        await self._until(lambda: self._is_fresh(overlay=overlay), overlay=overlay, timeout=FRESH_SECONDS)
+        await self._until(lambda: self.is_fresh(overlay=overlay), overlay=overlay, timeout=FRESH_SECONDS)
 
-    def _is_fresh(self, *, overlay: bool) -> bool:
+    def is_fresh(self, *, overlay: bool) -> bool:
+        """Whether the newest picture is as new as it is while somebody looks."""
         if overlay:
             return not (self._attention.idle and self._shown.may_be_predicted_anew)
         return self._shown.has_newest
