@@ -12,7 +12,7 @@ from litestar.openapi.datastructures import ResponseSpec
 
 from healthd.api import schemas, shapes
 from healthd.api.errors import TryLater, status_of
-from healthd.api.infer_params import Asked, Parameters
+from healthd.api.infer_params import PREDICT_NAMES, Asked, Parameters
 from healthd.api.infer_schemas import Box, Detections, Seen
 from healthd.api.services import House, Services
 from healthd.api.uploads import AnyRequest, read_picture, unless_gone
@@ -23,16 +23,7 @@ from healthd.models.model import Prediction
 
 INFER = Parameters(
     wishes=("model", "annotated"),
-    params={
-        "conf": "confidence",
-        "iou": "iou",
-        "max_det": "max_det",
-        "imgsz": "imgsz",
-        "half": "half",
-        "device": "device",
-        "text_queries": "text_queries",
-        "question": "question",
-    },
+    params=PREDICT_NAMES,
 )
 DETECT = Parameters(wishes=(), params={"confidence": "confidence"})
 

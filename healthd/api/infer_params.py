@@ -13,6 +13,17 @@ from healthd.api.uploads import RAW_TYPES
 from healthd.models.model import InferenceParams
 
 Pairs = Iterable[tuple[str, str]]
+PREDICT_NAMES = {
+    "conf": "confidence",
+    "iou": "iou",
+    "max_det": "max_det",
+    "imgsz": "imgsz",
+    "half": "half",
+    "device": "device",
+    "text_queries": "text_queries",
+    "question": "question",
+}
+"""The names of the parameters of a prediction on the wire, and in `InferenceParams`."""
 
 
 class Wish(BaseModel):

@@ -15,7 +15,7 @@ from litestar.response import Stream
 
 from healthd.api import schemas, shapes
 from healthd.api.errors import TryLater
-from healthd.api.infer_params import Parameters
+from healthd.api.infer_params import PREDICT_NAMES, Parameters
 from healthd.api.job_forms import Form, received
 from healthd.api.services import House
 from healthd.api.uploads import problem
@@ -42,16 +42,7 @@ MOST_INDEX = 2**31
 RETRY_AFTER_SECONDS = 10
 PARAMETERS = Parameters(
     wishes=("model",),
-    params={
-        "conf": "confidence",
-        "iou": "iou",
-        "max_det": "max_det",
-        "imgsz": "imgsz",
-        "half": "half",
-        "device": "device",
-        "text_queries": "text_queries",
-        "question": "question",
-    },
+    params=PREDICT_NAMES,
 )
 _NAMES = {"confidence": "conf"}
 _SAID = {

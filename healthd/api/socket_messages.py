@@ -10,18 +10,14 @@ from pydantic import ValidationError
 
 from healthd.api import shapes
 from healthd.api.errors import status_of
+from healthd.api.infer_params import PREDICT_NAMES
 from healthd.api.schemas import Error
 from healthd.errors import BusyError, HealthdError, PictureError
 from healthd.models.model import InferenceParams, Prediction
 from healthd.redact import SCRUBBER
 
-PARAMETERS = {
-    "conf": "confidence",
-    **{name: name for name in ("iou", "max_det", "imgsz", "half", "device", "text_queries", "question")},
-}
-"""How the wire names what a caller may ask of a prediction."""
-_WIRE = {name: wire for wire, name in PARAMETERS.items()}
-_FIELDS = {"type", "model_id", "image", "frame_id", *PARAMETERS}
+_WIRE = {name: wire for wire, name in PREDICT_NAMES.items()}
+_FIELDS = {"type", "model_id", "image", "frame_id", *PREDICT_NAMES}
 MAX_FRAME_ID = 2**53 - 1
 """The largest integer that every reader of JSON keeps."""
 _MAX_MODEL_ID = 500
@@ -105,7 +101,7 @@ def _picture(said: dict[str, Any], frame_id: int, otherwise: Wishes) -> Picture:
     image = said.get("image")
     if not isinstance(image, str):
         raise _bad("image", "must be a picture in base64")
-    asked = {name: said[wire] for wire, name in PARAMETERS.items() if wire in said}
+    asked = {name: said[wire] for wire, name in PREDICT_NAMES.items() if wire in said}
     params = otherwise.params
     if asked:
         asked = {**params.model_dump(exclude_none=True), **asked}

@@ -13,11 +13,11 @@ from litestar.types import Message, Receive, Send
 from healthd.api import shapes, socket_messages
 from healthd.api.auth import page_of
 from healthd.api.connection import Connection, connection_of
-from healthd.api.infer_params import Parameters
+from healthd.api.infer_params import PREDICT_NAMES, Parameters
 from healthd.api.refusals import refuse
 from healthd.api.schemas import Error
 from healthd.api.services import House, Services
-from healthd.api.socket_messages import PARAMETERS, Picture, Wishes
+from healthd.api.socket_messages import Picture, Wishes
 from healthd.api.socket_session import SocketSession
 from healthd.cameras.viewers import EndReason, TooManyViewers, Viewer
 from healthd.errors import PictureTooLarge
@@ -25,7 +25,7 @@ from healthd.models.model import Prediction
 from healthd.settings import InferenceSettings
 
 log = structlog.get_logger(__name__)
-QUERY = Parameters(wishes=("model",), params=PARAMETERS)
+QUERY = Parameters(wishes=("model",), params=PREDICT_NAMES)
 IDLE_SECONDS = 300.0
 """A socket that has brought no message for so long is closed."""
 CLOSE_SECONDS = 0.5
