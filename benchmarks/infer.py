@@ -3,8 +3,8 @@
 Both get the same picture in the same form over the same kind of connection, from clients that do as little as they
 can, in another process on the same cores, and are measured in turn, never at once. Both serve the same network: the
 tutorial the `.pt`, on torch in f32; healthd what `yolo export format=onnx dynamic=True` makes of that very file, on
-OpenVINO, once in f32 as it does by itself and once in half precision, as `?half=true` asks. Both compute 384 x 640 for
-this picture. The ratio is that of the two services as they stand, engines included.
+OpenVINO, once in f32, as `?half=false` asks, and once in half precision, as `?half=true` asks. Both compute 384 x 640
+for this picture. The ratio is that of the two services as they stand, engines included.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from benchmarks.streams import _url_of
 
 CLIENTS = (1, 4, 16)
 NETWORK = "yolo11n"
-WAYS = {"f32": "", "half": "?half=true"}
+WAYS = {"f32": "?half=false", "half": "?half=true"}
 PEER = Path(__file__).parent / "peers" / "fastapi_detect.py"
 PEER_NAME = "FastAPI + ultralytics"
 QUEUE_TIMEOUT_SECONDS = 5.0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import structlog
 import uvicorn
 
@@ -45,6 +46,9 @@ from healthd.worker import Worker, WorkerTimeout
 
 log = structlog.get_logger(__name__)
 __all__ = ["InstalledPlugins", "StartError", "build", "load_installed_plugins", "serve"]
+CV2_THREADS = 1
+"""Threads of one call into OpenCV: each camera and each encoder has a thread of its own already, and the cores are the
+models'."""
 HOUSEKEEPING_SECONDS = 15.0
 NOTICE_SECONDS = 0.25
 """What uvicorn takes to see that it is to stop, and that everything has been answered."""
@@ -86,6 +90,7 @@ async def load_installed_plugins() -> InstalledPlugins:
 
 async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     """Build the parts of the daemon; starts no camera."""
+    cv2.setNumThreads(CV2_THREADS)
     metrics = Metrics()
     families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
     tally = Tally()
@@ -162,6 +167,8 @@ def make_manager(settings: Settings, families: Mapping[str, ModelFamily], tally:
         families,
         directory=wanted.directory,
         threads=settings.performance.threads or None,
+        cache_directory=wanted.cache_place,
+        cache_max_bytes=wanted.cache_max_bytes,
         limits=Limits(wanted.max_loaded, wanted.memory_budget_bytes),
         concurrency=wanted.concurrency,
         idle_unload_seconds=wanted.idle_unload_seconds,

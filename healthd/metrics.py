@@ -44,6 +44,7 @@ READ_METRICS = (
     Read("healthd_camera_frames_in_hand", "gauge", ("camera",), "Frames read, neither predicted nor dropped yet."),
     Read("healthd_camera_fps", "gauge", ("camera",), "Frames published per second, over a window that ends now."),
     Read("healthd_camera_predicted_fps", "gauge", ("camera",), "Predictions per second, over a window that ends now."),
+    Read("healthd_camera_idle", "gauge", ("camera",), "1 while nothing moves and the model rests."),
     Read("healthd_camera_frame_age_seconds", "gauge", ("camera",), "Age of the newest frame; absent without one."),
     Read("healthd_camera_reconnects_total", "counter", ("camera",), "Sessions after the first one."),
     Read("healthd_camera_failures_total", "counter", ("camera", "task"), "Failed sessions of the reader or predictor."),

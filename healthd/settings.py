@@ -213,7 +213,13 @@ def _note(error: ErrorDetails, notes: Notes) -> None:
 
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """Make relative paths absolute."""
-    models = settings.models.model_copy(update={"directory": folder / settings.models.directory})
+    cache = settings.models.cache_directory
+    models = settings.models.model_copy(
+        update={
+            "directory": folder / settings.models.directory,
+            "cache_directory": None if cache is None else folder / cache,
+        }
+    )
     jobs = settings.jobs.model_copy(
         update={
             "directory": folder / settings.jobs.directory,

@@ -1,5 +1,6 @@
 """The sections of the settings: names, types, bounds, defaults and meanings. The descriptions are the reference."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -154,6 +155,16 @@ class ModelsSettings(Section):
     """`[models]`: the models that watch the cameras and answer the inference API."""
 
     directory: Path = Field(Path("models"), description="Where model files are looked for.")
+    cache_directory: Path | None = Field(
+        None,
+        description="Where compiled models are kept for the next start; several daemons may share it. "
+        "Absent: `healthd` in the user's cache (`$XDG_CACHE_HOME`, else `~/.cache`).",
+    )
+    cache_max_bytes: int = Field(
+        1_073_741_824,
+        ge=0,
+        description="How much is kept there at most, what was used longest ago goes first; 0: nothing.",
+    )
     idle_unload_seconds: SecondsOrOff = Field(
         300, description="A model that nobody used for so long is unloaded; 0: never."
     )
@@ -178,6 +189,19 @@ class ModelsSettings(Section):
     )
     queue_size: int = Field(16, ge=1, le=10_000, description="Requests that may wait for one model; more get a 503.")
     queue_timeout_seconds: Seconds = Field(5, description="A request that has waited so long for its turn gets a 503.")
+
+    @property
+    def cache_place(self) -> Path | None:
+        """Where compiled models are kept; None: nowhere, because this user has no home."""
+        if self.cache_directory is not None:
+            return self.cache_directory.absolute()
+        said = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        if said.is_absolute():
+            return said / "healthd"
+        try:
+            return Path.home() / ".cache" / "healthd"
+        except RuntimeError:
+            return None
 
 
 class InferenceSettings(Section):
@@ -241,6 +265,29 @@ class CameraSettings(Section):
     enabled: bool = Field(True, description="`false`: listed, but never opened.")
     predict_fps: float | None = Field(
         None, ge=0.1, le=120, allow_inf_nan=False, description="Predictions per second at most; absent: all it can."
+    )
+    predict_when: Literal["always", "motion"] = Field(
+        "always", description="`motion`: the model rests while nothing moves in the picture."
+    )
+    motion_threshold: float = Field(
+        12,
+        ge=2,
+        le=100,
+        allow_inf_nan=False,
+        description="Grey levels of 255 by which a spot must differ from the seconds before to count as changed.",
+    )
+    motion_area: float = Field(
+        0.002,
+        ge=0.0001,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of the picture that must change in one place to count as motion.",
+    )
+    motion_hold_seconds: SecondsOrOff = Field(
+        3, description="How long the model goes on after the last motion, or the last change of what it sees."
+    )
+    motion_max_interval_seconds: SecondsOrOff = Field(
+        10, description="Where nothing moves, the model looks all the same after so long; 0: never."
     )
     quality: int | None = Field(None, ge=1, le=95, description="JPEG quality; absent: `snapshots.quality`.")
     stall_timeout_seconds: Seconds = Field(5, description="Without an image for so long, the camera is opened anew.")

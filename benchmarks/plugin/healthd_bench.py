@@ -1,13 +1,14 @@
-"""Cameras for the benchmarks: a steady one, one that shows a room, and one whose read never returns."""
+"""Cameras for the benchmarks: a steady one, a room, a film, and one whose read never returns."""
 
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import cv2
 import numpy as np
 
+from healthd.cameras.capture import CaptureOptions, open_camera
 from healthd.cameras.source import CameraSource, Read
 
 
@@ -54,6 +55,18 @@ class Room(Steady):
                 return pictures[number % len(pictures)].copy()
 
             yield show
+
+
+class Film(CameraSource):
+    """A file played as a camera, watched by no model."""
+
+    options_model = CaptureOptions
+    options: CaptureOptions
+
+    def camera(self) -> AbstractContextManager[Read]:
+        """Open the file."""
+        assert self.url is not None
+        return open_camera(self.url, self.options)
 
 
 class Hung(Steady):

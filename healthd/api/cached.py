@@ -76,6 +76,9 @@ class CachedSnapshots:
             return None
 
     def _picture(self, runner: CameraRunner, asked: _Asked, known: bytes | None) -> _Answer | None:
+        runner.waits.asked(overlay=asked.overlay)
+        if not runner.waits.is_fresh(overlay=asked.overlay):
+            return None
         frame = runner.picture(overlay=asked.overlay).frame
         age_ms = max(0.0, self._services.clock.monotonic() - frame.captured_monotonic) * 1000
         if asked.max_age_ms is not None and age_ms > asked.max_age_ms:

@@ -99,6 +99,7 @@ class CameraController(Controller):
             newer = runner.wait_newer(after, overlay=overlay, timeout=wait / 1000)
             if not await while_connected(request.scope, newer):
                 return Response(b"", status_code=304)  # nobody reads it: nothing is encoded for it
+        await runner.wait_fresh(overlay=overlay)
         picture = _picture(runner, overlay=overlay)
         variant = Variant(q or runner.tuning.quality, width, overlay).fitting(picture.frame)
         _refuse_older(runner, max_age, age_ms=_age_ms(services, picture.frame))
@@ -116,6 +117,7 @@ class CameraController(Controller):
     async def prediction(self, services: House, name: Annotated[str, NAME]) -> schemas.CameraPrediction:
         """What the model said of the newest predicted frame of a live camera."""
         runner = find(services, name)
+        await runner.wait_fresh(overlay=True)
         try:
             predicted = runner.predicted_frame()
         except NotLive as exc:

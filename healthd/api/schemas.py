@@ -73,6 +73,8 @@ class CameraModel(Struct):
     id: str | None
     state: str
     reason: str | None
+    idle: bool
+    """True: nothing moves in the picture, and the model rests (`predict_when`)."""
 
 
 class Tuning(Struct):

@@ -68,7 +68,7 @@ def _camera(runner: CameraRunner, said: _Said, viewers: int) -> schemas.Camera:
         has_frame=runner.has_frame,
         fps=round(runner.fps, 2),
         predicted_fps=round(runner.predicted_fps, 2),
-        frame_id=frame.frame_id if frame else None,
+        frame_id=runner.newest_frame_id if frame else None,
         frame_age_ms=round(age * 1000, 1) if age is not None else None,
         width=frame.width if frame else None,
         height=frame.height if frame else None,
@@ -78,7 +78,7 @@ def _camera(runner: CameraRunner, said: _Said, viewers: int) -> schemas.Camera:
         frames=schemas.FrameCounts(counts.read, counts.predicted, dict(counts.dropped), counts.in_hand),
         reconnects=runner.reconnects,
         viewers=viewers,
-        model=schemas.CameraModel(said.model_id, model.state, _text(model.reason)),
+        model=schemas.CameraModel(said.model_id, model.state, _text(model.reason), runner.attention.idle),
         tuning=schemas.Tuning(runner.tuning.predict_fps, runner.tuning.quality, *said.tuning),
         errors=[_error(error.at, error.task, error.reason) for error in runner.failures.errors],
     )

@@ -28,7 +28,7 @@ from pydantic import Field
 
 from healthd.cameras.backlog import BacklogGate
 from healthd.cameras.probe import PROBE_SECONDS, SourceKind, device_path, file_path, kind_of, why_not_open
-from healthd.cameras.source import Read, SourceOptions
+from healthd.cameras.source import Read, SourceOptions, TwoStepRead
 from healthd.errors import CameraError, EndOfStream, SettingsError
 from healthd.frames import CapturedImage, StreamInfo
 from healthd.redact import SourceUrl
@@ -75,7 +75,7 @@ class CaptureOptions(SourceOptions):
         None,
         ge=1,
         le=16,
-        description="Threads that decode; by default 1 for a live camera, as many as cores for a file.",
+        description="Threads that decode; by default 1 for a live camera, as many as cores for a recording.",
     )
 
 
@@ -113,7 +113,7 @@ def open_camera(
     session = _Session(url, options, open_timeout_seconds, read_timeout_seconds or options.read_timeout_seconds or 5.0)
     session.open()
     try:
-        yield _FileReader(session) if session.kind is SourceKind.FILE else _live_reader(session)
+        yield _FileReader(session) if session.kind is SourceKind.FILE else _LiveReader(session)
     finally:
         session.release()
 
@@ -217,7 +217,7 @@ class _Session:
 
     def _open_ffmpeg(self, timeout: float, analyse_seconds: float) -> bool:
         live = self.kind is not SourceKind.FILE
-        threads = self.options.decoder_threads or (1 if live else 0)
+        threads = self.options.decoder_threads or (1 if live or self.options.realtime else 0)
         timeouts = {
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: int(timeout * 1000),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC: int(self._read_timeout * 1000),
@@ -259,27 +259,27 @@ def _plausible_fps(fps: float) -> float | None:
     return fps if math.isfinite(fps) and 0 < fps < 1000 else None
 
 
-def _live_reader(session: _Session) -> Read:
-    """Return what reads a live camera, and tells live images from old ones where a network is in between."""
-    if session.kind is SourceKind.DEVICE:
+class _LiveReader(TwoStepRead):
+    """Reads a live camera, and tells live images from old ones where a network is in between."""
 
-        def read_device() -> CapturedImage:
-            session.grab()
-            return session.retrieve(None)
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+        self._clocked = session.kind is SourceKind.RTSP
+        self._gate = None if session.kind is SourceKind.DEVICE else BacklogGate(clocked=self._clocked)
+        self._position: float | None = None
 
-        return read_device
-    clocked = session.kind is SourceKind.RTSP
-    gate = BacklogGate(clocked=clocked)
+    def grab(self) -> bool:
+        """Wait for the next image and decode it."""
+        self._session.grab()
+        self._position = self._session.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if self._clocked else None
+        return self._gate is None or self._gate.admits(time.monotonic(), self._position)
 
-    def read_network() -> CapturedImage | None:
-        session.grab()
-        position = session.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if clocked else None
-        return session.retrieve(position) if gate.admits(time.monotonic(), position) else None
-
-    return read_network
+    def retrieve(self) -> CapturedImage:
+        """Convert it."""
+        return self._session.retrieve(self._position)
 
 
-class _FileReader:
+class _FileReader(TwoStepRead):
     """Reads a file: every image, or paced by its clock when `realtime`; again and again when `loop`."""
 
     def __init__(self, session: _Session) -> None:
@@ -291,11 +291,15 @@ class _FileReader:
         self._position = 0.0
         self._due: float | None = None
 
-    def __call__(self) -> CapturedImage:
-        """Return the next image, or the one that is due now."""
+    def grab(self) -> bool:
+        """Go to the next image, or to the one that is due now."""
         self._advance()
         if self._session.options.realtime:
             self._keep_pace()
+        return True
+
+    def retrieve(self) -> CapturedImage:
+        """Convert it."""
         return self._session.retrieve(self._position)
 
     def _advance(self) -> None:

@@ -1,9 +1,12 @@
 """The predictor: from loading a model to leaving it. Straight lines that never catch; the runner does."""
 
+import math
 from collections.abc import Callable
 
 from healthd.cameras.accounting import Drop, FrameCounts
+from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
+from healthd.cameras.demand import Demand
 from healthd.cameras.health import RateWindow
 from healthd.cameras.reader import CLOSE_SECONDS
 from healthd.cameras.records import ModelHealth, PredictedFrame, Tuning
@@ -14,6 +17,7 @@ from healthd.latest import Latest
 from healthd.metrics import Metrics
 from healthd.models.manager import ModelManager
 from healthd.models.model import Prediction
+from healthd.models.turns import captured
 from healthd.redact import SCRUBBER
 from healthd.settings import CameraSettings
 from healthd.waiting import Backoff
@@ -31,6 +35,8 @@ class Predictor:
         control: Control,
         latest: Latest[Frame],
         counts: FrameCounts,
+        attention: Attention,
+        demand: Demand,
         models: ModelManager,
         metrics: Metrics,
         tuning: Callable[[], Tuning],
@@ -46,6 +52,8 @@ class Predictor:
         self._control = control
         self._latest = latest
         self._counts = counts
+        self._attention = attention
+        self._demand = demand
         self._models = models.patient(settings.predict_timeout_seconds)
         self._tuning = tuning
         self._clock = clock
@@ -80,20 +88,32 @@ class Predictor:
                 raise TypeError(f"the plugin's model() yielded {type(predict).__name__}, not something to call")
             if self.health.state == "loading":
                 self.set_health("ready")
-            due = self._clock.monotonic()
-            while self._control.staying("predictor", generation):
-                await self._wait_until(due)
-                if not self._control.staying("predictor", generation):
-                    return  # the order came while it waited: nobody will wake it a second time
-                frame = await self._latest.take()
-                if frame is not None:
-                    due = self._next_due(due)
-                    await self._predict(worker, predict, frame)
+            self._attention.begin()
+            try:
+                await self._keep_predicting(worker, predict, generation)
+            finally:
+                self._demand.predict_from = math.inf
+
+    async def _keep_predicting(self, worker: Worker, predict: Predict, generation: int) -> None:
+        due = self._clock.monotonic()
+        while self._control.staying("predictor", generation):
+            self._demand.predict_from = due
+            await self._wait_until(due)
+            if not self._control.staying("predictor", generation):
+                return  # the order came while it waited: nobody will wake it a second time
+            self._demand.predict_from = -math.inf
+            frame = await self._latest.take()
+            if frame is not None and not self._attention.wants(frame):
+                self._counts.drop(Drop.STILL)
+            elif frame is not None:
+                self._demand.predict_from = due = self._next_due(due)
+                await self._predict(worker, predict, frame)
 
     async def _predict(self, worker: Worker, predict: Predict, frame: Frame) -> None:
         begun = self._clock.monotonic()
         self._start_age_seconds.observe(begun - frame.captured_monotonic)
         prediction: Prediction | None = None
+        captured.set(frame.captured_monotonic)  # the worker takes it along; the task predicts one frame at a time
         try:
             answer: object = await worker.call(
                 lambda: predict(frame.image), timeout=self._settings.predict_timeout_seconds, late="no prediction"
@@ -109,6 +129,7 @@ class Predictor:
         self.rate.add()
         self.backoff.reset()
         self.set_health("ready")
+        self._attention.predicted(frame, prediction)
         self._on_predicted(PredictedFrame(frame, prediction, self._clock.now()))
 
     async def _wait_until(self, due: float) -> None:

@@ -6,8 +6,11 @@ from dataclasses import replace
 import structlog
 
 from healthd.cameras.accounting import Drop, FrameCounts
+from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
+from healthd.cameras.demand import Demand
 from healthd.cameras.health import RateWindow
+from healthd.cameras.pull import Pulled, Puller
 from healthd.cameras.source import CameraSource
 from healthd.clock import Clock
 from healthd.errors import CameraError
@@ -27,7 +30,7 @@ CLOSE_SECONDS = 2.0
 class Reader:
     """Reads, stamps and publishes the frames of one camera. Event loop only; lives as long as its runner."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  it stands between the camera and everybody who wants its frames
         self,
         source: CameraSource,
         *,
@@ -35,6 +38,8 @@ class Reader:
         control: Control,
         latest: Latest[Frame],
         counts: FrameCounts,
+        attention: Attention,
+        demand: Demand,
         clock: Clock,
         on_frame: Callable[[Frame], None],
         on_abandoned: Callable[[Worker], None],
@@ -51,10 +56,14 @@ class Reader:
         self._control = control
         self._latest = latest
         self._counts = counts
+        self._attention = attention
+        self._demand = demand
         self._clock = clock
         self._on_frame = on_frame
         self._on_abandoned = on_abandoned
         self.last_frame_id = 0
+        self.arrived_at = 0.0
+        """When the newest frame came, its pixels wanted or not, in seconds of the monotonic clock."""
 
     async def session(self) -> None:
         """Read from opening the camera to losing it, or to leaving it on order."""
@@ -69,17 +78,20 @@ class Reader:
         ) as (worker, read):
             if not callable(read):
                 raise TypeError(f"the plugin's camera() yielded {type(read).__name__}, not something to call")
+            puller = Puller(
+                read, demand=self._demand, attention=self._attention, recording=self.recording, clock=self._clock
+            )
             self.sessions += 1
             log.info("session_opened", attempts=self.backoff.attempts + 1)
             published_at = self._clock.monotonic()
             stall = self._settings.stall_timeout_seconds
             while self._control.staying("reader", generation):
-                output = await worker.call(read, timeout=stall, late="no image")
+                pulled = await worker.call(puller.pull, timeout=stall, late="no image")
                 if not self._control.staying("reader", generation):
                     self._counts.came()
                     self._counts.drop(Drop.LOST)
                     return
-                if self._accept(output):
+                if self._accept(pulled):
                     published_at = self._clock.monotonic()
                 elif self._clock.monotonic() - published_at > stall:
                     raise CameraError(f"only old images for {stall:g} s")
@@ -92,9 +104,13 @@ class Reader:
             await self._latest.wait_changed()
         self.waits_for_predictor = False
 
-    def _accept(self, output: object) -> bool:
+    def _accept(self, pulled: Pulled) -> bool:
         """Number, stamp and publish what the camera delivered; False when it was too old to be shown."""
         self._counts.came()
+        if pulled.unseen:
+            self._pass_over()
+            return True
+        output = pulled.output
         if output is None:
             self._counts.drop(Drop.BACKLOG)
             return False
@@ -104,20 +120,35 @@ class Reader:
         except CameraError:
             self._counts.drop(Drop.INVALID)
             raise
-        self.last_frame_id += 1
+        now = self._note_arrival()
         frame = Frame(
             camera=self._source.name,
             frame_id=self.last_frame_id,
             image=image,
             captured_at=self._clock.now(),
-            captured_monotonic=self._clock.monotonic(),
+            captured_monotonic=now,
             position_seconds=captured.position_seconds if captured else None,
         )
         described = (captured.info if captured else None) or StreamInfo()
         self.info = replace(described, width=frame.width, height=frame.height)
-        self.rate.add()
-        self.backoff.reset()
+        self._demand.glanced_at = now
+        self._attention.saw(frame, pulled.motion)
         if self._latest.put(frame) is not None:
             self._counts.drop(Drop.REPLACED)
         self._on_frame(frame)
         return True
+
+    def _pass_over(self) -> None:
+        """Count a frame whose pixels nobody wanted; one that still waits for the model is no longer the newest."""
+        self._note_arrival()
+        self._counts.drop(Drop.UNSEEN)
+        if self._latest.take_nowait() is not None:
+            self._counts.drop(Drop.REPLACED)
+
+    def _note_arrival(self) -> float:
+        """Number the frame that came; return when that was."""
+        self.last_frame_id += 1
+        self.arrived_at = self._clock.monotonic()
+        self.rate.add()
+        self.backoff.reset()
+        return self.arrived_at

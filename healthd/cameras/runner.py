@@ -10,7 +10,9 @@ from typing import Any
 import structlog
 
 from healthd.cameras.accounting import Drop, FrameCounts
+from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control, Task
+from healthd.cameras.demand import Demand
 from healthd.cameras.failures import Failures
 from healthd.cameras.health import FreezeDetector, Health, HealthRecord, State
 from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture
@@ -19,6 +21,7 @@ from healthd.cameras.reader import Reader
 from healthd.cameras.records import ModelHealth, PredictedFrame, Tuning
 from healthd.cameras.shown import Shown
 from healthd.cameras.source import CameraSource
+from healthd.cameras.waits import Waits
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.errors import EndOfStream, SettingsError
 from healthd.frames import Frame, StreamInfo
@@ -33,7 +36,7 @@ from healthd.worker import EnterTimeout, Worker, WorkerTimeout
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS = 0.5
-"""How often it is looked whether the newest frame has grown too old, or whether a stuck thread has come back."""
+"""How often it is looked whether a stuck thread has come back."""
 
 
 class CameraRunner:
@@ -68,7 +71,6 @@ class CameraRunner:
         """Notified after every new frame, prediction and change of health."""
         self._clock = clock
         self._control = Control()
-        self._released = False
         self._latest: Latest[Frame] = Latest()
         self._health = HealthRecord(clock, self._health_changed)
         self._freeze = FreezeDetector(clock, after_seconds=settings.frozen_after_seconds)
@@ -78,7 +80,11 @@ class CameraRunner:
             health=lambda: self.health,
             model_health=lambda: self.model_health,
             may_be_old=lambda: self._reader_waits,
+            newest_id=lambda: self.newest_frame_id,
         )
+        self.attention = Attention(settings, recording=bool(source and source.recording), clock=clock)
+        demand = Demand(clock, frozen_after_seconds=settings.frozen_after_seconds)
+        self.waits = Waits(self.shown, self.published, attention=self.attention, demand=demand, control=self._control)
         self._abandoned: list[Worker] = []
         self._too_many_stuck = False
         self._reader: Reader | None = None
@@ -95,6 +101,8 @@ class CameraRunner:
             control=self._control,
             latest=self._latest,
             counts=self.counts,
+            attention=self.attention,
+            demand=demand,
             clock=clock,
             on_frame=self._show,
             on_abandoned=self._abandon,
@@ -105,6 +113,8 @@ class CameraRunner:
             control=self._control,
             latest=self._latest,
             counts=self.counts,
+            attention=self.attention,
+            demand=demand,
             models=models,
             metrics=metrics,
             tuning=lambda: self.tuning,
@@ -140,7 +150,7 @@ class CameraRunner:
     @property
     def frame_age_seconds(self) -> float | None:
         """Age of the newest frame in seconds; None when there is none."""
-        return None if self.shown.frame is None else self.shown.age_seconds(self.shown.frame)
+        return self._clock.monotonic() - self._reader.arrived_at if self.shown.frame and self._reader else None
 
     @property
     def has_frame(self) -> bool:
@@ -189,10 +199,7 @@ class CameraRunner:
 
     def picture(self, *, overlay: bool) -> Picture:
         """Return the newest frame, or the newest predicted one with its prediction; raise NotLive without one."""
-        if overlay:
-            predicted = self.shown.newest_predicted()
-            return Picture(predicted.frame, predicted.prediction)
-        return self.shown.newest()
+        return self.shown.picture(overlay=overlay)
 
     def predicted_frame(self) -> PredictedFrame:
         """Return the newest predicted frame of a live camera, or raise NotLive."""
@@ -200,23 +207,17 @@ class CameraRunner:
 
     async def wait_newer(self, frame_id: int, *, overlay: bool, timeout: float) -> bool:  # noqa: ASYNC109
         """Wait for a frame newer than `frame_id`; False when time ran out, or at once when the camera is lost."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while not (self._control.stopping or self._released):
-            newest = (self.shown.predicted.frame if self.shown.predicted else None) if overlay else self.shown.frame
-            if newest is not None and newest.frame_id > frame_id:
-                return True
-            left = deadline - loop.time()
-            if left <= 0 or self.health.state not in {State.LIVE, State.STARTING}:
-                return False
-            await self.published.wait(min(left, LOOK_SECONDS))
-        return False
+        return await self.waits.newer(frame_id, overlay=overlay, timeout=timeout)
+
+    async def wait_fresh(self, *, overlay: bool) -> None:
+        """Say that somebody looks, and wait, a moment at most, for what is made only then."""
+        await self.waits.fresh(overlay=overlay)
 
     # -- what others order ---------------------------------------------------------------------------------------
 
     def release_waiters(self) -> None:
         """Let everybody go who waits for a frame, and let nobody wait any more; the camera itself goes on."""
-        self._released = True
+        self.waits.release()
         self.published.notify_all()
 
     def request_stop(self) -> None:

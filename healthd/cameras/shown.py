@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from healthd.cameras.attention import WATCHED_INTERVAL_SECONDS
 from healthd.cameras.health import Health, State
 from healthd.cameras.jpeg import Picture
 from healthd.cameras.records import ModelHealth, NotLive, PredictedFrame
@@ -32,14 +33,17 @@ class Shown:
         health: Callable[[], Health],
         model_health: Callable[[], ModelHealth],
         may_be_old: Callable[[], bool],
+        newest_id: Callable[[], int],
     ) -> None:
         self.frame: Frame | None = None
         self.predicted: PredictedFrame | None = None
         self._clock = clock
         self._stale_after = stale_after_seconds
+        self._recent = min(stale_after_seconds, 1.5 * WATCHED_INTERVAL_SECONDS)
         self._health = health
         self._model_health = model_health
         self._may_be_old = may_be_old
+        self._newest_id = newest_id
         self._forgotten_id = 0
         """Frames up to this id belong to a camera that was lost or left since; they are never shown again."""
 
@@ -50,6 +54,23 @@ class Shown:
         self.predicted = predicted
         return True
 
+    @property
+    def health(self) -> Health:
+        """How the camera is doing."""
+        return self._health()
+
+    @property
+    def has_newest(self) -> bool:
+        """Whether the frame is the newest that came: pixels that nobody wanted were never made."""
+        return self.frame is not None and self.frame.frame_id == self._newest_id()
+
+    @property
+    def may_be_predicted_anew(self) -> bool:
+        """Whether the newest predicted frame is older than it is while somebody looks, and the model could look."""
+        if self._model_health().state != "ready":
+            return False
+        return self.predicted is None or self.age_seconds(self.predicted.frame) > self._recent
+
     def forget(self, newest_id: int) -> None:
         """The camera is lost or left: nothing it showed, up to `newest_id`, may be shown any more."""
         self.frame = self.predicted = None
@@ -59,15 +80,20 @@ class Shown:
         """Age of a frame in seconds."""
         return self._clock.monotonic() - frame.captured_monotonic
 
-    def newest(self) -> Picture:
-        """Return the newest frame of a live camera.
+    def picture(self, *, overlay: bool) -> Picture:
+        """Return the newest frame of a live camera, or the newest predicted one with its prediction.
 
         Raises:
-            NotLive: the camera is not live.
+            NotLive: the camera is not live, or the newest prediction is missing or too old.
         """
-        health = self._health()
+        if overlay:
+            predicted = self.newest_predicted()
+            return Picture(predicted.frame, predicted.prediction)
+        health = self.health
         if health.state is not State.LIVE or self.frame is None:
             raise NotLive(health)
+        if not self.has_newest:
+            raise NotLive(replace(health, reason="nobody has looked for a while, and no new image has come since"))
         return Picture(self.frame)
 
     def newest_predicted(self) -> PredictedFrame:
@@ -76,7 +102,7 @@ class Shown:
         Raises:
             NotLive: the camera is not live, or the newest prediction is missing or too old.
         """
-        health, predicted, model = self._health(), self.predicted, self._model_health()
+        health, predicted, model = self.health, self.predicted, self._model_health()
         if health.state is not State.LIVE:
             raise NotLive(health)
         if predicted is None:
@@ -96,7 +122,7 @@ class Shown:
         Raises:
             NotLive: the camera was lost, paused or stopped meanwhile, or the frame has grown too old.
         """
-        health = self._health()
+        health = self.health
         if health.state is not State.LIVE:
             raise NotLive(health)
         if frame.frame_id <= self._forgotten_id:

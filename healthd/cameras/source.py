@@ -25,6 +25,26 @@ from healthd.redact import SourceUrl
 Read: TypeAlias = Callable[[], Image | CapturedImage | None]
 """Waits for the next image. None: one came, but it is too old to be shown (counted as dropped, reason `backlog`)."""
 
+
+class TwoStepRead(ABC):
+    """A read in two steps, for a camera where waiting for an image is cheap and making its pixels is not.
+
+    A source may yield one in place of a plain callable; a frame that nobody wants is then grabbed and never retrieved.
+    """
+
+    @abstractmethod
+    def grab(self) -> bool:
+        """Wait for the next image. False: it is too old to be shown (counted as dropped, reason `backlog`)."""
+
+    @abstractmethod
+    def retrieve(self) -> Image | CapturedImage:
+        """Return the image that was grabbed; called once at most, before the next grab."""
+
+    def __call__(self) -> Image | CapturedImage | None:
+        """Read in one step, as any other."""
+        return self.retrieve() if self.grab() else None
+
+
 Predict: TypeAlias = Callable[[Image], Prediction]
 
 

@@ -156,7 +156,9 @@ class CameraStream:
 
     async def _next_part(self) -> Part | None:
         """Wait for what is to be sent next, at the latest until a keep-alive is due. None: look again."""
-        now, asked = self._clock.monotonic(), self._request
+        asked = self._request
+        await self._runner.wait_fresh(overlay=asked.overlay)
+        now = self._clock.monotonic()
         try:
             picture = self._runner.picture(overlay=asked.overlay)
         except NotLive as exc:

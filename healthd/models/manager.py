@@ -48,6 +48,8 @@ class ModelManager:
         *,
         directory: Path,
         threads: int | None = None,
+        cache_directory: Path | None = None,
+        cache_max_bytes: int = 0,
         limits: Limits | None = None,
         concurrency: int = 1,
         idle_unload_seconds: float = 300.0,
@@ -61,6 +63,7 @@ class ModelManager:
         self.families = families
         self.directory = directory
         self._threads = threads
+        self._cache = (cache_directory, cache_max_bytes)
         self._limits = limits or Limits()
         self._concurrency = concurrency
         self._idle_unload_seconds = idle_unload_seconds
@@ -262,7 +265,8 @@ class ModelManager:
         return None
 
     def _spec(self, model_id: str, options: ModelOptions | None) -> ModelSpec:
-        return ModelSpec(model_id, self.resolve(model_id), self.directory, options or ModelOptions(), self._threads)
+        path = self.resolve(model_id)
+        return ModelSpec(model_id, path, self.directory, options or ModelOptions(), self._threads, *self._cache)
 
     def _take(self, key: _Key, spec: ModelSpec, maker: ModelFamily) -> tuple[SharedModel, bool, list[SharedModel]]:
         """Return the model of that key, whether the caller must load it, and what it must close before it does."""

@@ -107,6 +107,10 @@ class ModelSpec:
     options: ModelOptions
     threads: int | None = None
     """`performance.threads`: how many threads the model may use; None: as many as the machine allows."""
+    cache_directory: Path | None = None
+    """`models.cache_directory`: where a family may keep what it compiles, in a folder of its own; None: nowhere."""
+    cache_max_bytes: int = 0
+    """`models.cache_max_bytes`: how much it may keep there."""
 
 
 class Model(ABC):

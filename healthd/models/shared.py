@@ -12,7 +12,7 @@ from healthd.errors import BusyError, LoadError, ModelError, ParameterError, Set
 from healthd.frames import Image
 from healthd.models.catalog import without_paths
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
-from healthd.models.turns import Rank, Turn, Turns
+from healthd.models.turns import Rank, Turn, Turns, captured
 
 log = structlog.get_logger(__name__)
 
@@ -119,7 +119,7 @@ class SharedModel:
             ModelError: the turn did not come in time, or the model cannot predict on this image.
         """
         self._loaded()
-        turn = self.turns.enter(Rank.CAMERA)
+        turn = self.turns.enter(Rank.CAMERA, since=captured.get())
         try:
             if not turn.wait(self.patience_seconds):
                 raise ModelError(f"{self.spec.model_id} is busy: no turn within {self.patience_seconds:g} s")

@@ -1,12 +1,15 @@
 """Who may use a model next: cameras first, requests in what cameras leave, and never less than their share.
 
-Callers are threads (cameras) and coroutines (requests). Nobody holds a thread while it waits unless it is one.
+Callers are threads (cameras) and coroutines (requests). Nobody holds a thread while it waits unless it is one. A camera
+stands in line with one frame at most: what comes meanwhile replaces the one that waits for the model's next answer, so
+a model that is too slow makes every camera slower and no line longer.
 """
 
 import threading
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import Callable
+from contextvars import ContextVar
 from enum import IntEnum
 
 REQUEST_SHARE = 1 / 16
@@ -14,6 +17,10 @@ REQUEST_SHARE = 1 / 16
 HOLD_SECONDS = 0.003
 """So long after a camera's turn the next one is kept for a camera: its next frame is often there already."""
 _HALF_LIFE = 0.2
+captured: ContextVar[float | None] = ContextVar("captured", default=None)
+"""When the frame that is being predicted was captured, in seconds of the monotonic clock; None: no camera's frame.
+
+Set around the call into a plugin, whose contract is an image and nothing more."""
 
 
 class Rank(IntEnum):
@@ -26,8 +33,10 @@ class Rank(IntEnum):
 class Turn:
     """One caller's place in the line of a model. Given up with `Turns.leave`, exactly once counts."""
 
-    def __init__(self, rank: Rank, on_granted: Callable[[], object]) -> None:
+    def __init__(self, rank: Rank, on_granted: Callable[[], object], since: float = 0.0) -> None:
         self.rank = rank
+        self.since = since
+        """Its place within its rank: the smallest goes first."""
         self.granted_at: float | None = None
         """Seconds of the clock; None: it waits, or has left."""
         self.left = False
@@ -48,9 +57,9 @@ class Turn:
 class Turns:
     """The line in front of one model: at most `concurrency` inside. Thread-safe; lives as long as the model.
 
-    Within a rank, first come, first served. Cameras go before requests, and the line is kept for them a moment after
-    each of their turns; requests that wait meanwhile earn `REQUEST_SHARE` of the time cameras take, and go first as
-    soon as they have earned a turn.
+    Requests go first come, first served; cameras by the age of their frames, the oldest first. Cameras go before
+    requests, and the line is kept for them a moment after each of their turns; requests that wait meanwhile earn
+    `REQUEST_SHARE` of the time cameras take, and go first as soon as they have earned a turn.
     """
 
     def __init__(
@@ -64,7 +73,7 @@ class Turns:
         self._now = now
         self._later = later or _call_later
         self._lock = threading.Lock()
-        self._lines: dict[Rank, deque[Turn]] = {rank: deque() for rank in Rank}
+        self._lines: dict[Rank, list[Turn]] = {rank: [] for rank in Rank}
         self._inside: set[Turn] = set()
         self._held_until = 0.0
         self._credit = 0.0
@@ -83,11 +92,14 @@ class Turns:
         with self._lock:
             return min((turn.granted_at for turn in self._inside if turn.granted_at is not None), default=None)
 
-    def enter(self, rank: Rank, on_granted: Callable[[], object] = lambda: None) -> Turn:
-        """Stand in line. `on_granted` is called when it is this caller's turn, on any thread; it must not block."""
-        turn = Turn(rank, on_granted)
+    def enter(self, rank: Rank, on_granted: Callable[[], object] = lambda: None, *, since: float | None = None) -> Turn:
+        """Stand in line. `on_granted` is called when it is this caller's turn, on any thread; it must not block.
+
+        `since`: when the caller's frame was captured, in seconds of the clock; None: now.
+        """
         with self._lock:
-            self._lines[rank].append(turn)
+            turn = Turn(rank, on_granted, self._now() if since is None else since)
+            insort(self._lines[rank], turn, key=_place)
         self._let_in()
         return turn
 
@@ -128,7 +140,7 @@ class Turns:
                     if self._lines[Rank.REQUEST]:
                         hold = self._held_until - now
                     break
-                turn = line.popleft()
+                turn = line.pop(0)
                 turn.granted_at = now
                 self._inside.add(turn)
                 granted.append(turn)
@@ -139,7 +151,7 @@ class Turns:
         if hold > 0:
             self._later(hold, self._let_in)
 
-    def _next_line(self, now: float) -> "deque[Turn] | None":
+    def _next_line(self, now: float) -> list[Turn] | None:
         """Return the line whose first goes next; None when nobody waits, or the place is kept for a camera."""
         cameras, requests = self._lines[Rank.CAMERA], self._lines[Rank.REQUEST]
         if requests and self._credit > 0 and self._credit >= self._request_seconds:
@@ -149,6 +161,10 @@ class Turns:
         if requests and now >= self._held_until:
             return requests
         return None
+
+
+def _place(turn: Turn) -> float:
+    return turn.since
 
 
 def _call_later(seconds: float, function: Callable[[], None]) -> None:

@@ -98,7 +98,7 @@ async def test_a_live_camera_tells_its_rates_its_frame_and_its_accounts() -> Non
         assert 0 < camera["frame_id"] <= house.runner().newest_frame_id
         assert 0 <= camera["frame_age_ms"] < 5000
         assert camera["frames"]["predicted"] > 10
-        assert camera["model"] == {"id": None, "state": "ready", "reason": None}
+        assert camera["model"] == {"id": None, "state": "ready", "reason": None, "idle": False}
         assert camera["tuning"] == {"predict_fps": None, "quality": 75, "confidence": 0.25, "iou": 0.45, "max_det": 300}
         assert datetime.fromisoformat(camera["since"]) <= before
         assert (camera["reconnects"], camera["errors"]) == (0, [])

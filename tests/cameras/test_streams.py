@@ -62,6 +62,9 @@ class FakeRunner:
         self.frame_id = 0
         self.width = 1280
 
+    async def wait_fresh(self, *, overlay: bool) -> None:
+        """There is nothing here that is made only while somebody looks."""
+
     def picture(self, *, overlay: bool) -> Picture:
         if self.health.state is not State.LIVE or self.frame_id == 0:
             raise NotLive(self.health)

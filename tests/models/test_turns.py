@@ -54,6 +54,26 @@ def test_a_camera_goes_before_the_requests_that_wait() -> None:
     assert line.turns.waiting == 2
 
 
+def test_of_the_cameras_that_wait_the_one_with_the_oldest_frame_goes_first() -> None:
+    line = Line()
+    inside = line.turns.enter(CAMERA, since=99.0)
+    newer, oldest, old, now = (line.turns.enter(CAMERA, since=since) for since in (99.9, 99.2, 99.5, None))
+    order = []
+    turn = inside
+    for _ in range(4):
+        line.spend(turn, 0.01)
+        turn = next(one for one in (newer, oldest, old, now) if one.granted_at is not None and not one.left)
+        order.append(turn)
+    assert order == [oldest, old, newer, now]
+
+
+def test_cameras_with_frames_of_one_moment_go_in_the_order_in_which_they_came() -> None:
+    line = Line()
+    inside, first, second = (line.turns.enter(CAMERA, since=99.0) for _ in range(3))
+    line.spend(inside, 0.01)
+    assert (first.granted_at is not None, second.granted_at is not None) == (True, False)
+
+
 def test_the_place_is_kept_for_a_camera_a_moment_after_its_turn() -> None:
     line = Line()
     camera = line.turns.enter(CAMERA)

@@ -128,8 +128,8 @@ RACE = """
 import faulthandler, sys, threading
 faulthandler.dump_traceback_later(15, exit=True)  # needs no GIL, which is what they would be waiting for
 sys.setswitchinterval(1e-6)
-from healthd_yolo.openvino_network import _openvino
-vendor, together = _openvino(), threading.Barrier(4)
+from healthd_yolo.openvino_runtime import openvino
+vendor, together = openvino(), threading.Barrier(4)
 def first_use():
     together.wait()
     vendor.Type.u8.to_dtype()

@@ -110,7 +110,7 @@ def _best_scores(scores: Floats) -> Floats:
     """
     best: Floats = scores[0] if len(scores) == 1 else scores.max(axis=0)
     if best.size and np.isnan(best).all():
-        raise ModelError("the network returned no number at all (NaN); try it with half = false")
+        raise ModelError("the network returned no number at all (NaN); try it with precision = `f32`")
     return best
 
 

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 from healthd.errors import SettingsError
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec
+from healthd_yolo.compiled_cache import CompiledCache
 from healthd_yolo.engines import automatic_engine, is_model_name
-from healthd_yolo.model_options import ACTIVATIONS_PER_INPUT, YoloModelOptions
-from healthd_yolo.threads import thread_limit
+from healthd_yolo.model_options import ACTIVATIONS_PER_INPUT, YoloModelOptions, precision_of
 
 _USUAL_SIDE = 640
 
@@ -22,7 +22,9 @@ class YoloFamily(ModelFamily):
 
     def options_for(self, params: InferenceParams) -> ModelOptions:
         """Return how to load a model for a request that asks for `params`."""
-        return YoloModelOptions(imgsz=params.imgsz, half=bool(params.half), device=params.device)
+        return YoloModelOptions(
+            imgsz=params.imgsz, precision=precision_of("auto", half=params.half), device=params.device
+        )
 
     def estimate_bytes(self, spec: ModelSpec) -> int | None:
         """Say about how much memory a network will take: weights as read and as repacked, and one inference."""
@@ -52,8 +54,7 @@ class YoloFamily(ModelFamily):
 
 
 def _load_openvino(spec: ModelSpec, options: YoloModelOptions) -> Model:
-    from healthd_yolo.openvino_model import OpenVinoYolo  # noqa: PLC0415  engines are imported on need
-    from healthd_yolo.openvino_network import CompileOptions, Network  # noqa: PLC0415
+    from healthd_yolo.openvino_model import load_openvino  # noqa: PLC0415  engines are imported on need
 
     is_folder = spec.path is not None and spec.path.is_dir()
     if automatic_engine(spec.model_id, spec.path) != "openvino" and not is_folder:
@@ -65,6 +66,5 @@ def _load_openvino(spec: ModelSpec, options: YoloModelOptions) -> Model:
         raise SettingsError(
             f"model: there is no `{spec.model_id}`, neither as a path nor in models.directory ({spec.directory})"
         )
-    threads = thread_limit(options.threads)
-    compile_options = CompileOptions(device=options.device or "CPU", half=options.half, threads=threads)
-    return OpenVinoYolo(spec.model_id, Network(spec.path, compile_options), image_size=options.imgsz)
+    cache = CompiledCache(spec.cache_directory, max_bytes=spec.cache_max_bytes)
+    return load_openvino(spec.model_id, spec.path, options, cache)

@@ -59,7 +59,7 @@ class Letterbox:
         if self.content == self.image:
             place[...] = image
         else:
-            place[...] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+            cv2.resize(image, (width, height), dst=place, interpolation=cv2.INTER_LINEAR)
 
     def boxes_to_image(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Turn boxes (n, 4) left, top, right, bottom from input to image pixels, clipped to the image."""

@@ -1,28 +1,29 @@
-"""OpenVINO, and nothing but OpenVINO: a file becomes a compiled network that maps pixels to numbers.
+"""A model file as a compiled network that maps pixels to numbers: one compiled variant for each size of input.
 
-No other module of this plugin sees an OpenVINO type. The import happens with the first network, without the usage
-statistics that `import openvino` otherwise sends and without the files it writes to the home directory for them.
+A variant of fixed size computes faster than one that takes them all, and every camera's shape comes back for ever, so
+each shape is compiled once and kept. Their number is bounded: pictures of any shape may be sent in.
 """
 
-import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from healthd.errors import ModelError, ParameterError, SettingsError
-from healthd_yolo.metadata import NetworkInfo, network_info, read_sidecar
+from healthd.errors import ModelError, SettingsError
+from healthd_yolo.compiled_cache import CompiledCache
+from healthd_yolo.letterbox import PAD_VALUE, Size
+from healthd_yolo.model_options import ACTIVATIONS_PER_INPUT
+from healthd_yolo.openvino_file import NetworkFile
+from healthd_yolo.openvino_precision import Hint, faster, hints
+from healthd_yolo.openvino_runtime import capabilities, core, device_name, openvino, told
 
-Layout = Literal["anchors", "one_to_one", "rows"]
-"""What the output holds: see `healthd_yolo.decode`."""
-
-_importing = threading.Lock()
+MOST_VARIANTS = 5
+"""Compiled variants at most: the full size, and four shapes."""
+IDLE_SECONDS = 60.0
+"""A variant unused for so long may make room for another; so compiling cannot become all that is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,211 +31,146 @@ class CompileOptions:
     """How to compile a network."""
 
     device: str = "CPU"
-    half: bool = False
+    precision: str = "auto"
     threads: int | None = None
 
 
-class Network:
-    """One compiled network. Lives as long as its model; `infer` is called by one thread at a time."""
+@dataclass(slots=True)
+class _Variant:
+    """The network compiled for one size."""
 
-    def __init__(self, path: Path, options: CompileOptions) -> None:
-        """Read and compile; blocking, some tenths of a second.
+    request: Any
+    last_used: float = field(default_factory=lambda: monotonic())  # noqa: PLW0108  looked up when it is called
+
+
+class Network:
+    """One network. Lives as long as its model; called by one thread at a time."""
+
+    def __init__(
+        self, file: NetworkFile, options: CompileOptions, cache: CompiledCache, *, full_size: Size, first_size: Size
+    ) -> None:
+        """Compile for `first_size`; blocking, some tenths of a second. `full_size`: every picture fits into it.
 
         Raises:
-            SettingsError: it is no network, not one that can be decoded, or the device is not there.
+            ParameterError: the device is not there, or has not the precision that was asked for.
+            SettingsError: OpenVINO cannot compile it.
         """
-        vendor = _openvino()
-        self._core = _core()
-        self.device = _device(self._core, options.device)
-        source = _read(self._core, path)
-        self.info = _info(source, path)
-        self.layout = _check_output(source, self.info, path.name)
-        if self.layout == "one_to_one":
-            source = _before_selection(vendor, source, self.info, path.name)
-        self.input_size = _input_size(source, path.name)
-        self.weights_bytes = _weights_bytes(source)
-        self.precision = _precision(self._core, self.device, half=options.half)
-        try:
-            compiled = self._core.compile_model(
-                _with_pixel_input(vendor, source), self.device, _config(self.precision, options.threads)
-            )
-            self._request = compiled.create_infer_request()
-        except RuntimeError as exc:
-            raise SettingsError(f"OpenVINO cannot compile {path.name} for {self.device}: {_last_line(exc)}") from exc
+        self.file = file
+        self.full_size = full_size
+        self.device = device_name(options.device)
+        self._threads = options.threads
+        self._cache = cache
+        self._variants: dict[Size, _Variant] = {}
+        choice = hints(options.precision, self.device, quantized=file.quantized)
+        self._hint = choice[0] if len(choice) == 1 else self._measured(choice[0], choice[1], first_size)
+        if first_size not in self._variants:
+            self._variants[first_size] = self._compile(first_size, self._hint)
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: `f32`, `bf16`, `f16`, or `int8` where the network was quantized."""
+        return "int8" if self.file.quantized and "INT8" in capabilities(self.device) else self._hint
+
+    @property
+    def memory_bytes(self) -> int:
+        """About what it holds: weights as repacked for each variant, and one inference of each."""
+        activations = sum(ACTIVATIONS_PER_INPUT * height * width * 3 * 4 for height, width in self._variants)
+        return len(self._variants) * self.file.weights_bytes + activations
+
+    def admit(self, size: Size) -> bool:
+        """Whether pixels of that size can be inferred: a variant is there, or there is room for it."""
+        if size in self._variants or size == self.full_size:
+            return True
+        others = self._others()
+        return len(others) < MOST_VARIANTS - 1 or monotonic() - min(others.values()) >= IDLE_SECONDS
 
     def infer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run the network on (1, height, width, 3) uint8 BGR; the answer is valid until the next call.
 
+        A size that was not seen before is compiled first, some tenths of a second.
+
         Raises:
             ModelError: it failed on this input.
+            SettingsError: it cannot be compiled for this size.
         """
+        size = (pixels.shape[1], pixels.shape[2])
+        variant = self._variants.get(size)
+        if variant is None:
+            if size != self.full_size:
+                self._make_room()
+            variant = self._variants[size] = self._compile(size, self._hint)
+        variant.last_used = monotonic()
         try:
-            self._request.infer({0: pixels}, share_inputs=True, share_outputs=True)
-            output: NDArray[np.float32] = self._request.get_output_tensor(0).data[0]
+            return _run(variant, pixels)
         except RuntimeError as exc:
-            raise ModelError(f"inference failed on {self.device}: {_last_line(exc)}") from exc
-        return output
+            raise ModelError(f"inference failed on {self.device}: {told(exc)}") from exc
+
+    def close(self) -> None:
+        """Let go of all variants."""
+        self._variants.clear()
+
+    def _others(self) -> dict[Size, float]:
+        return {size: variant.last_used for size, variant in self._variants.items() if size != self.full_size}
+
+    def _make_room(self) -> None:
+        others = self._others()
+        if len(others) >= MOST_VARIANTS - 1:
+            del self._variants[min(others, key=lambda other: others[other])]
+
+    def _measured(self, exact: Hint, half: Hint, size: Size) -> Hint:
+        """Return the precision that is worth it, and keep its variant; measured once for each file and machine."""
+        key = self._key(size, kind="precision")
+        known = self._cache.get(key)
+        if known is not None and known.facts.get("precision") in (exact, half):
+            return half if known.facts["precision"] == half else exact
+        variants = {hint: self._compile(size, hint) for hint in (exact, half)}
+        grey = np.full((1, *size, 3), PAD_VALUE, dtype=np.uint8)
+        pays = faster(lambda: _run(variants[exact], grey), lambda: _run(variants[half], grey))
+        chosen = half if pays else exact
+        self._variants[size] = variants[chosen]
+        self._cache.put(key, {"precision": chosen})
+        return chosen
+
+    def _key(self, size: Size, **more: str) -> Mapping[str, Any]:
+        return {
+            **more,
+            "file": self.file.fingerprint,
+            "size": size,
+            "threads": self._threads,
+            "device": [self.device, *capabilities(self.device)],
+            "openvino": openvino().__version__,
+        }
+
+    def _compile(self, size: Size, hint: Hint) -> _Variant:
+        """Compile for one size, or take what was compiled before."""
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        if self.device == "CPU":
+            # Pinned to their cores, its threads wait there for the decoders and the server of this very process while
+            # another core is idle: about a tenth slower on average, never faster.
+            config["ENABLE_CPU_PINNING"] = False
+        if self._threads is not None:
+            config["INFERENCE_NUM_THREADS"] = self._threads
+        keeps = self._cache.keeps and "EXPORT_IMPORT" in capabilities(self.device) and bool(self.file.fingerprint)
+        key = self._key(size, kind="network", precision=hint)
+        known = self._cache.get(key) if keeps else None
+        if known is not None:
+            try:
+                return _Variant(core().import_model(known.blob, self.device, config).create_infer_request())
+            except RuntimeError:  # whatever it dislikes: it is compiled anew, and kept instead
+                pass
+        try:
+            compiled = core().compile_model(self.file.build(size), self.device, config)
+            variant = _Variant(compiled.create_infer_request())
+        except RuntimeError as exc:
+            raise SettingsError(
+                f"OpenVINO cannot compile {self.file.path.name} for {self.device}: {told(exc)}"
+            ) from exc
+        if keeps:
+            self._cache.put(key, {}, compiled.export_model().getvalue())
+        return variant
 
 
-@contextmanager
-def _without_statistics() -> Iterator[None]:
-    """Let `import openvino` find no telemetry package: it then takes its own empty stand-in."""
-    name = "openvino_telemetry"
-    absent = name not in sys.modules
-    if absent:
-        sys.modules[name] = None  # type: ignore[assignment]  # the import system's own way to say "there is none"
-    try:
-        yield
-    finally:
-        if absent:
-            del sys.modules[name]
-
-
-def _openvino() -> Any:
-    with _importing, _without_statistics():
-        import openvino  # noqa: PLC0415  only when a model needs it
-        import openvino.preprocess  # noqa: PLC0415
-
-        # The table of types is made at its first use, with a C++ lock held that a second thread would wait for with the
-        # interpreter lock in its hand: two models loaded at once could lock the whole process. So make it here.
-        openvino.Type.u8.to_dtype()
-        return openvino
-
-
-@cache
-def _core() -> Any:
-    return _openvino().Core()
-
-
-def _device(core: Any, wanted: str) -> str:
-    """Return OpenVINO's spelling of the device.
-
-    Raises:
-        ParameterError: this machine has none.
-    """
-    name = wanted.upper()
-    known = [*core.available_devices, "AUTO"]
-    if not any(name == device or name.partition(".")[0] == device for device in known):
-        raise ParameterError(
-            f"device: OpenVINO has no `{wanted}` here, only {', '.join(known)} (for CUDA use engine = `ultralytics`)"
-        )
-    return name
-
-
-def _read(core: Any, path: Path) -> Any:
-    """Read an `.onnx` or `.xml` file, or the one `.xml` of an OpenVINO directory."""
-    file = path
-    if path.is_dir():
-        found = sorted(path.glob("*.xml"))
-        if len(found) != 1:
-            raise SettingsError(f"{path.name} is not an OpenVINO directory: {len(found)} .xml files in it, not one")
-        file = found[0]
-    try:
-        return core.read_model(str(file))
-    except RuntimeError as exc:
-        raise SettingsError(f"{file.name} is not a model that OpenVINO can read: {_last_line(exc)}") from exc
-
-
-def _info(source: Any, path: Path) -> NetworkInfo:
-    """Return the metadata: inside an ONNX file, beside an OpenVINO model."""
-    embedded: Mapping[str, Any] = {}
-    if source.has_rt_info(["framework"]):
-        embedded = {key: value.value for key, value in source.rt_info["framework"].items()}
-    if "task" not in embedded:
-        embedded = read_sidecar(path if path.is_dir() else path.parent)
-    return network_info(embedded, path.name)
-
-
-def _check_output(source: Any, info: NetworkInfo, name: str) -> Layout:
-    """Return what the output holds.
-
-    Raises:
-        SettingsError: its shape is not that of a head this plugin knows.
-    """
-    shape = source.outputs[0].get_partial_shape()
-    dims = [dim.get_length() if dim.is_static else -1 for dim in shape] if shape.rank.is_static else []
-    if len(source.inputs) == 1 and len(dims) == 3 and dims[0] in (1, -1):
-        if info.nms_inside and dims[2] == 6 + info.extras:
-            return "rows"
-        if info.one_to_one and dims[2] in (6 + info.extras, -1):
-            return "one_to_one"
-        if not info.one_to_one and dims[1] in (info.channels, -1):
-            return "anchors"
-    raise SettingsError(
-        f"{name} has an output of shape {shape} where a {info.task} network of {len(info.labels)} classes has"
-        f" [1, {info.channels}, anchors] or [1, detections, {6 + info.extras}]; batch must be 1"
-    )
-
-
-def _before_selection(vendor: Any, source: Any, info: NetworkInfo, name: str) -> Any:
-    """Cut an end-to-end head before it selects its best anchors; `decode_one_to_one` does that on NumPy.
-
-    OpenVINO 2026.4 cannot compile the selection of an ONNX export (it folds a Slice into GatherElements and refuses
-    the shapes), and it is no loss: the cut network gives (1, channels, anchors) like any other.
-    """
-    first = next((op for op in source.get_ordered_ops() if op.get_type_name() == "TopK"), None)
-    waiting = [first.input_value(0)] if first is not None else []
-    for _ in range(16):  # the selection begins a few operations after the tensor looked for
-        if not waiting:
-            break
-        output = waiting.pop(0)
-        node, shape = output.get_node(), output.get_partial_shape()
-        is_wide = shape.rank.is_static and len(shape) == 3 and shape[2].is_static
-        if is_wide and shape[2].get_length() == info.channels and node.get_type_name() == "Transpose":
-            return vendor.Model([node.input_value(0)], source.get_parameters())
-        waiting.extend(node.input_values())
-    raise SettingsError(f"{name} has an end-to-end head of a kind this plugin does not know; export it with nms=True")
-
-
-def _input_size(source: Any, name: str) -> tuple[int, int] | None:
-    """Return the fixed height and width of the input; None when every multiple of the stride goes in."""
-    shape = source.inputs[0].get_partial_shape()
-    if not (shape.rank.is_static and len(shape) == 4):
-        raise SettingsError(f"{name} takes an input of shape {shape}, not [1, 3, height, width]")
-    if shape[2].is_static and shape[3].is_static:
-        return int(shape[2].get_length()), int(shape[3].get_length())
-    return None
-
-
-def _with_pixel_input(vendor: Any, source: Any) -> Any:
-    """Put the preparation of pixels into the network: uint8 BGR rows in, RGB planes from 0 to 1 for the model."""
-    shape = source.inputs[0].get_partial_shape()
-    source.reshape({0: [1, 3, shape[2], shape[3]]})
-    wanted = source.inputs[0].get_element_type()
-    prepare = vendor.preprocess.PrePostProcessor(source)
-    pixels = prepare.input()
-    pixels.tensor().set_element_type(vendor.Type.u8).set_layout(vendor.Layout("NHWC")).set_color_format(
-        vendor.preprocess.ColorFormat.BGR
-    )
-    steps = pixels.preprocess().convert_element_type(vendor.Type.f32)
-    steps.convert_color(vendor.preprocess.ColorFormat.RGB).scale(255.0).convert_element_type(wanted)
-    pixels.model().set_layout(vendor.Layout("NCHW"))
-    prepare.output(0).tensor().set_element_type(vendor.Type.f32)
-    return prepare.build()
-
-
-def _precision(core: Any, device: str, *, half: bool) -> str:
-    """Return the precision of the arithmetic: f32, or the half type that the device is fast in."""
-    if not half or device == "AUTO":
-        return "f16" if half else "f32"
-    able = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
-    return next((name for name in ("BF16", "FP16") if name in able), "FP32").lower().replace("fp", "f")
-
-
-def _config(precision: str, threads: int | None) -> dict[str, Any]:
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-    if threads is not None:
-        config["INFERENCE_NUM_THREADS"] = threads
-    return config
-
-
-def _weights_bytes(source: Any) -> int:
-    constants = (op.output(0) for op in source.get_ops() if op.get_type_name() == "Constant")
-    return sum(int(np.prod(list(out.get_shape()))) * out.get_element_type().size for out in constants)
-
-
-def _last_line(exc: BaseException) -> str:
-    """Return the line of an OpenVINO error that says something; the first ones name its source files."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
-    return (told or lines or [repr(exc)])[-1][:300]
+def _run(variant: _Variant, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    variant.request.infer({0: pixels}, share_inputs=True, share_outputs=True)
+    output: NDArray[np.float32] = variant.request.get_output_tensor(0).data[0]
+    return output

@@ -1,11 +1,22 @@
 """The settings of a YOLO camera."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from healthd.cameras.capture import CaptureOptions
 from healthd.cameras.source import PredictOptions
 from healthd_yolo.engines import Engine, shared_engine
-from healthd_yolo.model_options import DEVICE_HELP, ENGINE_HELP, HALF_HELP, IMGSZ_HELP, YoloModelOptions
+from healthd_yolo.model_options import (
+    DEVICE_HELP,
+    ENGINE_HELP,
+    HALF_HELP,
+    IMGSZ_HELP,
+    PRECISION_HELP,
+    RECTANGULAR_HELP,
+    Precision,
+    YoloModelOptions,
+    precision_of,
+)
 
 
 class YoloOptions(CaptureOptions, PredictOptions):
@@ -18,11 +29,23 @@ class YoloOptions(CaptureOptions, PredictOptions):
     )
     engine: Engine = Field("auto", description=ENGINE_HELP)
     imgsz: int | None = Field(None, ge=32, le=4096, description=IMGSZ_HELP)
-    half: bool = Field(False, description=HALF_HELP)
+    precision: Precision = Field("auto", description=PRECISION_HELP)
+    half: bool | None = Field(None, description=HALF_HELP)
     device: str | None = Field(None, description=DEVICE_HELP)
+    rectangular: bool = Field(True, description=RECTANGULAR_HELP)
+
+    @model_validator(mode="after")
+    def _one_precision(self) -> "YoloOptions":
+        if self.half is not None and self.precision != "auto":
+            raise PydanticCustomError("one_precision", "half: `precision` says it already; leave one of the two out")
+        return self
 
     def model_options(self) -> YoloModelOptions:
         """Return what decides how the model is loaded, in the form under which equal wishes are equal."""
         return YoloModelOptions(
-            engine=shared_engine(self.engine, self.model), imgsz=self.imgsz, half=self.half, device=self.device
+            engine=shared_engine(self.engine, self.model),
+            imgsz=self.imgsz,
+            precision=precision_of(self.precision, half=self.half),
+            device=self.device,
+            rectangular=self.rectangular,
         )

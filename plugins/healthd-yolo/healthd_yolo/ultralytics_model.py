@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from healthd.cpus import usable_cpus
-from healthd.errors import ModelError, SettingsError
+from healthd.errors import ModelError, ParameterError, SettingsError
 from healthd.frames import Image
 from healthd.models.model import Detection, InferenceParams, Model, ModelSpec, Prediction
 from healthd_yolo.downloads import Downloads
@@ -231,7 +231,12 @@ def _as_load_error(name: str) -> Iterator[None]:
 
 
 def _arguments(options: YoloModelOptions) -> dict[str, Any]:
-    wishes = {"imgsz": options.imgsz, "device": options.device, "quantize": 16 if options.half else None}
+    if options.precision in ("bf16", "int8"):
+        raise ParameterError(
+            f"precision: engine `ultralytics` has no {options.precision}; take `f32` or `f16`, or export the model"
+        )
+    half = options.precision in ("f16", "half")
+    wishes = {"imgsz": options.imgsz, "device": options.device, "quantize": 16 if half else None}
     return {name: value for name, value in wishes.items() if value is not None}
 
 

@@ -5,7 +5,7 @@ import importlib.util
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 Load = Callable[..., Model]
 Export = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled models of the tests go where the tests' other files go, in the daemons they start as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -62,11 +70,12 @@ def clip_frames(assets: Path) -> list[Image]:
 
 @pytest.fixture(scope="session")
 def load() -> Load:
-    """Load a model file as the family does: `load(path, engine="openvino", ...)`."""
+    """Load a model file as the family does, in f32 unless told: `load(path, engine="openvino", ...)`."""
 
-    def load_model(path: Path, **options: Any) -> Model:
+    def load_model(path: Path, *, cache: Path | None = None, **options: Any) -> Model:
         found = path if path.exists() else None
-        spec = ModelSpec(path.name, found, path.parent, YoloModelOptions(**options))
+        wishes = YoloModelOptions(**{"precision": "f32", **options})
+        spec = ModelSpec(path.name, found, path.parent, wishes, cache_directory=cache, cache_max_bytes=1 << 28)
         return YoloFamily().load(spec)
 
     return load_model
