@@ -128,7 +128,7 @@ async def test_the_first_who_asks_gets_a_picture_taken_after_he_asked_and_the_ne
             grabbed, retrieved = await grabs(source, 30)
             assert retrieved >= grabbed - 1
             assert runner.shown.has_newest
-            runner._waits._demand._asked_at = float("-inf")  # he has left
+            runner.waits._demand._asked_at = float("-inf")  # he has left
 
 
 async def test_who_waits_for_a_newer_frame_gets_it_at_once() -> None:
@@ -325,4 +325,4 @@ async def test_a_stream_begins_with_a_fresh_frame_and_not_with_a_sign() -> None:
             found = re.search(rb"(?i)x-frame-id: (\d+)", head)
             assert found, "a sign has no frame id"
             assert int(found[1]) >= newest
-            runner._waits._demand._asked_at = float("-inf")  # he has left
+            runner.waits._demand._asked_at = float("-inf")  # he has left
