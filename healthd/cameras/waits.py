@@ -49,9 +49,18 @@ class Waits:
 
         return await self._until(is_there, overlay=overlay, timeout=timeout)
 
-    async def fresh(self, *, overlay: bool) -> None:
-        """Wait, a moment at most, for what is made only while somebody looks; returns at once where it is there."""
-        await self._until(lambda: self.is_fresh(overlay=overlay), overlay=overlay, timeout=FRESH_SECONDS)
+    async def fresh(
+        self,
+        *,
+        overlay: bool,
+        timeout: float = FRESH_SECONDS,  # noqa: ASYNC109  a bound per call
+        has_left: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Wait, a moment at most, for what is made only while somebody looks; returns at once where it is there.
+
+        `has_left`: looked at whenever something is published; nobody waits for one who has left.
+        """
+        await self._until(lambda: has_left() or self.is_fresh(overlay=overlay), overlay=overlay, timeout=timeout)
 
     def is_fresh(self, *, overlay: bool) -> bool:
         """Whether the newest picture is as new as it is while somebody looks."""
