@@ -286,6 +286,9 @@ class CameraSettings(Section):
     motion_hold_seconds: SecondsOrOff = Field(
         3, description="How long the model goes on after the last motion, or the last change of what it sees."
     )
+    motion_detections_hold_seconds: SecondsOrOff = Field(
+        30, description="How long detections that stand still keep the model awake; 0: not at all."
+    )
     motion_max_interval_seconds: SecondsOrOff = Field(
         10, description="Where nothing moves, the model looks all the same after so long; 0: never."
     )

@@ -1,6 +1,7 @@
 """Waiting for a picture of one camera: for a newer one, or for one that is as new as it should be."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from healthd.cameras.attention import Attention
@@ -65,7 +66,9 @@ class Waits:
     def is_fresh(self, *, overlay: bool) -> bool:
         """Whether the newest picture is as new as it is while somebody looks."""
         if overlay:
-            return not (self._attention.idle and self._shown.may_be_predicted_anew)
+            predicted = self._shown.predicted
+            since = predicted.frame.captured_monotonic if predicted else math.inf
+            return not (self._attention.has_rested_since(since) and self._shown.may_be_predicted_anew)
         return self._shown.has_newest
 
     def asked(self, *, overlay: bool) -> None:
