@@ -64,12 +64,12 @@ class Waits:
         await self._until(lambda: has_left() or self.is_fresh(overlay=overlay), overlay=overlay, timeout=timeout)
 
     def is_fresh(self, *, overlay: bool) -> bool:
-        """Whether the newest picture is as new as it is while somebody looks."""
+        """Whether the newest picture is as new as it is while somebody looks; there is none of a camera not live."""
         if overlay:
             predicted = self._shown.predicted
             since = predicted.frame.captured_monotonic if predicted else math.inf
             return not (self._attention.has_rested_since(since) and self._shown.may_be_predicted_anew)
-        return self._shown.has_newest
+        return self._shown.has_newest or self._shown.health.state is not State.LIVE
 
     def asked(self, *, overlay: bool) -> None:
         """Somebody looks, at plain or at drawn pictures."""

@@ -66,6 +66,7 @@ class FakeRunner:
         self.no_overlay: str | None = None
         self.frame_id = 0
         self.width = 1280
+        self.predicted = None
         self.unseen = False
         """Newer frames have come, and nobody wanted their pixels."""
         settings = CameraSettings(plugin="fake")
@@ -631,16 +632,16 @@ def test_a_session_ends_at_once_whatever_it_waits_for(asked: dict[str, Any], sta
     test()
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.LIVE])
+@pytest.mark.parametrize(("state", "told_at"), [(State.STARTING, [0, 1, 2, 3]), (State.LIVE, [1, 2, 3])])
 @warped
 async def test_who_waits_for_a_first_frame_is_told_each_second_that_there_is_none_and_ends_at_once(
-    state: State,
+    state: State, told_at: list[float]
 ) -> None:
     async with Session() as session:
         session.runner.become(state)
         session.runner.unseen = True
         await asyncio.sleep(3.5)
-        assert session.times == [1.0, 2.0, 3.0]
+        assert session.times == told_at
         assert session.frames == []
         begun = session.now
         await session.end(EndReason.ADMIN)
