@@ -25,8 +25,10 @@ lint: $(VENV)/full ## ruff: rules and format
 types: $(VENV)/full ## mypy, strict
 	$(BIN)/python -m mypy
 
+# Tests that start daemons measure how fast they answer, so they run alone; the others share the cores.
 pytest: $(VENV)/full ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not process' -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m process
 
 bench: $(VENV)/full ## all figures of docs/benchmarks.md, measured here (about 8 minutes)
 	$(BIN)/python -m benchmarks
