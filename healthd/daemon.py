@@ -30,6 +30,7 @@ from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
+from healthd.cpus import set_thread_budget
 from healthd.http_server import DroppableProtocol, Server, StartError, listen
 from healthd.http_sockets import socket_options
 from healthd.jobs.service import Jobs
@@ -91,6 +92,7 @@ async def load_installed_plugins() -> InstalledPlugins:
 async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     """Build the parts of the daemon; starts no camera."""
     cv2.setNumThreads(CV2_THREADS)
+    set_thread_budget(settings.performance.threads)
     metrics = Metrics()
     families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
     tally = Tally()
