@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
+from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from healthd.api.cached import CachedSnapshots, Question
 from healthd.api.connection import EXTENSION, Connection
 from healthd.errors import HealthdError
 from healthd.http_refusals import bad_request
@@ -25,14 +29,73 @@ class StartError(HealthdError):
 
 
 class DroppableProtocol(HttpToolsProtocol):
-    """Keeps nothing back in a buffer of its own, and puts a `Connection` into the scope of each request."""
+    """Keeps nothing back in a buffer of its own, and puts a `Connection` into the scope of each request.
+
+    With `snapshots`, those that are encoded are answered here, one each time that something comes: a client that sends
+    many requests at once waits for its turn as all do.
+    """
+
+    def __init__(self, *args: Any, snapshots: CachedSnapshots | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._snapshots = snapshots
+        self._question: Question | None = None
+        """What was answered of what has just come."""
+        self._answers_now = False
+        """The request that is being read was answered as soon as its head was there."""
+        self._begun, self._ended = 0, 0
+        """Requests whose first and whose last byte came."""
+        self._answered_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection. A write has room again only when the kernel has taken all that was written before."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)
+        self._socket = transport.get_extra_info("socket")
+        if self.scheme == "https":
+            self._snapshots = None  # what is written past the transport is not encrypted
         self._lost = asyncio.get_running_loop().create_future()
         self._cycles: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a request that is known by heart, or read what came."""
+        snapshots, self._question = self._snapshots, None
+        if snapshots is None:
+            super().data_received(data)
+            return
+        begun = self._begun
+        at_rest = begun == self._ended
+        if at_rest:
+            known = snapshots.known(data)
+            if known is not None and self._answer(known):
+                return
+        super().data_received(data)
+        if at_rest and self._begun == self._ended == begun + 1:
+            self._learn(data)
+
+    def on_message_begin(self) -> None:
+        """Begin to read a request."""
+        super().on_message_begin()
+        self._answers_now = False
+        self._begun += 1
+
+    def on_body(self, body: bytes) -> None:
+        """Take in a piece of a body."""
+        if not self._answers_now:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End reading a request."""
+        self._ended += 1
+        if not self._answers_now:
+            super().on_message_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection on which nothing was asked for a while."""
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every request of this connection: uvicorn tells the one that came last, and blames the others."""
@@ -45,6 +108,9 @@ class DroppableProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request, or a WebSocket: not on top of an answer that is still being sent."""
+        if self._answers_at_once():
+            self._answers_now = True
+            return
         busy = self.cycle is not None and not self.cycle.response_complete
         self._upgrades = not busy and self.parser.get_method() == b"GET" and super()._should_upgrade()
         super().on_headers_complete()
@@ -68,6 +134,55 @@ class DroppableProtocol(HttpToolsProtocol):
         scope: Any = self.scope
         scope["extensions"] = {EXTENSION: connection}
 
+    def _learn(self, request: bytes) -> None:
+        if self._snapshots is not None and self._question is not None:
+            self._snapshots.remember(request, self._question)
+
+    def _answers_at_once(self) -> bool:
+        """Answer the request whose head is here, if it is for a picture that is encoded and nothing else is asked."""
+        parser, snapshots = self.parser, self._snapshots
+        if (
+            snapshots is None
+            or self._question is not None
+            or parser.get_method() != b"GET"
+            or parser.get_http_version() != "1.1"
+            or not parser.should_keep_alive()
+        ):
+            return False
+        question = snapshots.question(self.url, self.headers)
+        if question is None or not self._answer(question):
+            return False
+        self._question = question
+        return True
+
+    def _answer(self, question: Question) -> bool:
+        """Write the answer to a question, unless another is on its way or the cache has none."""
+        transport, cycle = self.transport, self.cycle
+        if self._snapshots is None or (cycle is not None and not cycle.response_complete):
+            return False
+        if transport.get_write_buffer_size() or transport.is_closing():
+            return False
+        answer = self._snapshots.answer(question, self.server_state.default_headers)
+        if answer is None:
+            return False
+        head, body = answer
+        try:
+            sent = os.writev(self._socket.fileno(), answer)  # neither the transport nor the kernel needs a copy of both
+        except OSError:  # it has no room; or it is broken, which the transport gets to know by the same
+            sent = 0
+        if sent < len(head):
+            transport.write(head[sent:])
+            transport.write(body)
+        elif sent < len(head) + len(body):
+            transport.write(memoryview(body)[sent - len(head) :])
+        self.server_state.total_requests += 1
+        self._answered_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        return True
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words
         """Refuse what is no request, in the shape of every error."""
         self.transport.write(bad_request("this is no request of HTTP/1.1 that can be read"))
@@ -79,6 +194,11 @@ class DroppableProtocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: the request is answered as if it had not asked."""
+
+
+def protocol(app: Litestar) -> Any:
+    """Return what uvicorn is to speak HTTP with for an application: as its `http`, in place of a class."""
+    return partial(DroppableProtocol, snapshots=app.state.cached_snapshots)
 
 
 class Server(uvicorn.Server):
