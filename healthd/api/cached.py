@@ -6,6 +6,7 @@ every other question, every mistake and every refusal goes on to them. The HTTP 
 a scope nor a task is made for such a request.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from healthd.api.services import Services
 from healthd.cameras.health import State
 from healthd.cameras.jpeg import MAX_VARIANTS, Variant
 from healthd.cameras.runner import CameraRunner
+from healthd.frames import Frame
 
 PREFIX, SUFFIX = b"/api/v1/cameras/", b"/snapshot"
 TEMPLATE = f"{PREFIX.decode()}{{name}}{SUFFIX.decode()}"
@@ -136,6 +138,17 @@ class CachedSnapshots:
         except Exception:  # noqa: BLE001  it is answered, as every error, by the application
             return None
 
+    def encoding(self, question: Question) -> "asyncio.Task[bytes] | None":
+        """Have the picture encoded that a question asks for; None: it takes more than that."""
+        runner, overlay = question.runner, question.asked.overlay
+        try:
+            picture = runner.picture(overlay=overlay)
+            if not runner.waits.is_fresh(overlay=overlay):
+                return None
+            return runner.jpegs.encoding(picture, _variant(question, picture.frame))
+        except Exception:  # noqa: BLE001  as above
+            return None
+
     def _answer(self, question: Question, defaults: RawHeaders) -> tuple[bytes, bytes] | None:
         runner, asked = question.runner, question.asked
         overlay = asked.overlay
@@ -146,7 +159,7 @@ class CachedSnapshots:
         age_ms = max(0.0, self._services.clock.monotonic() - frame.captured_monotonic) * 1000
         if asked.max_age_ms is not None and age_ms > asked.max_age_ms:
             return None
-        variant = Variant(asked.quality or runner.tuning.quality, asked.width, overlay).fitting(frame)
+        variant = _variant(question, frame)
         variants = self._told.setdefault((runner.name, overlay), {})
         told = variants.get(variant)
         if told is None or told.facts.frame_id != frame.frame_id or told.defaults is not defaults:
@@ -173,6 +186,12 @@ class CachedSnapshots:
         if counter is None:
             counter = self._counters[status] = self._services.metrics.requests.labels(TEMPLATE, str(status))
         counter.inc()
+
+
+def _variant(question: Question, frame: Frame) -> Variant:
+    asked = question.asked
+    quality = asked.quality or question.runner.tuning.quality
+    return Variant(quality, asked.width, asked.overlay).fitting(frame)
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -112,10 +112,18 @@ class JpegCache:
             CameraError: the frame cannot be encoded.
             EncoderBusy: too many other variants are being encoded.
         """
-        key = (picture.frame.frame_id, variant)
-        jpeg = self.get(*key)
+        jpeg = self.get(picture.frame.frame_id, variant)
         if jpeg is not None:
             return jpeg
+        return await asyncio.shield(self.encoding(picture, variant))  # one who leaves must not take it from the others
+
+    def encoding(self, picture: Picture, variant: Variant) -> "asyncio.Task[bytes]":
+        """Begin to encode a picture, unless that has begun already; what comes of it is no one caller's to cancel.
+
+        Raises:
+            EncoderBusy: too many other variants are being encoded.
+        """
+        key = (picture.frame.frame_id, variant)
         task = self._running.get(key)
         if task is None:
             if len(self._running) >= MAX_ENCODES:
@@ -123,7 +131,7 @@ class JpegCache:
             task = asyncio.create_task(self._encode(key, picture, variant))
             self._running[key] = task
             task.add_done_callback(lambda _: self._running.pop(key, None))
-        return await asyncio.shield(task)  # one viewer who leaves must not take the picture from the others
+        return task
 
     def drop(self) -> None:
         """Forget every JPEG, those that are still being encoded too: the camera is lost."""
