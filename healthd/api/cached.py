@@ -9,6 +9,7 @@ a scope nor a task is made for such a request.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from prometheus_client import Counter
 
@@ -24,6 +25,8 @@ TEMPLATE = f"{PREFIX.decode()}{{name}}{SUFFIX.decode()}"
 MAX_KNOWN = 256
 """Heads of requests that are known by heart; the one learnt longest ago is forgotten first."""
 MAX_KNOWN_BYTES = 2048
+SAME_SECONDS = 0.001
+"""For so long an answer stays what it is: the age that it tells of is in whole milliseconds."""
 _BOUNDS = {b"q": (1, 95), b"width": (16, 8192), b"max_age": (0, 10**12)}
 _BOOLEANS = {b"true": True, b"1": True, b"false": False, b"0": False}
 _WAITS = {b"after", b"wait"}
@@ -64,6 +67,18 @@ class _Told:
         return cls(facts, defaults, opening, b"\r\n" + _lines([(b"x-camera-state", State.LIVE.encode()), *headers]))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """An answer, which is the same for as long as the age that it tells of: a millisecond."""
+
+    until: float
+    shown: object
+    """What the camera showed: it shows nothing as soon as it is lost or paused."""
+    defaults: RawHeaders
+    status: int
+    answer: tuple[bytes, bytes]
+
+
 @dataclass(slots=True, eq=False)
 class Question:
     """A plain request for the newest picture of a camera, by somebody who may have it."""
@@ -74,6 +89,8 @@ class Question:
     """What `If-None-Match` says."""
     secret: bool
     """Whether a key or a cookie was sent with it: nothing of it is kept."""
+    given: _Given | None = None
+    """The newest answer."""
 
 
 class CachedSnapshots:
@@ -150,13 +167,25 @@ class CachedSnapshots:
             return None
 
     def _answer(self, question: Question, defaults: RawHeaders) -> tuple[bytes, bytes] | None:
+        runner, overlay = question.runner, question.asked.overlay
+        now, given = self._services.clock.monotonic(), question.given
+        shown = runner.shown.predicted if overlay else runner.shown.frame
+        if given is None or now >= given.until or given.shown is not shown or given.defaults is not defaults:
+            given = question.given = self._made(question, defaults, now)
+            if given is None:
+                return None
+        self._count(given.status)
+        runner.jpegs.hits += given.status == HTTPStatus.OK
+        return given.answer
+
+    def _made(self, question: Question, defaults: RawHeaders, now: float) -> _Given | None:
         runner, asked = question.runner, question.asked
         overlay = asked.overlay
         runner.waits.asked(overlay=overlay)
         if not runner.waits.is_fresh(overlay=overlay):
             return None
         frame = runner.picture(overlay=overlay).frame
-        age_ms = max(0.0, self._services.clock.monotonic() - frame.captured_monotonic) * 1000
+        age_ms = max(0.0, now - frame.captured_monotonic) * 1000
         if asked.max_age_ms is not None and age_ms > asked.max_age_ms:
             return None
         variant = _variant(question, frame)
@@ -169,17 +198,17 @@ class CachedSnapshots:
             variants[variant] = told
         known = question.known
         if known is not None and (known == told.facts.raw_etag or matches(known.decode("latin-1"), told.facts.etag)):
-            self._count(304)
-            return b"HTTP/1.1 304 Not Modified\r\n%b%.0f%b\r\n" % (told.opening, age_ms, told.closing), b""
-        jpeg = runner.jpegs.get(frame.frame_id, variant)
-        if jpeg is None:
-            return None
-        self._count(200)
-        return (
-            b"HTTP/1.1 200 OK\r\n%b%.0f%bcontent-type: image/jpeg\r\ncontent-length: %d\r\n\r\n"
-            % (told.opening, age_ms, told.closing, len(jpeg)),
-            jpeg,
-        )
+            status, rest, jpeg = HTTPStatus.NOT_MODIFIED, b"", b""
+        else:
+            found = runner.jpegs.peek(frame.frame_id, variant)
+            if found is None:
+                return None
+            status, jpeg = HTTPStatus.OK, found
+            rest = b"content-type: image/jpeg\r\ncontent-length: %d\r\n" % len(jpeg)
+        line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
+        head = b"%b%b%.0f%b%b\r\n" % (line, told.opening, age_ms, told.closing, rest)
+        shown = runner.shown.predicted if overlay else runner.shown.frame
+        return _Given(now + SAME_SECONDS, shown, defaults, status.value, (head, jpeg))
 
     def _count(self, status: int) -> None:
         counter = self._counters.get(status)

@@ -29,7 +29,7 @@ class Connection:
     send_bare: Callable[[], object] = lambda: None
     """Send the body as it is, up to the end of the connection: HTTP/1.0 knows no chunks."""
     hold_little: Callable[[bool], object] = lambda _: None
-    """Whether the kernel is to hold little that it has not sent: what is not sent yet can still be replaced by newer."""
+    """Say whether the kernel is to hold little that is not sent: what it does not hold can be replaced by newer."""
 
 
 async def while_connected(scope: Scope, waiting: Coroutine[Any, Any, object]) -> bool:

@@ -98,10 +98,14 @@ class JpegCache:
 
     def get(self, frame_id: int, variant: Variant) -> bytes | None:
         """Return the JPEG if it was encoded already."""
-        jpeg = self._done.get((frame_id, variant))
+        jpeg = self.peek(frame_id, variant)
         if jpeg is not None:
             self.hits += 1
         return jpeg
+
+    def peek(self, frame_id: int, variant: Variant) -> bytes | None:
+        """Return the same; it was not served yet."""
+        return self._done.get((frame_id, variant))
 
     async def get_or_encode(self, picture: Picture, variant: Variant) -> bytes:
         """Return the JPEG of a picture; who asks for the same at the same time shares one encode.
