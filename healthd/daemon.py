@@ -31,7 +31,7 @@ from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.cpus import set_thread_budget
-from healthd.http_server import DroppableProtocol, Server, StartError, listen
+from healthd.http_server import Server, StartError, listen, protocol
 from healthd.http_sockets import socket_options
 from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
@@ -330,9 +330,10 @@ def _disown_signals() -> None:
 
 
 def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:
+    app = create_app(services)
     options: dict[str, Any] = {
         "lifespan": "off",
-        "http": DroppableProtocol,
+        "http": protocol(app),
         **socket_options(settings),
         "log_config": None,
         "log_level": "warning",
@@ -341,7 +342,7 @@ def _server(settings: Settings, services: Services, *, on_started: Callable[[], 
         "proxy_headers": False,
         "root_path": settings.server.root_path,
     }
-    return Server(uvicorn.Config(create_app(services), **options), on_started=on_started)
+    return Server(uvicorn.Config(app, **options), on_started=on_started)
 
 
 async def _keep_house(services: Services) -> None:
