@@ -121,20 +121,36 @@ def test_one_camera_alone_and_cameras_that_are_not_due_are_not_waited_for() -> N
             end(slow, turn, 0.1)
 
 
-def test_a_batch_that_nobody_wants_any_more_keeps_nobody_waiting() -> None:
-    line = line_of(4, window=0.003)
-    for _ in range(2):
+def test_a_batch_that_nobody_wants_any_more_keeps_no_request_waiting() -> None:
+    line = line_of(4, window=0.001)
+    for _ in range(3):
         for turn in [line.turns.enter(CAMERA, who=who) for who in "ab"]:
-            end(line, turn, 0.01)
-        line.pass_time(0.001)
+            if not turn.left:
+                end(line, turn, 0.01)
+    line.pass_time(0.0005)
     gathering = line.turns.enter(CAMERA, who="a")
     assert gathering.granted_at is None, "b is due"
     line.turns.leave(gathering)
-    line.pass_time(1.0)
-    end(line, line.turns.enter(CAMERA), 0.01)
+    line.pass_time(0.0015)
     request = line.turns.enter(REQUEST)
+    assert request.granted_at is None
     line.pass_time(HOLD_SECONDS)
     assert request.granted_at is not None
+
+
+def test_those_who_were_led_are_expected_as_soon_as_their_batch_ends() -> None:
+    line = line_of(3, window=0.003)
+    for _ in range(2):
+        end(line, line.turns.enter(CAMERA, who="b"), 0.01)  # b asks again at once, whoever else is there
+    a, c, b = (line.turns.enter(CAMERA, who=who) for who in "acb")
+    assert a.led == (c, b)
+    waiting = line.turns.enter(CAMERA, who="d")
+    line.turns.begin(a)
+    line.spend(a, 0.01)
+    assert waiting.granted_at is None, "b has its answer in a moment, and then it asks again"
+    line.turns.leave(b)
+    assert line.turns.enter(CAMERA, who="b").granted_at is not None
+    assert waiting.granted_at is not None
 
 
 def test_without_a_window_nobody_waits_for_anybody() -> None:
