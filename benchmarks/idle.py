@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import shutil
 import statistics
 import subprocess
@@ -18,7 +17,8 @@ import cv2
 import numpy as np
 import psutil
 
-from benchmarks.figures import Figure
+from benchmarks.assets import ASSETS, STREET, pose_network
+from benchmarks.figures import Figure, Plot
 from benchmarks.plugin.healthd_bench import room_picture
 from benchmarks.process import Daemon
 from benchmarks.room import cpu_seconds
@@ -32,8 +32,7 @@ from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec,
 from healthd.settings import CameraSettings
 
 FPS, SECONDS = 15, 12
-ASSETS = Path(os.environ.get("HEALTHD_TEST_ASSETS", Path(__file__).parent.parent.parent / "shared" / "assets"))
-WEIGHTS, CLIP = ASSETS / "weights" / "yolov8n-pose.onnx", ASSETS / "clips" / "people_walking_720p.mp4"
+CLIP = ASSETS / "clips" / STREET
 NUMBERS = (1, 2, 4, 8, 16)
 SETTLE_SECONDS = 6.0
 """Longer than `motion_hold_seconds`, the load of a model and the first looks together."""
@@ -107,7 +106,7 @@ def cpu(daemon: Daemon, seconds: float, *, poll: bool = False) -> float:
 
 
 def _rest(film: Path, what: str, seconds: float) -> list[Figure]:
-    weights = WEIGHTS if WEIGHTS.is_file() else _demo_weights()
+    weights = pose_network()
     options = f'model = "{weights}"'
     took, rates = {}, {}
     for when in ("always", "motion"):
@@ -126,12 +125,6 @@ def _rest(film: Path, what: str, seconds: float) -> list[Figure]:
             f"720p, {FPS} fps, {what}, {weights.name}, {seconds:g} s each",
         )
     ]
-
-
-def _demo_weights() -> Path:
-    import healthd_yolo  # noqa: PLC0415  benchmarks of the house alone need no plugin
-
-    return Path(healthd_yolo.__file__).parent / "demo" / "gym-pose.onnx"
 
 
 def _unseen(film: Path, seconds: float) -> list[Figure]:
@@ -163,6 +156,13 @@ def _many(film: Path, seconds: float, numbers: tuple[int, ...]) -> list[Figure]:
             ("<=", 1.1),
             f"{first}: {100 * each[first]:.2f} % of one core per camera",
             f"per camera, {steps}; 720p, {FPS} fps, nobody looks, {seconds:g} s each",
+            Plot(
+                "cameras",
+                "CPU per camera by the number of cameras: 720p, no model, nobody looks",
+                "cameras",
+                "% of one core per camera",
+                lines={"healthd": [(number, 100 * share) for number, share in each.items()]},
+            ),
         )
     ]
 
