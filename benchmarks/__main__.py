@@ -27,6 +27,8 @@ PARTS = (
     "idle",
     "soak",
 )
+SLOW = {"held", "streams", "leaving", "soak"}
+"""Parts that tell nothing in a few seconds: left out when in a hurry, unless they are asked for by name."""
 
 
 def measured(name: str, *, quick: bool) -> list[Figure]:
@@ -64,9 +66,11 @@ def main() -> None:
     asked = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
     about = machine()
-    figures = [figure for name in asked.only or PARTS for figure in measured(name, quick=asked.quick)]
+    names = asked.only or [name for name in PARTS if not (asked.quick and name in SLOW)]
+    figures = [figure for name in names for figure in measured(name, quick=asked.quick)]
     print(table(figures))
-    print(page.summary(figures))
+    left_out = f" Left out: {', '.join(sorted(set(PARTS) - set(names)))}." if len(names) < len(PARTS) else ""
+    print(page.summary(figures) + left_out)
     if not asked.quick and not asked.only:
         print(f"written: {page.write(figures, about).name}", file=sys.stderr)
 

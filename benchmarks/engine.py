@@ -114,7 +114,7 @@ def _told(ms: float) -> str:
 def measure(*, quick: bool) -> list[Figure]:
     """Measure the engine beside both."""
     need("healthd_yolo", "openvino")
-    rounds, seconds = (3, 0.6) if quick else (7, 2.0)
+    rounds, seconds = (3, 0.4) if quick else (7, 2.0)
     missing, clip = "", street()
     try:
         weights, network = checkpoint(), exported()

@@ -21,7 +21,6 @@ from benchmarks.process import Daemon
 
 PEER = Path(__file__).parent / "peers" / "ultralytics_loop.py"
 CAMERAS = 4
-SETTLE_SECONDS = 6.0
 
 
 @contextmanager
@@ -57,9 +56,9 @@ def _ultralytics() -> Iterator[tuple["subprocess.Popen[str]", float]]:
             process.kill()
 
 
-def _memory(pid: int) -> tuple[float, float]:
+def _memory(pid: int, settle_seconds: float) -> tuple[float, float]:
     """Return RSS and PSS of a process and its children, in MB, after a while."""
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(settle_seconds)
     process = psutil.Process(pid)
     every = [one.memory_full_info() for one in (process, *process.children(recursive=True))]
     return sum(one.rss for one in every) / 1e6, sum(one.pss for one in every) / 1e6
@@ -67,7 +66,7 @@ def _memory(pid: int) -> tuple[float, float]:
 
 def measure(*, quick: bool) -> list[Figure]:
     """Measure memory and the first prediction."""
-    runs = 2 if quick else 5
+    runs, settle = (1, 3.0) if quick else (5, 20.0)
     ours, theirs = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -81,9 +80,9 @@ def measure(*, quick: bool) -> list[Figure]:
             with _ultralytics() as (_, took):
                 theirs.append(took)
         with _healthd(folder, CAMERAS, "cache-0") as (daemon, _):
-            rss, pss = _memory(daemon.process.pid)
+            rss, pss = _memory(daemon.process.pid, settle)
         with _ultralytics() as (process, _):
-            peer_rss, peer_pss = _memory(process.pid)
+            peer_rss, peer_pss = _memory(process.pid, settle)
     warm, peer, cold = (statistics.median(each) for each in (ours, theirs, very_first))
     told = f"ultralytics, import, load and first `predict()`: {peer:.2f} s"
     return [
@@ -94,7 +93,7 @@ def measure(*, quick: bool) -> list[Figure]:
             ("<=", 0.45),
             f"ultralytics: {peer_rss:.0f} MB RSS, {peer_pss:.0f} MB PSS",
             f"healthd: {rss:.0f} MB RSS, {pss:.0f} MB PSS ({pss / peer_pss:.2f} of it);"
-            f" {POSE}, {SETTLE_SECONDS:g} s after the first prediction",
+            f" {POSE}, {settle:g} s after the first prediction",
         ),
         Figure(
             "start of the process to the first prediction, beside ultralytics",

@@ -13,7 +13,7 @@ from benchmarks.figures import Figure
 from benchmarks.process import Daemon
 
 MORE_MS = 5.0
-SETTLE_SECONDS = 4.0
+SETTLE_SECONDS = 3.0
 
 
 def _events(daemon: Daemon, seconds: float) -> list[tuple[float, float]]:
@@ -32,7 +32,7 @@ def _events(daemon: Daemon, seconds: float) -> list[tuple[float, float]]:
 
 def measure(*, quick: bool) -> list[Figure]:
     """Measure one camera, on a machine that has nothing else to do."""
-    network, seconds = pose_network(), 5.0 if quick else 20.0
+    network, seconds = pose_network(), 4.0 if quick else 20.0
     with tempfile.TemporaryDirectory() as folder, cameras(1, street("h264")) as served:
         config = Path(folder) / "config.toml"
         lines = ["[server]", "port = 0", "[models]", f'directory = "{network.parent}"']
