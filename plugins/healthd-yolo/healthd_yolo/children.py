@@ -34,7 +34,7 @@ def in_child(
         progress: who hears how far it is.
 
     Raises:
-        SettingsError, ModelError: what the task raised, or that the process died.
+        SettingsError, ModelError, OSError: what the task raised, or that the process died.
     """
     with (folder / LOG).open("wb") as log:
         child = subprocess.Popen(
@@ -65,6 +65,8 @@ def _talk(child: "subprocess.Popen[bytes]", order: str, log: Path, progress: Pre
         elif "answer" in said:
             answer: Mapping[str, Any] = said["answer"]
             return answer
+        elif said["kind"] == "system":
+            raise OSError(said["errno"], said["error"])
         else:
             raise (SettingsError if said["kind"] == "settings" else ModelError)(said["error"])
     code = child.wait()

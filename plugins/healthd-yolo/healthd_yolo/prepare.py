@@ -102,8 +102,8 @@ class Preparation:
         missing = [name for name in ("ultralytics", "torch") if importlib.util.find_spec(name) is None]
         if missing:
             raise SettingsError(
-                f"{' and '.join(missing)} is not installed, and only ultralytics reads a .pt file: {INSTALL}, here or on"
-                " another machine; what it makes runs without it"
+                f"{' and '.join(missing)} is not installed, and only ultralytics reads a .pt file: {INSTALL}, here or"
+                " on another machine; what it makes runs without it"
             )
         if self._form not in ("openvino", "onnx"):
             raise SettingsError(f"--format: there is no `{request.format}`, only auto, openvino and onnx")

@@ -9,13 +9,14 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TextIO
 
 import numpy as np
 
+from healthd.cpus import usable_cpus
 from healthd.errors import ModelError, SettingsError
 from healthd.frames import Image
 from healthd.models.manifest import checksum
@@ -24,17 +25,20 @@ from healthd.models.prepare import Parity, PrepareReport, Speed
 from healthd_yolo.family import YoloFamily
 from healthd_yolo.metadata import TASKS
 from healthd_yolo.model_options import YoloModelOptions
+from healthd_yolo.openvino_file import read_file
 from healthd_yolo.parity import PARAMS, Changes, beyond
 from healthd_yolo.sample_pictures import Sample, images, noise
 
 Advance = Callable[[int, int], None]
 
-_ROUNDS = 4
+_ROUNDS = 8
 _TIMED = 4
-"""Pictures that are timed; the rounds of the models alternate, and the best of each counts."""
+"""Pictures that are timed; the models take turns, and the best of each for each picture counts."""
 _SECONDS = 10.0
 """So long is timed at most, once two rounds are done."""
 _FEW = 10
+_BUSY = 2.0
+"""Load for each processor, from which on what is measured means little."""
 
 
 def download(advance: Advance, *, name: str, directory: str) -> Mapping[str, Any]:
@@ -62,6 +66,7 @@ def export(
         raise ModelError(f"{Path(source).name} was changed while it was read: say it again")
     made = exported(copy, TASKS, form=form, imgsz=imgsz, name=Path(source).name)
     copy.unlink()
+    _check_whole(made)
     if form == "onnx":
         made.rename(f"{stem}.onnx")
         return {}
@@ -83,7 +88,16 @@ def quantize(
     info = network_info(read_sidecar(Path(source)), Path(source).name)
     inputs = [prepared_input(image, info.image_size, info.stride) for image in images(_samples(pictures))]
     quantized(Path(source), Path(target), inputs, advance)
+    _check_whole(Path(target))
     return {}
+
+
+def _check_whole(made: Path) -> None:
+    """Read what was made: on a full disk OpenVINO writes half of it and is content."""
+    try:
+        read_file(made.absolute())
+    except SettingsError as exc:
+        raise ModelError(f"what was made cannot be read ({exc}): is the disk full?") from exc
 
 
 def compare(
@@ -98,6 +112,7 @@ def compare(
     own: bool,
 ) -> Mapping[str, Any]:
     """Run the original and what was prepared from it on the same pictures: speed, and what differs."""
+    load = os.getloadavg()[0]
     shown = list(images(_samples(pictures))) if pictures else list(noise())
     models = _models(Path(original), Path(prepared), imgsz, threads)
     speeds = _speeds(models, shown[:_TIMED], lambda done: advance(done, _ROUNDS + len(shown)))
@@ -110,7 +125,7 @@ def compare(
         prepared=tuple(speeds[1:]),
         parity=tuple(parity),
         beyond=next((one for one in wrong if one is not None), None),
-        notes=tuple(_notes(parity[0], own=own)),
+        notes=tuple(_notes(parity[0], load, own=own)),
     )
     return report.model_dump()
 
@@ -131,7 +146,7 @@ def _models(original: Path, prepared: Path, imgsz: int | None, threads: int | No
 
 
 def _speeds(models: Mapping[str, Model], shown: list[Image], advance: Callable[[int], None]) -> list[Speed]:
-    best = dict.fromkeys(models, float("inf"))
+    best = {what: [float("inf")] * len(shown) for what in models}
     for image in shown:
         for model in models.values():  # each compiles, or warms up, for the picture's shape
             model.predict(image, PARAMS)
@@ -140,12 +155,12 @@ def _speeds(models: Mapping[str, Model], shown: list[Image], advance: Callable[[
         if turn >= 2 and perf_counter() - started > _SECONDS:
             break
         for what, model in models.items():
-            begun = perf_counter()
-            for image in shown:
+            for number, image in enumerate(shown):
+                begun = perf_counter()
                 model.predict(image, PARAMS)
-            best[what] = min(best[what], (perf_counter() - begun) / len(shown))
+                best[what][number] = min(best[what][number], perf_counter() - begun)
         advance(turn + 1)
-    return [Speed(what=what, ms_per_picture=round(seconds * 1e3, 2)) for what, seconds in best.items()]
+    return [Speed(what=what, ms_per_picture=round(sum(times) / len(times) * 1e3, 2)) for what, times in best.items()]
 
 
 def _parity(models: Mapping[str, Model], shown: list[Image], advance: Callable[[int], None]) -> list[Parity]:
@@ -162,13 +177,12 @@ def _parity(models: Mapping[str, Model], shown: list[Image], advance: Callable[[
     return [one.told(what, new=other.lost) for (what, _), one, other in zip(others, there, back, strict=True)]
 
 
-def _notes(parity: Parity, *, own: bool) -> list[str]:
+def _notes(parity: Parity, load: float, *, own: bool) -> Iterator[str]:
     if parity.asked < _FEW:
         advice = "other pictures" if own else "--calibration FOLDER, with pictures of your own cameras,"
-        return [
-            f"the original sees {parity.asked} objects in these pictures, which says little; {advice} would say more"
-        ]
-    return []
+        yield f"the original sees {parity.asked} objects in these pictures, which says little; {advice} would say more"
+    if load > _BUSY * usable_cpus():
+        yield f"other programs kept the machine busy (load {load:.0f}): the speeds are rough"
 
 
 def _samples(pictures: list[tuple[str, int | None]]) -> list[Sample]:
@@ -193,8 +207,10 @@ def main() -> None:
         answer = TASKS_OF_CHILD[order["task"]](_advance_to(tell), **order["arguments"])
     except SettingsError as exc:
         _say(tell, error=str(exc), kind="settings")
-    except (ModelError, MemoryError, OSError) as exc:
-        _say(tell, error=f"{exc}" if isinstance(exc, ModelError) else repr(exc), kind="model")
+    except (ModelError, MemoryError) as exc:
+        _say(tell, error=str(exc) or repr(exc), kind="model")
+    except OSError as exc:
+        _say(tell, error=exc.strerror or repr(exc), kind="system", errno=exc.errno)
     else:
         _say(tell, answer=answer)
 

@@ -6,6 +6,7 @@ checkpoints read with the classes that ultralytics knows and no others (a `.pt` 
 """
 
 import atexit
+import errno
 import importlib.util
 import logging
 import os
@@ -255,6 +256,8 @@ def _as_load_error(name: str, what: str = "loaded") -> Iterator[None]:
     except ImportError as exc:
         raise SettingsError(f"{name} needs a package that is not installed: {_first_line(exc)}") from exc
     except Exception as exc:
+        if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
+            raise
         if type(exc).__name__ == "OutOfMemoryError":
             raise ModelError(f"{name} cannot be {what} now: {_first_line(exc)}") from exc
         raise SettingsError(f"{name} cannot be {what} by ultralytics: {_first_line(exc)}") from exc
