@@ -186,6 +186,13 @@ class ModelsSettings(Section):
     concurrency: int = Field(
         1, ge=1, le=64, description="Predictions of one model at a time, where the model can do more than one."
     )
+    batch_window_ms: float = Field(
+        3,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="How long a model that takes several pictures at once waits for a camera that is due; 0: never.",
+    )
     queue_size: int = Field(16, ge=1, le=10_000, description="Requests that may wait for one model; more get a 503.")
     queue_timeout_seconds: Seconds = Field(5, description="A request that has waited so long for its turn gets a 503.")
 
