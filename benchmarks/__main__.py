@@ -4,7 +4,7 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import idle, infer, leaving, pictures, pipeline, process, snapshots, streams
+from benchmarks import idle, infer, leaving, pictures, pipeline, polling, process, snapshots, streams
 from benchmarks.figures import machine, table
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -27,7 +27,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     figures = [
         figure
-        for part in (pipeline, pictures, process, streams, leaving, infer, snapshots, idle)
+        for part in (pipeline, pictures, process, streams, leaving, infer, snapshots, polling, idle)
         for figure in part.measure(quick=quick)
     ]
     text = table(figures)

@@ -107,7 +107,7 @@ def cpu(daemon: Daemon, seconds: float, *, poll: bool = False) -> float:
 
 
 def _rest(film: Path, what: str, seconds: float) -> list[Figure]:
-    weights = WEIGHTS if WEIGHTS.is_file() else _demo_weights()
+    weights = WEIGHTS if WEIGHTS.is_file() else demo_weights()
     options = f'model = "{weights}"'
     took, rates = {}, {}
     for when in ("always", "motion"):
@@ -128,7 +128,8 @@ def _rest(film: Path, what: str, seconds: float) -> list[Figure]:
     ]
 
 
-def _demo_weights() -> Path:
+def demo_weights() -> Path:
+    """Return the weights that come with the plugin."""
     import healthd_yolo  # noqa: PLC0415  benchmarks of the house alone need no plugin
 
     return Path(healthd_yolo.__file__).parent / "demo" / "gym-pose.onnx"
