@@ -122,7 +122,7 @@ class Inference:
         self._queue_size = queue_size
         self._queue_timeout_seconds = queue_timeout_seconds
         self._clock = clock
-        self._pool = WorkerPool("request")
+        self._pool = WorkerPool("request", patient=True)
         self._loads: dict[_Wish, asyncio.Task[None]] = {}
         self._found: dict[str, Entry] = {}
         """Models of the directory that were found before."""
