@@ -13,9 +13,8 @@ import pytest
 from healthd.errors import ModelError, ParameterError, SettingsError
 from healthd.frames import Image
 from healthd.models.manager import ModelManager
-from healthd.models.model import InferenceParams, Model, Prediction
+from healthd.models.model import InferenceParams, Model, ModelSpec, Prediction
 from healthd_yolo.family import YoloFamily
-from healthd_yolo.model_options import YoloModelOptions
 from healthd_yolo.ultralytics_device import batch_size, require_cuda
 
 pytestmark = [pytest.mark.assets, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -24,7 +23,7 @@ Load = Callable[..., Model]
 
 @pytest.fixture(scope="module")
 def pose(weights: Path, load: Load, vendor: Any) -> Model:
-    return load(weights / "yolo11n-pose.pt", batch=4)
+    return load(weights / "yolo11n-pose.pt", batch=4, imgsz=320, precision="half")
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +45,11 @@ def numbers(prediction: Prediction | Exception) -> np.ndarray:
 
 
 def test_our_way_in_changes_not_a_bit(pose: Model, weights: Path, vendor: Any, mixed: list[Image]) -> None:
+    if pose.predict(mixed[0], InferenceParams()).metadata["device"] != "cpu":
+        pytest.skip("in half precision, on a GPU, the two differ")
     theirs = vendor.YOLO(str(weights / "yolo11n-pose.pt"))
     for image in [*mixed, *mixed[:2]]:  # their shapes take turns in one buffer
-        said = theirs.predict(image, conf=0.25, iou=0.45, verbose=False)[0]
+        said = theirs.predict(image, imgsz=320, conf=0.25, iou=0.45, verbose=False)[0]
         rows = np.concatenate([said.boxes.data.numpy(), said.keypoints.data.numpy().reshape(len(said.boxes), -1)], 1)
         ours = numbers(pose.predict(image, InferenceParams()))
         assert len(rows)
@@ -64,6 +65,7 @@ def test_a_batch_says_of_each_picture_what_is_said_of_it_alone(pose: Model, mixe
         np.testing.assert_allclose(numbers(one), numbers(single), rtol=1e-4, atol=0.02)
         assert isinstance(one, Prediction)
         assert one.metadata == single.metadata
+        assert one.metadata["precision"] == ("f32" if one.metadata["device"] == "cpu" else "f16")
 
 
 def test_what_is_wrong_with_one_picture_is_said_of_it_alone(pose: Model, mixed: list[Image]) -> None:
@@ -75,26 +77,29 @@ def test_what_is_wrong_with_one_picture_is_said_of_it_alone(pose: Model, mixed: 
     assert isinstance(no_class, SettingsError)
 
 
-def test_cameras_that_share_the_model_are_computed_together(weights: Path, vendor: Any, mixed: list[Image]) -> None:
-    manager = ModelManager({"yolo": YoloFamily()}, directory=weights, batch_window_seconds=0.1)
-    said: list[list[Prediction]] = [[] for _ in mixed]
-    with manager.use("yolo", "yolo11n-pose.pt", YoloModelOptions(batch=4)) as shared:
+def test_cameras_that_share_the_model_are_computed_together(pose: Model, mixed: list[Image], tmp_path: Path) -> None:
+    class Loaded(YoloFamily):
+        def load(self, spec: ModelSpec) -> Model:
+            return pose
+
+    said: list[list[Prediction]] = [[], [], []]
+    with ModelManager({"yolo": Loaded()}, directory=tmp_path).use("yolo", "yolo11n-pose.pt") as shared:
 
         def camera(number: int) -> None:
-            for _ in range(4):
+            for _ in range(3):
                 said[number].append(shared.predict(mixed[number], InferenceParams()))
 
-        threads = [threading.Thread(target=camera, args=(number,), daemon=True) for number in range(len(mixed))]
+        threads = [threading.Thread(target=camera, args=(number,), daemon=True) for number in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
             assert not thread.is_alive()
-        alone = [shared.predict(image, InferenceParams()) for image in mixed]
-    for single, several in zip(alone, said, strict=True):
-        for one in several:
-            np.testing.assert_allclose(numbers(one), numbers(single), rtol=1e-4, atol=0.02)
-    assert max(one.metadata.get("batch", 1) for several in said for one in several) > 1
+        for image, answers in zip(mixed, said, strict=False):
+            alone = numbers(shared.predict(image, InferenceParams()))
+            for one in answers:
+                np.testing.assert_allclose(numbers(one), alone, rtol=1e-4, atol=0.02)
+    assert max(one.metadata.get("batch", 1) for answers in said for one in answers) > 1
 
 
 def test_an_export_for_two_pictures_is_given_two(
@@ -169,9 +174,3 @@ def test_a_half_precision_that_is_not_computed_is_not_promised(weights: Path, lo
         pytest.skip("this machine has CUDA")
     with pytest.raises(ParameterError, match="torch has no f16 on cpu"):
         load(weights / "yolo11n-pose.pt", precision="f16")
-    assert (
-        load(weights / "yolo11n-pose.pt", precision="half")
-        .predict(np.zeros((8, 8, 3), np.uint8), InferenceParams())
-        .metadata["precision"]
-        == "f32"
-    )
