@@ -69,6 +69,9 @@ def predictor_class(task: str, feed: Feed) -> type[Any]:
 
     class Predictor(base):  # type: ignore[misc,valid-type]  # it is chosen at run time
         def preprocess(self, im: Any) -> torch.Tensor:
+            if im[0].shape[2] != 3:  # a network for grey pictures: the loader has made them grey
+                prepared: torch.Tensor = super().preprocess(im)
+                return prepared
             pixels = feed.pixels(im, [letterbox_of(self, image.shape[:2]) for image in im], self.device)
             planes = pixels.permute(0, 3, 1, 2).contiguous().flip(1)  # in uint8: a quarter of the bytes
             return (planes.half() if self.model.fp16 else planes.float()).div_(255)
