@@ -30,7 +30,8 @@ from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
-from healthd.http_server import DroppableProtocol, Server, StartError, listen
+from healthd.cpus import set_thread_budget
+from healthd.http_server import Server, StartError, listen, protocol
 from healthd.http_sockets import socket_options
 from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
@@ -91,6 +92,7 @@ async def load_installed_plugins() -> InstalledPlugins:
 async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     """Build the parts of the daemon; starts no camera."""
     cv2.setNumThreads(CV2_THREADS)
+    set_thread_budget(settings.performance.threads)
     metrics = Metrics()
     families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
     tally = Tally()
@@ -161,10 +163,10 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
 
 
 def make_manager(
-    settings: Settings, families: Mapping[str, ModelFamily], tally: Tally, metrics: Metrics
+    settings: Settings, families: Mapping[str, ModelFamily], tally: Tally, metrics: Metrics | None = None
 ) -> ModelManager:
     """Build what loads and shares the models; it loads nothing yet."""
-    wanted = settings.models
+    wanted, metrics = settings.models, metrics or Metrics()
     return ModelManager(
         families,
         directory=wanted.directory,
@@ -332,9 +334,10 @@ def _disown_signals() -> None:
 
 
 def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:
+    app = create_app(services)
     options: dict[str, Any] = {
         "lifespan": "off",
-        "http": DroppableProtocol,
+        "http": protocol(app),
         **socket_options(settings),
         "log_config": None,
         "log_level": "warning",
@@ -343,7 +346,7 @@ def _server(settings: Settings, services: Services, *, on_started: Callable[[], 
         "proxy_headers": False,
         "root_path": settings.server.root_path,
     }
-    return Server(uvicorn.Config(create_app(services), **options), on_started=on_started)
+    return Server(uvicorn.Config(app, **options), on_started=on_started)
 
 
 async def _keep_house(services: Services) -> None:

@@ -16,7 +16,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from healthd.cpus import usable_cpus
 from healthd.redact import Secret, SourceUrl
 from healthd.settings_options import protected, redacted
 
@@ -253,13 +252,9 @@ class PerformanceSettings(Section):
         0,
         ge=0,
         le=1024,
-        description="Threads of one model; 0: as many as the CPU quota of the container, or the affinity, allows.",
+        description="Threads of one model, or of one video that is no live camera; 0: as many as the CPU quota of the "
+        "container, or the affinity, allows.",
     )
-
-    @property
-    def thread_count(self) -> int:
-        """Threads of one model, at least 1."""
-        return self.threads or usable_cpus()
 
 
 class CameraSettings(Section):
@@ -292,6 +287,9 @@ class CameraSettings(Section):
     )
     motion_hold_seconds: SecondsOrOff = Field(
         3, description="How long the model goes on after the last motion, or the last change of what it sees."
+    )
+    motion_detections_hold_seconds: SecondsOrOff = Field(
+        30, description="How long detections that stand still keep the model awake; 0: not at all."
     )
     motion_max_interval_seconds: SecondsOrOff = Field(
         10, description="Where nothing moves, the model looks all the same after so long; 0: never."

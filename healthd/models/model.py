@@ -13,7 +13,9 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from healthd.errors import SettingsError
 from healthd.frames import Image
+from healthd.models.prepare import PreparedModel, PrepareProgress, PrepareRequest
 
 Query: TypeAlias = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"[^\s\x85]")
@@ -195,3 +197,15 @@ class ModelFamily(ABC):
             SettingsError: it can never be loaded (missing file, missing extra, not a model), with what to do.
             ModelError: it cannot be loaded now.
         """
+
+    def prepare(self, spec: ModelSpec, request: PrepareRequest, progress: PrepareProgress) -> PreparedModel:  # noqa: ARG002
+        """Make of a model the form that runs best on this machine, into `spec.directory`; blocking, minutes.
+
+        It may be ended at any moment, by an exception or by `kill -9`, and then called again (default: it cannot).
+
+        Raises:
+            SettingsError: not with this file, these options or what is installed; with what to do.
+            ModelError: not now.
+            OSError: the models directory cannot be written, or the disk is full.
+        """
+        raise SettingsError(f"{spec.model_id}: {type(self).__name__} cannot prepare models; use it as it is")
