@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from benchmarks.figures import Figure
 from benchmarks.assets import pose_network
+from benchmarks.figures import Figure
 from benchmarks.idle import CLIP, FPS, film_still
 from benchmarks.process import Daemon
 from benchmarks.room import cpu_seconds
