@@ -168,7 +168,7 @@ def measure(*, quick: bool) -> list[Figure]:
             100 * (after.rss_mb / before.rss_mb - 1),
             "%",
             ("<=", 2.0) if long else None,
-            f"from minute {first:g} on: {before.rss_mb:.1f} MB, {before.threads} threads, {before.descriptors} descriptors",
+            f"minute {first:g} on: {before.rss_mb:.1f} MB, {before.threads} threads, {before.descriptors} descriptors",
             f"at the end: {after.rss_mb:.1f} MB, {after.threads} threads, {after.descriptors} descriptors; median of"
             f" {window:g} min each; {day.troubles} troubles, {day.reconnects} reconnects, {day.streams} streams,"
             f" {day.snapshots} snapshots; RTSP, 720p, {FPS} fps, {PREDICT_FPS} predictions per s each, {day.network}",
