@@ -250,11 +250,13 @@ async def test_a_connection_on_which_nothing_is_asked_any_more_is_closed() -> No
 
 async def test_only_whole_requests_without_secrets_are_learnt_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
     learnt: list[bytes] = []
+    holding: list[bytes] = []
     original = CachedSnapshots.remember
 
     def watched(self: CachedSnapshots, request: bytes, question: Any) -> None:
         original(self, request, question)
         learnt[:] = self._by_heart
+        holding[:] = [one for one, asked in self._by_heart.items() if asked.given is not None]
 
     monkeypatch.setattr(CachedSnapshots, "remember", watched)
     async with open_house({"gym": Feed()}, auth={"keys": [{"name": "wall", "key": READ["X-Api-Key"]}]}) as house:
@@ -282,3 +284,4 @@ async def test_only_whole_requests_without_secrets_are_learnt_by_heart(monkeypat
                 await send(sock, GET.replace(b"snapshot", b"snapshot?t=%d" % number))
                 await receive(sock, 1)
         assert len(learnt) == MAX_KNOWN
+        assert len(holding) < 20  # a picture is not kept for each
