@@ -34,16 +34,17 @@ SLOW = {"held", "streams", "leaving", "soak"}
 
 def measured(name: str, *, quick: bool) -> list[Figure]:
     """Run one part; what fails gives a row that says why, and ends nothing else."""
-    begun = time.perf_counter()
+    begun, what = time.perf_counter(), name
     try:
         part = importlib.import_module(f"benchmarks.{name}")
+        what = str(part.__doc__).partition("\n")[0].rstrip(".")
         figures: list[Figure] = part.measure(quick=quick)
     except NotMeasuredError as exc:
-        figures = [not_measured(name, exc)]
+        figures = [not_measured(what, exc)]
     except Exception as exc:  # noqa: BLE001  whatever a part breaks on, the others have figures to give
-        figures = [not_measured(name, repr(exc))]
+        figures = [not_measured(what, repr(exc))]
     if not figures:
-        figures = [not_measured(name, "something it needs is not installed")]
+        figures = [not_measured(what, "something it needs is not installed")]
     print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
     return figures
 
