@@ -8,11 +8,11 @@ here=$(cd "$(dirname "$0")" && pwd)
 if [ "${1:-}" = --inside ]; then # as root in namespaces of our own: PID 1 below is healthd
   work=$2
   mount --make-rprivate /
-  mount -t tmpfs tmpfs /var/lib
+  mount -t tmpfs -o mode=755 tmpfs /var/lib
   mount -t tmpfs tmpfs /tmp
   install -d -o 10001 -g 10001 /var/lib/healthd/models /var/lib/healthd/state /var/lib/healthd/plugins
   mount -o remount,ro,bind /
-  cd /var/lib/healthd/..
+  cd /var/lib/healthd
   exec env -i HOME=/tmp PATH="$work/usr/bin:/usr/bin:/bin" LD_LIBRARY_PATH="$work/usr/lib" PYTHONDONTWRITEBYTECODE=1 \
     ADMIN_API_KEY=only-for-this-check-01 WORK="$work" \
     setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all \

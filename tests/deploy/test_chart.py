@@ -4,17 +4,19 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 import healthd
 from healthd.settings import Settings, load_settings
 from tests.deploy.tools import CASES, CHART, DEPLOY, case, one, refused, rendered, run, template, tool
-from tests.process.daemon import run_verb
+from tests.process.daemon import Daemon, run_verb
 
 PASSWORDS = {"GYM_CAMERA_PASSWORD": "p@ss/w:rd${X}", "PANEL_KEY": "0123456789abcdef", "ADMIN_API_KEY": "k" * 40}
 
@@ -129,8 +131,6 @@ def test_values_that_are_wrong_are_refused_with_the_place_and_the_reason(
 @pytest.mark.parametrize("name", ["default", "minimal", "full"])
 def test_the_values_arrive_as_they_were_written(name: str, tmp_path: Path) -> None:
     """Also numbers, which Sprig's toToml would turn into floats; and healthd takes them."""
-    import yaml  # noqa: PLC0415
-
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     said = {} if name == "default" else yaml.safe_load((CHART / "ci" / f"{name}-values.yaml").read_text("utf-8"))
     wanted = {}
@@ -304,8 +304,6 @@ def test_the_notes_tell_the_next_step(tmp_path: Path) -> None:
     )
 
     def notes(values: dict[str, Any]) -> str:
-        import yaml  # noqa: PLC0415
-
         done = template(values, chart=chart)
         assert done.returncode == 0, done.stderr
         (found,) = [item["text"] for item in yaml.safe_load_all(done.stdout) if item and item["kind"] == "Notes"]
@@ -319,3 +317,18 @@ def test_the_notes_tell_the_next_step(tmp_path: Path) -> None:
     quiet = notes({"persistence": keep, "cameras": {"gym": {"plugin": "x"}}})
     assert "WARNING" not in quiet
     assert "first camera" not in quiet
+
+
+@pytest.mark.process
+def test_the_default_values_become_ready_and_pass_the_test_of_the_chart(tmp_path: Path) -> None:
+    """With no camera and no model. The test pod's own command asks; only the address is one of this machine."""
+    here = {"HEALTHD_SERVER__HOST": "127.0.0.1", "HEALTHD_SERVER__PORT": "0", **PASSWORDS}
+    with Daemon(tmp_path, config(case("default")), **here) as daemon:
+        daemon.until_ready()
+        command = one(case("default"), "Pod")["spec"]["containers"][0]["command"]
+        assert command[0] == "python"
+        done = run(sys.executable, *command[1:-1], daemon.url)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["/healthz", "200", "/readyz", "200", "/metrics", "200"]
+        assert daemon.get("/api/v1/cameras").status_code == 401
+        assert daemon.stop()[0] == 0
