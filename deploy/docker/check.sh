@@ -5,7 +5,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
-if [ "${1:-}" = --inside ]; then # as root in namespaces of our own: PID 1 below is healthd
+if [ "${1:-}" = --inside ]; then # as root in namespaces of our own
   work=$2
   mount --make-rprivate /
   mount -t tmpfs -o mode=755 tmpfs /var/lib
@@ -16,7 +16,7 @@ if [ "${1:-}" = --inside ]; then # as root in namespaces of our own: PID 1 below
   exec env -i HOME=/tmp PATH="$work/usr/bin:/usr/bin:/bin" LD_LIBRARY_PATH="$work/usr/lib" PYTHONDONTWRITEBYTECODE=1 \
     ADMIN_API_KEY=only-for-this-check-01 WORK="$work" \
     setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all \
-    "$work/usr/bin/python" "$here/check_inside.py"
+    "$work/usr/bin/python" "$work/src/deploy/docker/check_inside.py"
 fi
 
 python=$(realpath "$(command -v "${1:-python3.12}")")
@@ -26,7 +26,7 @@ chmod 755 "$work"
 size() { find "$@" -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%.0f MB in %d files\n", sum / 1e6, NR }'; }
 
 echo "== a copy of $("$python" --version)"
-cp -r "$("$python" -c 'import sys; print(sys.base_prefix)')" "$work/usr"
+cp -a "$("$python" -c 'import sys; print(sys.base_prefix)')" "$work/usr"
 rm -rf "$work"/usr/lib/python3*/test "$work"/usr/lib/python3*/site-packages/*
 export LD_LIBRARY_PATH="$work/usr/lib" PATH="$work/usr/bin:$PATH"
 unset PYTHONPATH PYTHONDONTWRITEBYTECODE
@@ -42,13 +42,12 @@ size "$work/install"
 sh deploy/docker/slim.sh "$work/install"
 echo "== slim"
 size "$work/install"
-site=$(echo "$work"/install/lib/python3*/site-packages)
-HOME="$work" PYTHONPATH="$site" python deploy/docker/smoke.py
+HOME="$work" sh deploy/docker/bytecode.sh "$work/install"
 install -m 644 deploy/docker/alive.py "$work/install/share/healthd/"
 echo "== with the bytecode of what a daemon imports; and as it is sent"
 size "$work/install"
 tar -c -C "$work" install | gzip -6 | wc -c | awk '{ printf "%.0f MB compressed\n", $1 / 1e6 }'
-cp -r "$work/install/." "$work/usr/"
+cp -r "$work/install/." "$work/usr/" # new time stamps, as some builders give them
 
 echo "== as user 10001, read-only"
 unshare --mount --pid --fork --mount-proc sh "$here/check.sh" --inside "$work"

@@ -70,8 +70,8 @@ def main() -> None:
 
 
 def expect_running(daemon: subprocess.Popen[bytes], begun: float) -> None:
-    """Leave when the daemon has ended, or has not answered for a minute."""
-    if daemon.poll() is not None or time.monotonic() - begun > 60:
+    """Leave when the daemon has ended, or has not answered for two minutes."""
+    if daemon.poll() is not None or time.monotonic() - begun > 120:
         sys.exit("healthd does not answer")
     time.sleep(0.2)
 

@@ -2,7 +2,7 @@
 
     python smoke.py [COMMAND ...]     default: python -m healthd
 
-Run while the image is built: it shows that nothing is missing, and leaves the bytecode of what a daemon imports.
+Run while the image is built: it shows that nothing is missing.
 """
 
 import json

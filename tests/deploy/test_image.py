@@ -71,7 +71,7 @@ def _exec_form(instruction: str) -> list[str]:
 
 
 def test_the_scripts_of_the_image_are_scripts() -> None:
-    for script in ("install.sh", "slim.sh", "check.sh"):
+    for script in ("install.sh", "slim.sh", "bytecode.sh", "check.sh"):
         assert run("sh", "-n", DOCKER / script).returncode == 0, script
         assert script in DOCKERFILE or script == "check.sh"
 
