@@ -51,7 +51,7 @@ def whole(least: int, most: int | None = None) -> dict[str, Any]:
 
 AMOUNTS = mapping({"type": ["string", "integer", "number"], "pattern": QUANTITY})
 MODES = ["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod", "ReadOnlyMany"]
-CLAIM = {
+CLAIM: dict[str, dict[str, Any]] = {
     "accessModes": {"type": "array", "minItems": 1, "items": {"enum": MODES}},
     "size": {**TEXT, "pattern": QUANTITY},
 }

@@ -44,8 +44,10 @@ def generate() -> ModuleType:
 # -- values, schema and table ------------------------------------------------------------------------------------------
 
 
-def test_helm_finds_nothing_to_say_about_the_chart() -> None:
-    done = run(tool("helm"), "lint", "--strict", CHART)
+@pytest.mark.parametrize("name", CASES)
+def test_helm_finds_nothing_to_say_about_the_chart(name: str) -> None:
+    values = CHART / "values.yaml" if name == "default" else CHART / "ci" / f"{name}-values.yaml"
+    done = run(tool("helm"), "lint", "--strict", CHART, "--values", values)
     assert done.returncode == 0, done.stdout
 
 

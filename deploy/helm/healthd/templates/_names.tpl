@@ -1,5 +1,5 @@
 {{- define "healthd.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 58 | trimSuffix "-" -}}
 {{- end -}}
 
 {{- define "healthd.fullname" -}}
