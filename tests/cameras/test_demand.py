@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import pytest
 
@@ -32,15 +34,17 @@ FPS = 60.0
 class TwoSteps(TwoStepRead):
     """A camera that counts what was grabbed and what was retrieved; its pictures tell their number."""
 
-    def __init__(self, *, frozen: bool = False) -> None:
+    def __init__(self, *, frozen: bool = False, fps: float = FPS) -> None:
         self.grabbed = self.retrieved = 0
+        self.retrieved_at = 0.0
+        self._interval = 1 / fps
         self.frozen = frozen
         self.stopped = False
         self.backlog = 0
         self._next_at = time.monotonic()
 
     def grab(self) -> bool:
-        self._next_at = max(self._next_at + 1 / FPS, time.monotonic() - 1 / FPS)
+        self._next_at = max(self._next_at + self._interval, time.monotonic() - self._interval)
         time.sleep(max(0.0, self._next_at - time.monotonic()))
         if self.stopped:
             raise CameraError("switched off")
@@ -50,13 +54,14 @@ class TwoSteps(TwoStepRead):
 
     def retrieve(self) -> CapturedImage:
         self.retrieved += 1
+        self.retrieved_at = time.monotonic()
         return CapturedImage(picture(0 if self.frozen else self.grabbed))
 
 
 class TwoStepSource(FakeSource):
     """A camera that is read in two steps, in each session anew."""
 
-    def __init__(self, name: str = "gym", *, predict: Callable[[Image], object] | None = None, **steps: bool) -> None:
+    def __init__(self, name: str = "gym", *, predict: Callable[[Image], object] | None = None, **steps: Any) -> None:
         super().__init__(name, predict=predict)
         self._steps_options = steps
         self.steps = TwoSteps(**steps)
@@ -128,7 +133,7 @@ async def test_the_first_who_asks_gets_a_picture_taken_after_he_asked_and_the_ne
             grabbed, retrieved = await grabs(source, 30)
             assert retrieved >= grabbed - 1
             assert runner.shown.has_newest
-            runner._waits._demand._asked_at = float("-inf")  # he has left
+            runner.waits._demand._asked_at = float("-inf")  # he has left
 
 
 async def test_who_waits_for_a_newer_frame_gets_it_at_once() -> None:
@@ -154,6 +159,20 @@ async def test_who_asks_of_a_camera_that_stops_just_then_gets_no_old_picture() -
         assert shown.frame.frame_id > newest, "of the next session"
 
 
+async def test_nobody_waits_for_a_camera_that_does_not_open() -> None:
+    source, opened = TwoStepSource(), threading.Event()
+    source.camera = lambda: opened.wait(1) and None  # type: ignore[method-assign,assignment,return-value]
+    runner = make_runner(source, open_timeout_seconds=5)
+    task = asyncio.create_task(runner.run())
+    begun = time.monotonic()
+    await runner.wait_fresh(overlay=False)
+    assert time.monotonic() - begun < 0.2
+    assert runner.health.state == "starting"
+    opened.set()
+    runner.request_stop()
+    await asyncio.wait([task], timeout=5)
+
+
 async def test_a_model_gets_as_many_pictures_as_it_wants_each_as_fresh_as_can_be() -> None:
     source = TwoStepSource(predict=prediction)
     ages: list[float] = []
@@ -172,6 +191,23 @@ async def test_a_model_gets_as_many_pictures_as_it_wants_each_as_fresh_as_can_be
         assert retrieved <= 1.5 * predictions + 2 + seconds
         assert runner.counts.dropped["unseen"] >= grabbed / 2
         assert sorted(ages)[len(ages) * 9 // 10] <= 2, "never one that has waited while newer ones were passed over"
+
+
+async def test_a_picture_does_not_wait_for_the_time_of_its_prediction() -> None:
+    source = TwoStepSource(fps=10.0)
+    ages: list[float] = []
+
+    def predict(image: Image) -> Prediction:
+        ages.append(time.monotonic() - source.steps.retrieved_at)
+        return prediction(image)
+
+    source._predict = predict
+    async with running(source, predict_fps=4) as runner:
+        await eventually(lambda: runner.counts.predicted > 1)  # from here on the interval is known
+        begun, first = time.monotonic(), len(ages)
+        await eventually(lambda: len(ages) >= first + 8)
+        assert 8 / (time.monotonic() - begun) == pytest.approx(4, rel=0.15)
+        assert sorted(ages[first:])[5] < 0.02, "the pictures come up to 50 ms before their time"
 
 
 async def test_a_model_without_a_limit_gets_them_all() -> None:
@@ -209,7 +245,7 @@ async def test_a_frozen_camera_is_found_out_though_nobody_looks_and_a_short_limi
 
 async def test_a_picture_may_be_older_than_stale_as_long_as_frames_come() -> None:
     source = TwoStepSource()
-    async with running(source, stale_after_seconds=0.1, frozen_after_seconds=0) as runner:
+    async with running(source, stale_after_seconds=0.5, frozen_after_seconds=0) as runner:
         for _ in range(20):
             await grabs(source, 3)
             assert runner.health.state == "live"
@@ -325,4 +361,4 @@ async def test_a_stream_begins_with_a_fresh_frame_and_not_with_a_sign() -> None:
             found = re.search(rb"(?i)x-frame-id: (\d+)", head)
             assert found, "a sign has no frame id"
             assert int(found[1]) >= newest
-            runner._waits._demand._asked_at = float("-inf")  # he has left
+            runner.waits._demand._asked_at = float("-inf")  # he has left
