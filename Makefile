@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 SOURCES := pyproject.toml plugins/healthd-yolo/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types pytest bench bench-quick soak format clean
+.PHONY: help run test lint types pytest bench bench-quick soak chart format clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ bench-quick: $(VENV)/full ## most of them in two minutes, less exact; writes not
 soak: $(VENV)/full ## MINUTES=30 of cameras and viewers who come and go, and what memory does
 	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks --only soak
 
+chart: $(VENV)/light ## make schema and table of the Helm chart anew, from its values and the settings
+	$(BIN)/python deploy/helm/generate.py
+
 format: $(VENV)/full ## let ruff mend what it can
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
@@ -61,7 +64,7 @@ $(VENV)/light: $(VENV)/made $(SOURCES)
 # ultralytics asks for opencv-python, which owns the same folder cv2/ as our headless build: the headless one must win.
 $(VENV)/full: $(VENV)/made $(SOURCES)
 	@echo 'installing everything, torch included: 6 GB, a few minutes ...'
-	$(PIP) -e '.[dev]' -e 'plugins/healthd-yolo[ultralytics]'
+	$(PIP) -e '.[dev]' -e 'plugins/healthd-yolo[ultralytics,quantize]'
 	@$(BIN)/python -m pip --disable-pip-version-check uninstall --quiet --yes opencv-python
 	$(PIP) --force-reinstall --no-deps opencv-python-headless
 	@touch $(VENV)/light $@

@@ -24,6 +24,7 @@ PARTS = (
     "leaving",
     "infer",
     "snapshots",
+    "polling",
     "idle",
     "soak",
 )

@@ -130,7 +130,7 @@ def measure(*, quick: bool) -> list[Figure]:
             turns["all cores"] = stack.enter_context(_ultralytics(weights, clip, "--all-cores"))
         ms = _rounds(turns, rounds, seconds)
     how = f"{network.stem}, 720p, best of {rounds} interleaved rounds of {seconds:g} s"
-    what = "pose predictions per second, 720p, end to end"
+    what = "pose predictions, 720p, end to end"
     beside = [figure for name in GOALS for figure in _beside(f"{what}, `{name}`", name, ms, chosen[name], how, missing)]
     return [Figure(what, 1000 / ms["auto"], "per s", detail=how, plot=_plot(ms, chosen)), *beside]
 
@@ -145,7 +145,7 @@ def _beside(what: str, precision: str, ms: dict[str, float], chosen: str, how: s
         ratio, of_all = (ms[name] / ms[precision] for name in ("ultralytics", "all cores"))
         yield Figure(peer, ratio, "times", goal, f"{told}, then it is {of_all:.2f} times", ours)
     bare = ms[f"bare {precision}"]
-    name = f"{what}: beside OpenVINO's bare `infer` on a tensor that lies ready"
+    name = f"{what}: beside OpenVINO's bare `infer` on a ready tensor"
     yield Figure(name, bare / ms[precision], "of its rate", (">=", OF_BARE), f"bare: {_told(bare)}", ours)
 
 

@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -59,9 +58,7 @@ async def list_models(settings: Settings) -> int:
     """Print what lies in the models directory and which family serves it."""
     families = await _families()
     directory = settings.models.directory
-    found = [
-        entry for entry in Catalog(families, directory=directory).entries() if not Path(entry.model_id).is_absolute()
-    ]
+    found = Catalog(families, directory=directory).entries()
     table = Table("model", "family", "size", "prepared from", box=SIMPLE_HEAD)
     for entry in found:
         path = directory / entry.model_id
@@ -95,7 +92,8 @@ async def verify(settings: Settings, name: str) -> int:
     if wrong:
         remedy = f"prepare {manifest.source.name} again, with --force"
         return _say(f"{name} is not what was prepared: {'; '.join(wrong)}. {remedy}", FAILED)
-    print(f"{name}: {len(manifest.files)} files, as they were made from {manifest.source.name}")  # noqa: T201
+    count = f"{len(manifest.files)} file{'' if len(manifest.files) == 1 else 's'}"
+    print(f"{name}: {count}, as made from {manifest.source.name}")  # noqa: T201  the command line prints
     return OK
 
 

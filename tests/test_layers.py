@@ -31,7 +31,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("metrics", "logs", "native_log", "log_writer"),
     ),
     (
-        *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
+        *(
+            "frames",
+            "latest",
+            "waiting",
+            "worker",
+            "crew",
+            "redact",
+            "scrubber",
+            "cpus",
+            "process",
+            "memory",
+            "clock",
+            "errors",
+        ),
         *("pictures", "picture_headers", "__init__"),
     ),
 )

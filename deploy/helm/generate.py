@@ -1,6 +1,6 @@
 """Make `values.schema.json` and the table in the chart's README from `values.yaml` and from the settings of healthd.
 
-    python deploy/helm/generate.py
+    make chart
 
 Names, defaults and meanings stand in values.yaml alone, what the configuration may hold in `healthd/settings*.py`; a
 test compares what lies in the chart with what comes out here.

@@ -156,13 +156,14 @@ class CachedSnapshots:
             return None
 
     def encoding(self, question: Question) -> "asyncio.Task[bytes] | None":
-        """Have the picture encoded that a question asks for; None: it takes more than that."""
+        """Have the picture encoded that a question asks for, or first an older one; None: it takes more than that."""
         runner, overlay = question.runner, question.asked.overlay
         try:
             picture = runner.picture(overlay=overlay)
             if not runner.waits.is_fresh(overlay=overlay):
                 return None
-            return runner.jpegs.encoding(picture, _variant(question, picture.frame))
+            variant = _variant(question, picture.frame)
+            return runner.jpegs.older(picture.frame.frame_id, variant) or runner.jpegs.encoding(picture, variant)
         except Exception:  # noqa: BLE001  as above
             return None
 

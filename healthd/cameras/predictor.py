@@ -79,6 +79,7 @@ class Predictor:
             exit_timeout=CLOSE_SECONDS,
             on_abandoned=self._on_abandoned,
             late="the model was not loaded",
+            patient=True,
         ) as (worker, predict):
             if predict is None:
                 self.set_health("none")

@@ -58,7 +58,7 @@ def test_the_chart_is_made_for_this_version() -> None:
 
 def test_schema_and_table_say_what_values_and_settings_say(generate: ModuleType) -> None:
     for name, text in generate.made().items():
-        assert (CHART / name).read_text(encoding="utf-8") == text, f"{name}: run python deploy/helm/generate.py"
+        assert (CHART / name).read_text(encoding="utf-8") == text, f"{name}: run `make chart`"
 
 
 def test_every_value_has_its_comment(generate: ModuleType) -> None:

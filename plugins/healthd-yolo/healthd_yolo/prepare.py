@@ -202,11 +202,11 @@ class Preparation:
         task = {
             "original": str(source.absolute()),
             "prepared": str(result.absolute()),
+            "name": self._target.name,
             "imgsz": self._request.imgsz,
             "threads": self._spec.threads,
             "pictures": _named(self._compared),
-            "told": pictures,
-            "own": given is not None,
+            "told": {"what": pictures, "own": given is not None},
         }
         inputs = {"origin": origin.sha256, "network": checksums(result), "pictures": told(self._compared), **task}
 

@@ -64,7 +64,11 @@ def export(
     shutil.copyfile(source, copy)
     if checksum(copy) != sha256:
         raise ModelError(f"{Path(source).name} was changed while it was read: say it again")
-    made = exported(copy, TASKS, form=form, imgsz=imgsz, name=Path(source).name)
+    name = Path(source).name
+    try:
+        made = exported(copy, TASKS, form=form, imgsz=imgsz, name=name)
+    except (SettingsError, ModelError) as exc:
+        raise type(exc)(str(exc).replace(copy.name, name) if copy.name not in name else str(exc)) from exc
     copy.unlink()
     _check_whole(made)
     if form == "onnx":
@@ -105,33 +109,37 @@ def compare(
     *,
     original: str,
     prepared: str,
+    name: str,
     imgsz: int | None,
     threads: int | None,
     pictures: list[tuple[str, int | None]],
-    told: str,
-    own: bool,
+    told: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-    """Run the original and what was prepared from it on the same pictures: speed, and what differs."""
+    """Run the original and what was prepared from it, and will have that name, on the same pictures.
+
+    `told`: of the pictures, `what` they are, and whether they are the user's `own`.
+    """
     load = os.getloadavg()[0]
     shown = list(images(_samples(pictures))) if pictures else list(noise())
-    models = _models(Path(original), Path(prepared), imgsz, threads)
+    models = _models((Path(original), Path(prepared), name), imgsz, threads)
     speeds = _speeds(models, shown[:_TIMED], lambda done: advance(done, _ROUNDS + len(shown)))
     parity = _parity(models, shown, lambda done: advance(_ROUNDS + done, _ROUNDS + len(shown)))
     precisions = ["f32" if what.endswith("f32") else "int8" if what.endswith("int8") else "half" for what in models]
     wrong = [beyond(one, precision) for one, precision in zip(parity, precisions[1:], strict=True)]
     report = PrepareReport(
-        pictures=told,
+        pictures=told["what"],
         original=speeds[0],
         prepared=tuple(speeds[1:]),
         parity=tuple(parity),
         beyond=next((one for one in wrong if one is not None), None),
-        notes=tuple(_notes(parity[0], load, own=own)),
+        notes=tuple(_notes(parity[0], load, own=told["own"])),
     )
     return report.model_dump()
 
 
-def _models(original: Path, prepared: Path, imgsz: int | None, threads: int | None) -> dict[str, Model]:
+def _models(what: tuple[Path, Path, str], imgsz: int | None, threads: int | None) -> dict[str, Model]:
     """Load the original, then what was prepared: in f32, and in the precision that this machine is fast in."""
+    original, prepared, name = what
     wishes = {"imgsz": imgsz, "threads": threads}
     options = [YoloModelOptions(engine="ultralytics", **wishes)]
     options += [YoloModelOptions(engine="openvino", precision=one, threads=threads) for one in ("f32", "auto")]
@@ -141,7 +149,7 @@ def _models(original: Path, prepared: Path, imgsz: int | None, threads: int | No
         model.warm_up()
         said = model.predict(np.zeros((32, 32, 3), dtype=np.uint8), PARAMS).metadata
         engine = "torch" if said["engine"] == "ultralytics" else "openvino"
-        found.setdefault(f"{path.name} on {engine}, {said['precision']}", model)
+        found.setdefault(f"{name if path == prepared else path.name} on {engine}, {said['precision']}", model)
     return found
 
 
