@@ -109,7 +109,11 @@ QUIET = {
 LOUD: dict[str, tuple[str, dict[str, str]]] = {
     "failed": ("HealthdCameraDown", UP | camera("gym", "failed", predicted="0x60")),
     "frozen": ("HealthdCameraFrozen", UP | camera("gym", "frozen")),
-    "a model that fails": ("HealthdCameraDropping", UP | camera("gym", "live", dropped=("failed", "0+200x60"))),
+    "a model that fails on every fifth frame, seldom asked": (
+        "HealthdCameraDropping",
+        UP | camera("gym", "live", predicted="0+8x60", dropped=("failed", "0+2x60")),
+    ),
+    "a network that stumbles": ("HealthdCameraDropping", UP | camera("gym", "live", dropped=("backlog", "0+150x60"))),
     "a model that hangs": ("HealthdPredictionsMissing", UP | camera("gym", "live", predicted="0x60")),
     "a model of 5 s": ("HealthdPredictionsLate", UP | camera("gym", "live", buckets=("5", "0+12x60"))),
     "down and up and down": (
