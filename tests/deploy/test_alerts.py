@@ -1,0 +1,155 @@
+"""Alerts and dashboard ask for metrics that exist, and an alert comes when it should and not on an idle night."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.api.house import open_house
+from tests.deploy.tools import CHART, case, one, run, tool
+
+ALERTS = CHART / "files" / "alerts.yaml"
+DASHBOARD = CHART / "files" / "dashboard.json"
+NAME = r"\b(?:healthd|process|python)_[a-z_]+"
+
+
+def alerts() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    return list(group["rules"])
+
+
+def queries() -> list[str]:
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+async def test_every_metric_that_is_asked_for_is_there_with_the_labels_asked_for() -> None:
+    async with open_house(cameras={"gym": {}}) as house:
+        text = (await house.get("/metrics")).text
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, flags=re.MULTILINE))
+    histograms = {name for name, kind in kinds.items() if kind == "histogram"}
+    known = set(kinds) | {f"{name}_bucket" for name in histograms}
+    documented = (CHART.parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    asked = set()
+    for expression in [*(rule["expr"] for rule in alerts()), *queries()]:
+        found = set(re.findall(NAME, expression))
+        assert found <= known | {"up"}, expression
+        asked |= found
+        for name, labels in re.findall(r"(healthd_[a-z_]+)\{([^}]*)\}", expression):
+            row = next(line for line in documented.splitlines() if f"`{name.removesuffix('_bucket')}`" in line)
+            for label in re.findall(r"([a-z_]+)(?:=~|=|!=)", labels):
+                assert label == "job" or f"`{label}`" in row, f"{name} has no label {label}"
+    assert len(asked) > 25
+
+
+def test_promtool_reads_the_rules_as_they_lie_there_and_as_the_chart_makes_them(tmp_path: Path) -> None:
+    made = tmp_path / "rule.yaml"
+    rule = one(case("full"), "PrometheusRule")["spec"]
+    made.write_text(yaml.safe_dump(rule), encoding="utf-8")
+    done = run(tool("promtool"), "check", "rules", ALERTS, made)
+    assert done.returncode == 0, done.stderr
+    assert [item["alert"] for item in rule["groups"][0]["rules"]] == [item["alert"] for item in alerts()]
+    for item in rule["groups"][0]["rules"]:
+        assert 'job="cams",namespace="home"' in item["expr"], "the ServiceMonitor gives the Service's name as job"
+
+
+def test_the_dashboard_is_what_grafana_reads() -> None:
+    given = one({k: v for k, v in case("full").items() if k[1] == "cams-dashboard"}, "ConfigMap")
+    assert given["metadata"]["labels"]["grafana_dashboard"] == "1"
+    dashboard = json.loads(given["data"]["healthd.json"])
+    assert dashboard == json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]) > 15
+    for panel in dashboard["panels"]:
+        assert panel["title"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+# -- when they come ----------------------------------------------------------------------------------------------------
+
+STATES = ("starting", "live", "stalled", "reconnecting", "frozen", "ended", "failed", "paused", "stopped")
+
+
+def camera(
+    name: str,
+    state: str,
+    *,
+    predicted: str = "0+150x60",
+    dropped: tuple[str, str] = ("replaced", "0+300x60"),
+    idle: int = 0,
+    buckets: tuple[str, str] = ("0.1", "0+150x60"),
+) -> dict[str, str]:
+    """Series of a camera over an hour, a minute apart: 15 frames and 2.5 predictions a second unless said otherwise."""
+    own = f'job="healthd",camera="{name}"'
+    series = {f'healthd_camera_state{{{own},state="{other}"}}': f"{int(other == state)}x60" for other in STATES}
+    series[f"healthd_camera_frames_read_total{{{own}}}"] = "0+900x60"
+    series[f"healthd_camera_frames_predicted_total{{{own}}}"] = predicted
+    series[f'healthd_camera_frames_dropped_total{{{own},reason="{dropped[0]}"}}'] = dropped[1]
+    series[f"healthd_camera_idle{{{own}}}"] = f"{idle}x60"
+    series[f"healthd_camera_workers_stuck{{{own}}}"] = "0x60"
+    for metric in ("healthd_predict_seconds", "healthd_predict_start_age_seconds"):
+        series[f'{metric}_bucket{{{own},le="{buckets[0]}"}}'] = buckets[1]
+        series[f'{metric}_bucket{{{own},le="+Inf"}}'] = buckets[1]
+    return series
+
+
+UP = {'up{job="healthd"}': "1x60", 'process_start_time_seconds{job="healthd"}': "1000x60"}
+STILL = ("still", "0+900x60")
+QUIET = {
+    "all is well": UP | camera("gym", "live"),
+    "nothing moves, and the model never looks": UP | camera("hall", "live", predicted="0x60", dropped=STILL, idle=1),
+    "nothing moves, and the model looks every 10 s": UP
+    | camera("hall", "live", predicted="0+6x60", dropped=STILL, idle=1),
+    "a slow rate that was asked for": UP | camera("gym", "live", predicted="0+6x60", dropped=("replaced", "0+894x60")),
+    "nobody analyses it": UP | camera("door", "live", predicted="0x60", dropped=("no_model", "0+900x60")),
+    "somebody paused it": UP | camera("gym", "paused", predicted="0x60"),
+    "a recording is over": UP | camera("replay", "ended", predicted="0x60"),
+}
+LOUD: dict[str, tuple[str, dict[str, str]]] = {
+    "failed": ("HealthdCameraDown", UP | camera("gym", "failed", predicted="0x60")),
+    "frozen": ("HealthdCameraFrozen", UP | camera("gym", "frozen")),
+    "a model that fails on every fifth frame, seldom asked": (
+        "HealthdCameraDropping",
+        UP | camera("gym", "live", predicted="0+8x60", dropped=("failed", "0+2x60")),
+    ),
+    "a network that stumbles": ("HealthdCameraDropping", UP | camera("gym", "live", dropped=("backlog", "0+150x60"))),
+    "a model that hangs": ("HealthdPredictionsMissing", UP | camera("gym", "live", predicted="0x60")),
+    "a model of 5 s": ("HealthdPredictionsLate", UP | camera("gym", "live", buckets=("5", "0+12x60"))),
+    "down and up and down": (
+        "HealthdCameraDown",
+        {
+            **UP,
+            **camera("gym", "none", predicted="0x60"),
+            'healthd_camera_state{job="healthd",camera="gym",state="stalled"}': "1 0 " * 30,
+            'healthd_camera_state{job="healthd",camera="gym",state="reconnecting"}': "0 1 " * 30,
+        },
+    ),
+    "it starts again and again": ("HealthdCrashLoop", {**UP, 'process_start_time_seconds{job="healthd"}': "0+120x60"}),
+    "it is gone": ("HealthdDown", {'up{job="healthd"}': "0x60"}),
+}
+
+
+def test_alerts_come_when_they_should_and_not_on_an_idle_night(tmp_path: Path) -> None:
+    names = [rule["alert"] for rule in alerts()]
+    assert {name for name, _ in LOUD.values()} == set(names) - {"HealthdThreadsStuck"}
+    tests = [
+        {
+            "name": what,
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}}) or vector(0)',
+                    "eval_time": "45m",
+                    "exp_samples": [{"labels": "{}", "value": int(name == expected)}],
+                }
+                for name in names
+            ],
+        }
+        for what, (expected, series) in [*((what, (None, series)) for what, series in QUIET.items()), *LOUD.items()]
+    ]
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": tests}), encoding="utf-8")
+    done = run(tool("promtool"), "test", "rules", file)
+    assert done.returncode == 0, done.stderr + done.stdout
