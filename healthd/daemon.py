@@ -222,11 +222,13 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
         server = _server(settings, services, on_started=lambda: on_listening(_url(settings, bound)))
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
         housekeeping = asyncio.create_task(_keep_house(services), name="housekeeping")
+        history = asyncio.create_task(services.history.keep(), name="history")
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         crashed = serving.done() and not stop.is_set()
         if crashed:
             log.error("http_server_died", exc_info=serving.exception() if not serving.cancelled() else None)
         housekeeping.cancel()
+        history.cancel()
         stopping.cancel()
         await _stop(settings, services, server=server, serving=serving)
     return 1 if crashed else 0

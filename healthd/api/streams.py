@@ -122,7 +122,7 @@ class StreamController(Controller):
 
         async def run(viewer: Viewer, write: Write) -> None:
             async def write_events(events: Sequence[Event]) -> int:
-                data = b"".join(_event_bytes(services.boot_id, event) for event in events) or b": alive\n\n"
+                data = b"".join(event_bytes(services.boot_id, event) for event in events) or b": alive\n\n"
                 await write(data)
                 return len(data)
 
@@ -302,7 +302,8 @@ def shows_late(headers: Mapping[str, str]) -> bool:
     return "Chrome/" in headers.get("user-agent", "") and "image/" in headers.get("accept", "")
 
 
-def _event_bytes(boot_id: str, event: Event) -> bytes:
+def event_bytes(boot_id: str, event: Event) -> bytes:
+    """Write an event as a listener of Server-Sent Events gets it."""
     return b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (
         boot_id.encode(),
         event.event_id,

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import structlog
 
@@ -16,12 +16,12 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_SECONDS = 1.0
 LOOK_SECONDS = 0.5
 MAX_PENDING = 256
-Topic = Literal["prediction", "camera", "viewer"]
+Topic = Literal["prediction", "camera", "viewer", "log"]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened to one camera or viewer."""
+    """One thing that happened to one camera or viewer, or a line of the log."""
 
     event_id: int
     topic: Topic
@@ -149,12 +149,26 @@ class EventHub:
         return data
 
 
+class Waiting(Protocol):
+    """What a session sends: a `Listener`, or something like it."""
+
+    @property
+    def replaced(self) -> int:
+        """Events that were left out, because newer ones came before they were sent."""
+
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109
+        """Wait until there is an event, or `timeout` seconds."""
+
+    def take(self) -> list[Event]:
+        """Take all that waits, oldest first."""
+
+
 class EventStream:
     """One listener's session. Lives as long as its viewer is admitted."""
 
     def __init__(
         self,
-        listener: Listener,
+        listener: Waiting,
         viewer: Viewer,
         *,
         write_timeout_seconds: float,
