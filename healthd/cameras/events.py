@@ -17,6 +17,8 @@ HEARTBEAT_SECONDS = 1.0
 LOOK_SECONDS = 0.5
 MAX_PENDING = 256
 Topic = Literal["prediction", "camera", "viewer", "log"]
+TOPICS: frozenset[Topic] = frozenset({"prediction", "camera", "viewer"})
+"""What the hub tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,9 @@ class Listener:
     Where there are more, those of viewers make room first: however many come and go, it hears how its cameras are.
     """
 
-    def __init__(self, camera: str | None = None) -> None:
+    def __init__(self, camera: str | None = None, *, topics: frozenset[Topic] = TOPICS) -> None:
         self.camera = camera
+        self.topics = topics
         self.replaced = 0
         """Events that a newer one of the same kind replaced before they were sent."""
         self._pending: dict[tuple[str, str | None, str], Event] = {}
@@ -45,7 +48,7 @@ class Listener:
 
     def offer(self, event: Event, key: str = "") -> None:
         """Leave an event; the newest of its topic, camera and key wins, and goes to the end of the line."""
-        if self.camera is not None and event.camera != self.camera:
+        if event.topic not in self.topics or self.camera not in {None, event.camera}:
             return
         place = (event.topic, event.camera, key)
         if self._pending.pop(place, None) is not None:
