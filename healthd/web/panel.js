@@ -127,16 +127,20 @@ const login = new LoginForm(at("login"), () => {
   look();
 });
 
-// A call was refused: the log-in has ended, here or in another tab.
-access.addEventListener("refused", () => {
-  if (session === null) return;
+// Nobody is here any more: nothing is asked, and nothing shown.
+function end() {
   session = null;
   clearTimeout(expiry);
-  panel.hidden = at("session").hidden = true;
+  panel.hidden = at("session").hidden = silent.hidden = true;
+  say(at("summary"), "");
   go();
-});
+}
+
+// A call was refused: the log-in has ended, here or in another tab.
+access.addEventListener("refused", () => session && end());
 
 at("logout").addEventListener("click", async () => {
+  end();
   try {
     await logOut();
     tell("logged out");

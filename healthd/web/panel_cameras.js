@@ -169,7 +169,7 @@ class Details {
     this.element = el("tr", { role: "row", class: "more", id: `more-${name}`, hidden: true }, this.cell);
     this.facts = el("dl", { class: "facts" });
     this.tuning = new TuningForm(name, house);
-    this.errors = el("ol", { class: "errors", reversed: true });
+    this.errors = el("ol", { class: "errors", reversed: true, tabindex: "0", "aria-label": `Last errors of ${name}` });
     this.none = el("p", { class: "quiet" }, "None since the start.");
     this.cell.append(
       el(

@@ -42,6 +42,7 @@ export class KeyedList {
       const key = this.key(item);
       if (!this.shown.has(key)) this.shown.set(key, this.make(item));
       const { element, update } = this.shown.get(key);
+      element.dataset.key = key;
       const place = before ? before.nextElementSibling : this.parent.firstElementChild;
       if (place !== element) this.parent.insertBefore(element, place);
       update(item);
