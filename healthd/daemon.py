@@ -41,6 +41,7 @@ from healthd.models.model import CONTRACT, ModelFamily
 from healthd.models.room import Limits
 from healthd.models.tally import Tally
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
+from healthd.process import versions
 from healthd.settings import Settings
 from healthd.worker import Worker, WorkerTimeout
 
@@ -91,6 +92,7 @@ async def load_installed_plugins() -> InstalledPlugins:
 async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     """Build the parts of the daemon; starts no camera."""
     cv2.setNumThreads(CV2_THREADS)
+    versions()  # reads the disk the first time, when nobody waits yet
     metrics = Metrics()
     families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
     tally = Tally()

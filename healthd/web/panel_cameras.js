@@ -189,7 +189,7 @@ class Details {
     const dropped = Object.entries(camera.frames.dropped).filter(([, count]) => count);
     this.tuning.update(camera.tuning);
     this.shownFacts.update([
-      ["source", camera.source ?? "none"],
+      ["source", short(camera.source ?? "none"), camera.source],
       ["picture", camera.width ? `${camera.width}×${camera.height}${camera.codec ? ` ${camera.codec}` : ""}` : "none"],
       ["model", [camera.model.id ?? "none", camera.model.state, camera.model.reason].filter(Boolean).join(" · ")],
       ["frames", `${camera.frames.read} read, ${camera.frames.predicted} predicted`],
@@ -210,8 +210,17 @@ class Details {
 
 function fact(key) {
   const value = el("dd");
-  return { element: el("div", {}, el("dt", {}, key), value), update: ([, words]) => say(value, words) };
+  return {
+    element: el("div", {}, el("dt", {}, key), value),
+    update([, words, whole]) {
+      say(value, words);
+      if (whole) value.title = whole;
+    },
+  };
 }
+
+// A path of the daemon's machine by its end.
+const short = (source) => source.replace(/^\/.*(?=\/[^/]+\/[^/]+$)/, "…");
 
 function mishap() {
   const [when, what] = [el("time", { class: "quiet numbers" }), el("span")];

@@ -10,7 +10,7 @@ from tests.eventually import eventually
 from tests.fakes import FakeSource
 
 
-@pytest.mark.parametrize("path", ["/", "/try"])
+@pytest.mark.parametrize("path", ["/", "/try", "/admin"])
 async def test_a_page_loads_nothing_from_elsewhere(path: str) -> None:
     async with open_house() as house:
         page = await house.get(path)
@@ -25,7 +25,7 @@ async def test_a_page_loads_nothing_from_elsewhere(path: str) -> None:
         assert not re.search(r"<script>|<script [^>]*>[^<]|\son\w+=|<style", page.text)  # the policy would block it
 
 
-@pytest.mark.parametrize("path", ["/", "/try"])
+@pytest.mark.parametrize("path", ["/", "/try", "/admin"])
 async def test_what_the_pages_ask_for_is_there(path: str) -> None:
     async with open_house() as house:
         page = (await house.get(path)).text
