@@ -13,22 +13,21 @@ export class Picture {
   constructor(canvas) {
     this.canvas = canvas;
     this.context = canvas.getContext("bitmaprenderer");
-  }
-
-  get shown() {
-    return !this.canvas.hidden;
+    this.shown = false;
   }
 
   // Show a decoded picture; it belongs to the canvas from then on.
   show(bitmap) {
-    this.canvas.width = bitmap.width;
-    this.canvas.height = bitmap.height;
+    if (this.canvas.width !== bitmap.width) this.canvas.width = bitmap.width;
+    if (this.canvas.height !== bitmap.height) this.canvas.height = bitmap.height;
     this.context.transferFromImageBitmap(bitmap);
     this.canvas.hidden = false;
+    this.shown = true;
   }
 
   clear() {
     if (!this.shown) return;
+    this.shown = false;
     this.canvas.hidden = true;
     this.context.transferFromImageBitmap(null);
   }

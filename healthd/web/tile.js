@@ -12,7 +12,7 @@ const PLAIN = 5000; // where nothing is drawn at present, plain pictures are ask
 const MARKUP = `
   <div class="box">
     <canvas aria-hidden="true" hidden></canvas>
-    <p class="message"></p>
+    <div class="message" hidden><strong></strong><p class="why"></p><p class="since numbers"></p></div>
     <button class="open"></button>
   </div>
   <div class="caption">
@@ -41,7 +41,8 @@ export class Tile {
     this.element.innerHTML = MARKUP;
     const at = (selector) => this.element.querySelector(selector);
     this.picture = new Picture(at("canvas"));
-    [this.box, this.message, this.badge, this.facts] = [".box", ".message", ".badge", ".facts"].map(at);
+    [this.message, this.word, this.why, this.when] = [".message", ".message strong", ".why", ".since"].map(at);
+    [this.badge, this.facts] = [".badge", ".facts"].map(at);
     at("h2").textContent = name;
     this.openButton = at(".open");
     this.openButton.setAttribute("aria-label", `Full view of ${name}`);
@@ -224,10 +225,13 @@ export class Tile {
   }
 
   tellMessage() {
-    const live = this.element.dataset.state === "live";
-    const told = this.since && !live ? sinceWords(this.since, this.wall.skew) : "";
-    const reason = live ? "" : (this.reason ?? "");
-    setText(this.message, this.picture.shown ? "" : [reason, told].filter(Boolean).join("\n"));
+    const { state } = this.element.dataset;
+    this.message.hidden = this.picture.shown || state === "live"; // a picture is there, or on its way
+    if (this.message.hidden) return;
+    setText(this.word, stateWords(state));
+    setText(this.why, this.reason ?? "");
+    if (this.why.title !== this.why.textContent) this.why.title = this.why.textContent;
+    setText(this.when, this.since ? sinceWords(this.since, this.wall.skew) : "");
   }
 
   tellFacts(now) {
