@@ -1,13 +1,14 @@
 # The verbs of healthd. `make` alone lists them. Paths are relative, so that a checkout may lie anywhere, spaces included.
 
 PYTHON ?= python3
+MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 SOURCES := pyproject.toml plugins/healthd-yolo/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types pytest bench bench-quick format clean
+.PHONY: help run test lint types pytest bench bench-quick soak format clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,14 +26,19 @@ lint: $(VENV)/full ## ruff: rules and format
 types: $(VENV)/full ## mypy, strict
 	$(BIN)/python -m mypy
 
+# Tests that start daemons measure how fast they answer, so they run alone; the others share the cores.
 pytest: $(VENV)/full ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not process' -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m process
 
-bench: $(VENV)/full ## all figures of docs/benchmarks.md, measured here (about 8 minutes)
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/full ## all figures and plots of docs/benchmarks.md, measured here (an hour, half of it the soak)
+	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/full ## the same in about three minutes, less exact
+bench-quick: $(VENV)/full ## most of them in two minutes, less exact; writes nothing
 	$(BIN)/python -m benchmarks --quick
+
+soak: $(VENV)/full ## MINUTES=30 of cameras and viewers who come and go, and what memory does
+	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks --only soak
 
 format: $(VENV)/full ## let ruff mend what it can
 	$(BIN)/python -m ruff check --fix .

@@ -1,39 +1,78 @@
-"""`python -m benchmarks [--quick]`: measures everything, prints one table, writes docs/benchmarks.md."""
+"""`python -m benchmarks [--quick] [--only PART,...]`: measures, prints one table, writes docs/benchmarks.md."""
 
 import argparse
-from datetime import UTC, datetime
-from pathlib import Path
+import importlib
+import sys
+import time
+from collections.abc import Sequence
 
-from benchmarks import idle, infer, leaving, pictures, pipeline, process, snapshots, streams
-from benchmarks.figures import machine, table
+import structlog
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-TEXT = """# Benchmarks
+from benchmarks import page
+from benchmarks.figures import Figure, NotMeasuredError, not_measured, table
+from benchmarks.machine import machine
 
-Measured by `make bench` on {day}, all in one run on one machine: {machine}.
-Absolute times depend on the machine; what stands beside a figure was measured in the same run. `make bench-quick` takes
-three minutes and writes nothing.
+PARTS = (
+    "engine",
+    "footprint",
+    "held",
+    "glass",
+    "pipeline",
+    "pictures",
+    "process",
+    "streams",
+    "leaving",
+    "infer",
+    "snapshots",
+    "idle",
+    "soak",
+)
+SLOW = {"held", "streams", "leaving", "soak"}
+"""Parts that tell nothing in a few seconds: left out when in a hurry, unless they are asked for by name."""
 
-{table}
-"""
+
+def measured(name: str, *, quick: bool) -> list[Figure]:
+    """Run one part; what fails gives a row that says why, and ends nothing else."""
+    begun = time.perf_counter()
+    try:
+        part = importlib.import_module(f"benchmarks.{name}")
+        figures: list[Figure] = part.measure(quick=quick)
+    except NotMeasuredError as exc:
+        figures = [not_measured(name, exc)]
+    except Exception as exc:  # noqa: BLE001  whatever a part breaks on, the others have figures to give
+        figures = [not_measured(name, repr(exc))]
+    if not figures:
+        figures = [not_measured(name, "something it needs is not installed")]
+    print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    return figures
+
+
+def chosen(only: str | None) -> Sequence[str]:
+    """Return the parts that are asked for, in order."""
+    asked = only.split(",") if only else PARTS
+    for name in asked:
+        if name not in PARTS:
+            raise argparse.ArgumentTypeError(f"there is no part `{name}`: {', '.join(PARTS)}")
+    return [name for name in PARTS if name in asked]
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="benchmarks")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter runs; nothing is written")
     parser.add_argument(
-        "--quick", action="store_true", help="fewer and shorter runs; docs/benchmarks.md stays as it is"
+        "--only", type=chosen, metavar="PART,...", help=f"some of {', '.join(PARTS)}; nothing is written"
     )
-    quick = parser.parse_args().quick
-    figures = [
-        figure
-        for part in (pipeline, pictures, process, streams, leaving, infer, snapshots, idle)
-        for figure in part.measure(quick=quick)
-    ]
-    text = table(figures)
-    print(text)
-    if not quick:
-        PAGE.write_text(TEXT.format(day=datetime.now(UTC).date(), machine=machine(), table=text), encoding="utf-8")
+    asked = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
+    about = machine()
+    names = asked.only or [name for name in PARTS if not (asked.quick and name in SLOW)]
+    figures = [figure for name in names for figure in measured(name, quick=asked.quick)]
+    print(table(figures))
+    left_out = f" Left out: {', '.join(sorted(set(PARTS) - set(names)))}." if len(names) < len(PARTS) else ""
+    print(page.summary(figures) + left_out)
+    if not asked.quick and not asked.only:
+        print(f"written: {page.write(figures, about).name}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ for this picture. The ratio is that of the two services as they stand, engines i
 
 import asyncio
 import contextlib
-import importlib.util
 import json
-import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +23,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
+from benchmarks.assets import STREET, asset, checkpoint, exported, need
 from benchmarks.figures import Figure
 from benchmarks.process import Daemon
 from benchmarks.streams import _url_of
@@ -36,7 +34,6 @@ WAYS = {"f32": "?half=false", "half": "?half=true"}
 PEER = Path(__file__).parent / "peers" / "fastapi_detect.py"
 PEER_NAME = "FastAPI + ultralytics"
 QUEUE_TIMEOUT_SECONDS = 5.0
-ASSETS = Path(os.environ.get("HEALTHD_TEST_ASSETS", Path(__file__).parent.parent.parent / "shared" / "assets"))
 
 
 @dataclass(slots=True)
@@ -133,20 +130,6 @@ def _healthd(weights: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _exported(weights: Path) -> Iterator[Path]:
-    """Give a folder with the network as ONNX: exported now, for pictures of any shape, from what the peer serves."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / f"{NETWORK}.pt"
-        shutil.copy(weights / source.name, source)
-        code = "import sys; from ultralytics import YOLO; YOLO(sys.argv[1]).export(format='onnx', dynamic=True)"
-        quiet = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": folder}
-        subprocess.run(
-            [sys.executable, "-c", code, str(source)], env={**os.environ, **quiet}, check=True, capture_output=True
-        )
-        yield Path(folder)
-
-
-@contextlib.contextmanager
 def _tutorial(weights: Path) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, str(PEER), str(weights / f"{NETWORK}.pt")],
@@ -163,14 +146,16 @@ def _tutorial(weights: Path) -> Iterator[str]:
         process.stderr.close()
 
 
-def _measured(url: str, path: str, picture: bytes, seconds: float) -> tuple[dict[int, Load], int]:
+def _measured(
+    url: str, path: str, picture: bytes, seconds: float, crowds: tuple[int, ...]
+) -> tuple[dict[int, Load], int]:
     """Measure with each number of clients; return that, and how many objects were seen in the picture."""
     request = _request(path, urlsplit(url).netloc, picture)
     for _ in range(3):
         answer = _seen(url, request)
     seen = answer.get("results", answer.get("detections"))
     assert isinstance(seen, list)
-    return {clients: asyncio.run(_load(url, request, clients, seconds)) for clients in CLIENTS}, len(seen)
+    return {clients: asyncio.run(_load(url, request, clients, seconds)) for clients in crowds}, len(seen)
 
 
 def _picture(clip: Path) -> bytes:
@@ -182,20 +167,13 @@ def _picture(clip: Path) -> bytes:
 
 def measure(*, quick: bool) -> list[Figure]:
     """Measure inference over HTTP."""
-    weights, clip = ASSETS / "weights", ASSETS / "clips" / "people_walking_720p.mp4"
-    needs = ("fastapi", "ultralytics", "python_multipart", "onnx")
-    missing = [name for name in needs if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"inference over HTTP: skipped, without {', '.join(missing)}")
-        return []
-    if not (weights / f"{NETWORK}.pt").is_file() or not clip.is_file():
-        print("inference over HTTP: skipped, no real weights: set HEALTHD_TEST_ASSETS")
-        return []
-    picture, seconds = _picture(clip), 4.0 if quick else 12.0
-    with _exported(weights) as folder, _healthd(folder) as url:
-        ours = {how: _measured(url, f"/api/v1/infer{query}", picture, seconds) for how, query in WAYS.items()}
+    need("fastapi", "ultralytics", "python_multipart", "onnx")
+    weights, clip = checkpoint(NETWORK).parent, asset("clips", STREET)
+    picture, seconds, crowds = (_picture(clip), 3.0, (4,)) if quick else (_picture(clip), 12.0, CLIENTS)
+    with _healthd(exported(NETWORK).parent) as url:
+        ours = {how: _measured(url, f"/api/v1/infer{query}", picture, seconds, crowds) for how, query in WAYS.items()}
     with _tutorial(weights) as url:
-        peer = _measured(url, "/detect", picture, seconds)
+        peer = _measured(url, "/detect", picture, seconds, crowds)
     return [figure for how, (loads, seen) in ours.items() for figure in _figures(how, loads, seen, peer)]
 
 
@@ -208,7 +186,8 @@ def _figures(how: str, ours: dict[int, Load], seen: int, peer: tuple[dict[int, L
         both = f"objects seen: {seen}, by the peer {peer[1]}"
         ratio = load.rate / peer[0][clients].rate
         yield Figure(f"{what}: beside the peer", ratio, "times its rate", goal, beside, both)
-    crowd = ours[16]
+    if (crowd := ours.get(16)) is None:
+        return
     told = f"the goal is the deadline of the queue; {crowd.refused} refused"
     yield Figure(
         f"/infer, 16 clients, {how}: p99", crowd.percentile(99), "ms", ("<=", QUEUE_TIMEOUT_SECONDS * 1000), "", told

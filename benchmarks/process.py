@@ -89,7 +89,7 @@ class Daemon:
 
 def _demo(*, quick: bool) -> list[Figure]:
     first, stops, memory = [], [], 0.0
-    for _ in range(2 if quick else 5):
+    for _ in range(1 if quick else 5):
         with Daemon("demo", "--port", "0") as daemon:
             first.append(daemon.wait_for(lambda: daemon.shows("gym") and daemon.shows("rack")))
             time.sleep(2 if quick else 8)

@@ -147,7 +147,8 @@ def create_app(services: Services) -> Litestar:
     )
     app.state.methods = Methods(app.routes)
     options = Options(app.asgi_handler, app.state.methods, cors=cors is not None)
-    guarded = PageGuard(CachedSnapshots(options, services), services, cors)
+    guarded = PageGuard(options, services, cors)
+    app.state.cached_snapshots = CachedSnapshots(services, is_ours=guarded.is_ours, headers=HEADERS)
     app.asgi_handler = _Answers(UnreadBodies(guarded), services)  # around all: what no route answers is an answer too
     return app
 

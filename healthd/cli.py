@@ -1,8 +1,8 @@
-"""The command line: `healthd run | demo | check-config | plugins | infer | top`.
+"""The command line: `healthd run | demo | check-config | plugins | infer | models | top`.
 
 Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start, its server died, `top --once` got no answer,
-or `infer` failed, for one picture at least; 2 wrong usage or configuration; 130 or 143 a second SIGINT or SIGTERM cut
-the stop short, or the first one ended `infer`.
+`infer` failed, for one picture at least, or `models` did; 2 wrong usage or configuration; 130 or 143 a second SIGINT or
+SIGTERM cut the stop short, or the first one ended `infer` or `models prepare`.
 """
 
 # Heavy imports stand inside the verbs, asyncio too: as PID 1 a process without handlers ignores SIGTERM, so the first
@@ -95,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_infer_arguments(infer)
     infer.set_defaults(verb=_infer)
 
+    models = verbs.add_parser("models", help="prepare models for this machine, list them, verify what was prepared")
+    _add_models_verbs(models.add_subparsers(required=True, metavar="VERB"), common)
+
     top = verbs.add_parser("top", help="watch a running daemon, here or elsewhere: cameras, rates, viewers, load")
     top.add_argument("--url", default="http://127.0.0.1:8080", help="where it is (default %(default)s)")
     top.add_argument("--api-key", metavar="KEY", help="default: HEALTHD_API_KEY , which `ps` does not show")
@@ -117,6 +120,39 @@ def _add_infer_arguments(infer: argparse.ArgumentParser) -> None:
         infer.add_argument(f"--{name.replace('_', '-')}", help=what, metavar="VALUE")
     infer.add_argument("--half", action="store_true", default=None, help="compute in half precision")
     infer.add_argument("--text-query", dest="text_queries", action="append", metavar="TEXT", help="what to look for")
+
+
+def _add_models_verbs(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    of_directory = argparse.ArgumentParser(add_help=False, parents=[common])
+    of_directory.add_argument("--config", type=Path, help="TOML file, for models.directory")
+    prepare = verbs.add_parser("prepare", parents=[of_directory], help="make of a .pt file what runs best here")
+    prepare.add_argument("name", metavar="NAME", help="a path, or a name in models.directory, e.g. yolo11n-pose.pt")
+    prepare.add_argument("--format", choices=["auto", "openvino", "onnx"], default="auto", help="default %(default)s")
+    prepare.add_argument("--int8", action="store_true", help="quantize; needs --calibration")
+    prepare.add_argument("--calibration", type=Path, metavar="FOLDER", help="pictures, or a clip, of your own cameras")
+    prepare.add_argument("--imgsz", type=_side, metavar="N", help="side of the input, 32 to 4096 (default: its own)")
+    prepare.add_argument("--output", type=_file_name, metavar="NAME", help="name of the result in models.directory")
+    prepare.add_argument("--force", action="store_true", help="replace what is there; keep what strays too far")
+    prepare.set_defaults(verb=_models, models_verb="prepare")
+    listing = verbs.add_parser("list", parents=[of_directory], help="list what lies in models.directory")
+    listing.set_defaults(verb=_models, models_verb="list")
+    verify = verbs.add_parser("verify", parents=[of_directory], help="compare a prepared model with its checksums")
+    verify.add_argument("name", metavar="NAME", help="a path, or a name in models.directory")
+    verify.set_defaults(verb=_models, models_verb="verify")
+
+
+def _side(text: str) -> int:
+    if text.isdecimal() and 32 <= int(text) <= 4096:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 32 to 4096")
+
+
+def _file_name(text: str) -> str:
+    if Path(text).name == text and not text.startswith("."):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is no plain name: the result goes into models.directory")
 
 
 def _every(text: str) -> int:
@@ -265,6 +301,31 @@ def _infer(chosen: argparse.Namespace) -> int:
         annotate=chosen.annotate,
     )
     return _run_loop(infer(settings, options))
+
+
+def _models(chosen: argparse.Namespace) -> int:
+    from healthd import models_command  # noqa: PLC0415
+    from healthd.models.prepare import PrepareRequest  # noqa: PLC0415
+    from healthd.settings import ConfigError, load_settings  # noqa: PLC0415
+
+    _quiet(chosen)
+    try:
+        settings = load_settings(chosen.config)
+    except ConfigError as exc:
+        return _say(str(exc), WRONG_CONFIG)
+    if chosen.models_verb == "list":
+        return _run_loop(models_command.list_models(settings))
+    if chosen.models_verb == "verify":
+        return _run_loop(models_command.verify(settings, chosen.name))
+    request = PrepareRequest(
+        format=chosen.format,
+        int8=chosen.int8,
+        calibration=chosen.calibration,
+        imgsz=chosen.imgsz,
+        output=chosen.output,
+        force=chosen.force,
+    )
+    return _run_loop(models_command.prepare(settings, chosen.name, request))
 
 
 def _top(chosen: argparse.Namespace) -> int:

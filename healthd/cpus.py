@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 _UNLIMITED = "max"
+_asked = 0
 
 
 def cpu_quota(*, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> float | None:
@@ -28,6 +29,17 @@ def usable_cpus() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return max(1, allowed if quota is None else min(allowed, int(quota)))
+
+
+def set_thread_budget(threads: int) -> None:
+    """Say how many threads this process may use at once, `performance.threads`; 0: what it turns out to have."""
+    global _asked  # noqa: PLW0603  one process, one budget
+    _asked = threads
+
+
+def thread_budget() -> int:
+    """Return how many threads those may use who would take all there are, at least 1."""
+    return _asked or usable_cpus()
 
 
 def _up(root: Path, path: str) -> list[Path]:

@@ -30,7 +30,8 @@ from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
-from healthd.http_server import DroppableProtocol, Server, StartError, listen
+from healthd.cpus import set_thread_budget
+from healthd.http_server import Server, StartError, listen, protocol
 from healthd.http_sockets import socket_options
 from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
@@ -93,10 +94,11 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     """Build the parts of the daemon; starts no camera."""
     cv2.setNumThreads(CV2_THREADS)
     versions()  # reads the disk the first time, when nobody waits yet
+    set_thread_budget(settings.performance.threads)
     metrics = Metrics()
     families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
     tally = Tally()
-    models = make_manager(settings, families, tally)
+    models = make_manager(settings, families, tally, metrics)
     encoder = JpegEncoder()
     made = await make_sources(plugins.sources, settings.cameras)
     supervisor = Supervisor(
@@ -162,7 +164,9 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     return services
 
 
-def make_manager(settings: Settings, families: Mapping[str, ModelFamily], tally: Tally) -> ModelManager:
+def make_manager(
+    settings: Settings, families: Mapping[str, ModelFamily], tally: Tally, metrics: Metrics
+) -> ModelManager:
     """Build what loads and shares the models; it loads nothing yet."""
     wanted = settings.models
     return ModelManager(
@@ -173,11 +177,13 @@ def make_manager(settings: Settings, families: Mapping[str, ModelFamily], tally:
         cache_max_bytes=wanted.cache_max_bytes,
         limits=Limits(wanted.max_loaded, wanted.memory_budget_bytes),
         concurrency=wanted.concurrency,
+        batch_window_seconds=wanted.batch_window_ms / 1e3,
         idle_unload_seconds=wanted.idle_unload_seconds,
         load_timeout_seconds=wanted.load_timeout_seconds,
         failed_load_seconds=wanted.failed_load_seconds,
         room_timeout_seconds=wanted.queue_timeout_seconds,
         on_prediction=lambda shared, said: tally.add(shared.shown, shared.labels, said),
+        on_batch=lambda shared, size: metrics.model_batch_size.labels(shared.shown).observe(size),
     )
 
 
@@ -332,9 +338,10 @@ def _disown_signals() -> None:
 
 
 def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:
+    app = create_app(services)
     options: dict[str, Any] = {
         "lifespan": "off",
-        "http": DroppableProtocol,
+        "http": protocol(app),
         **socket_options(settings),
         "log_config": None,
         "log_level": "warning",
@@ -343,7 +350,7 @@ def _server(settings: Settings, services: Services, *, on_started: Callable[[], 
         "proxy_headers": False,
         "root_path": settings.server.root_path,
     }
-    return Server(uvicorn.Config(create_app(services), **options), on_started=on_started)
+    return Server(uvicorn.Config(app, **options), on_started=on_started)
 
 
 async def _keep_house(services: Services) -> None:

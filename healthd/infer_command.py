@@ -268,14 +268,15 @@ async def _models(settings: Settings, model: str | None) -> tuple[Inference, str
     """Return what answers, and the id of the model, which may be a path here: whoever types it owns the machine."""
     plugins = await load_installed_plugins()
     families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
-    tally = Tally()
+    tally, metrics = Tally(), Metrics()
     catalog = Catalog(families, directory=settings.models.directory, default=model or settings.models.default)
     if model is None and settings.models.default is None:
         raise SettingsError("no model was named and none is configured: say --model, or set models.default")
     entry = catalog.configured(None)
     if entry is None:
         raise SettingsError(f"no installed plugin has a family for this model: {model or settings.models.default}")
-    return Inference(make_manager(settings, families, tally), catalog, metrics=Metrics(), tally=tally), entry.model_id
+    models = make_manager(settings, families, tally, metrics)
+    return Inference(models, catalog, metrics=metrics, tally=tally), entry.model_id
 
 
 def _on_signal(stop: "asyncio.Future[int]", number: int) -> None:

@@ -162,6 +162,13 @@ class Metrics:
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
             registry=self.registry,
         )
+        self.model_batch_size = Histogram(
+            "healthd_model_batch_size",
+            "Pictures that a model was given at once; models that take several only.",
+            ("model",),
+            buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32, 64),
+            registry=self.registry,
+        )
         self.send_seconds = Histogram(
             "healthd_stream_send_seconds",
             "Time until a viewer had room for the next part.",
@@ -195,6 +202,7 @@ def documented_names() -> tuple[str, ...]:
         "healthd_jpeg_encode_seconds",
         "healthd_stream_send_seconds",
         "healthd_model_wait_seconds",
+        "healthd_model_batch_size",
         "healthd_infer_requests_total",
         "healthd_infer_decode_seconds",
     )

@@ -16,7 +16,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from healthd.cpus import usable_cpus
 from healthd.redact import Secret, SourceUrl
 from healthd.settings_options import protected, redacted
 
@@ -187,6 +186,13 @@ class ModelsSettings(Section):
     concurrency: int = Field(
         1, ge=1, le=64, description="Predictions of one model at a time, where the model can do more than one."
     )
+    batch_window_ms: float = Field(
+        3,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="How long a model that takes several pictures at once waits for a camera that is due; 0: never.",
+    )
     queue_size: int = Field(16, ge=1, le=10_000, description="Requests that may wait for one model; more get a 503.")
     queue_timeout_seconds: Seconds = Field(5, description="A request that has waited so long for its turn gets a 503.")
 
@@ -246,13 +252,9 @@ class PerformanceSettings(Section):
         0,
         ge=0,
         le=1024,
-        description="Threads of one model; 0: as many as the CPU quota of the container, or the affinity, allows.",
+        description="Threads of one model, or of one video that is no live camera; 0: as many as the CPU quota of the "
+        "container, or the affinity, allows.",
     )
-
-    @property
-    def thread_count(self) -> int:
-        """Threads of one model, at least 1."""
-        return self.threads or usable_cpus()
 
 
 class CameraSettings(Section):
@@ -285,6 +287,9 @@ class CameraSettings(Section):
     )
     motion_hold_seconds: SecondsOrOff = Field(
         3, description="How long the model goes on after the last motion, or the last change of what it sees."
+    )
+    motion_detections_hold_seconds: SecondsOrOff = Field(
+        30, description="How long detections that stand still keep the model awake; 0: not at all."
     )
     motion_max_interval_seconds: SecondsOrOff = Field(
         10, description="Where nothing moves, the model looks all the same after so long; 0: never."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from litestar import Litestar
 
 from healthd.api.auth import Authenticator, Scope
 from healthd.api.events import tell_listeners
@@ -21,7 +22,7 @@ from healthd.cameras.runner import CameraRunner
 from healthd.cameras.signs import SignCache
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
-from healthd.http_server import DroppableProtocol, Server, listen
+from healthd.http_server import DroppableProtocol, Server, listen, protocol
 from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics
 from healthd.models.catalog import Catalog
@@ -73,7 +74,7 @@ async def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0, **options
     bound = listen(host, port, dead_peer_seconds=10)
     config = uvicorn.Config(
         app,
-        http="httptools" if tls else DroppableProtocol,
+        http="httptools" if tls else protocol(app) if isinstance(app, Litestar) else DroppableProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

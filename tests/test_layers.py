@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "healthd"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
-    ("check", "demo", "infer_command", "top"),
+    ("check", "demo", "infer_command", "models_command", "top"),
     ("top_view",),
     ("top_report",),
     ("top_client",),

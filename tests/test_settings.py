@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from healthd.cpus import cpu_quota, usable_cpus
+from healthd.cpus import cpu_quota, set_thread_budget, thread_budget, usable_cpus
 from healthd.redact import SCRUBBER, SourceUrl
 from healthd.settings import (
     ConfigError,
@@ -513,8 +513,11 @@ def test_an_ambiguous_url_is_pointed_out(load: Loader) -> None:
 
 
 def test_threads_are_those_that_were_set_else_those_that_are_granted() -> None:
-    assert PerformanceSettings(threads=3).thread_count == 3
-    assert PerformanceSettings().thread_count == usable_cpus() >= 1
+    assert thread_budget() == usable_cpus() >= 1
+    set_thread_budget(PerformanceSettings(threads=3).threads)
+    assert thread_budget() == 3
+    set_thread_budget(PerformanceSettings().threads)
+    assert thread_budget() == usable_cpus()
 
 
 def test_the_tightest_quota_of_the_control_groups_counts(tmp_path: Path) -> None:

@@ -1,30 +1,41 @@
 """The pictures that are encoded already, answered before the router: a look-up and a write.
 
 What is asked again and again, by pollers and wall pages, is the newest picture in a variant that somebody has asked for
-before. Only that is answered here, in the very words of `CameraController.snapshot`; every other question, every
-mistake and every refusal goes on to it.
+before. Only that is answered here, in the very words of `CameraController.snapshot` and of all that stands around it;
+every other question, every mistake and every refusal goes on to them. The HTTP server asks (`http_server.py`): neither
+a scope nor a task is made for such a request.
 """
 
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from http import HTTPStatus
 
-from litestar.datastructures import Headers
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from prometheus_client import Counter
 
 from healthd.api.cameras import Facts, matches
 from healthd.api.services import Services
-from healthd.cameras.jpeg import Variant
+from healthd.cameras.health import State
+from healthd.cameras.jpeg import MAX_VARIANTS, Variant
 from healthd.cameras.runner import CameraRunner
+from healthd.frames import Frame
 
-PREFIX, SUFFIX = "/api/v1/cameras/", "/snapshot"
-TEMPLATE = f"{PREFIX}{{name}}{SUFFIX}"
+PREFIX, SUFFIX = b"/api/v1/cameras/", b"/snapshot"
+TEMPLATE = f"{PREFIX.decode()}{{name}}{SUFFIX.decode()}"
+MAX_KNOWN = 256
+"""Heads of requests that are known by heart; the one learnt longest ago is forgotten first."""
+MAX_KNOWN_BYTES = 2048
+SAME_SECONDS = 0.001
+"""For so long an answer stays what it is: the age that it tells of is in whole milliseconds."""
 _BOUNDS = {b"q": (1, 95), b"width": (16, 8192), b"max_age": (0, 10**12)}
 _BOOLEANS = {b"true": True, b"1": True, b"false": False, b"0": False}
 _WAITS = {b"after", b"wait"}
+_KEYS = {b"x-api-key", b"authorization"}
+_SECRETS = {*_KEYS, b"cookie"}
+_OTHERS = {b"origin", b"content-length", b"transfer-encoding", b"expect", b"upgrade"}
+"""A request with one of these is answered elsewhere: pages of other sites get more headers, bodies have to be read."""
 
-
-_Answer: TypeAlias = tuple[int, list[tuple[bytes, bytes]], bytes]
+RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,74 +49,182 @@ class _Asked:
 _NOTHING = _Asked()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Told:
+    """What is told of one frame in one variant, for as long as the server's own headers stay the same: a second."""
+
+    facts: Facts
+    defaults: RawHeaders
+    opening: bytes
+    """The fields up to the age of the frame."""
+    closing: bytes
+    """The fields after it. A picture that may be shown is that of a live camera."""
+
+    @classmethod
+    def of(cls, facts: Facts, defaults: RawHeaders, headers: RawHeaders) -> "_Told":
+        """Write down all but the age."""
+        opening = _lines([*defaults, *facts.fixed]) + b"x-frame-age-ms: "
+        return cls(facts, defaults, opening, b"\r\n" + _lines([(b"x-camera-state", State.LIVE.encode()), *headers]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """An answer, which is the same for as long as the age that it tells of: a millisecond."""
+
+    until: float
+    shown: object
+    """What the camera showed: it shows nothing as soon as it is lost or paused."""
+    defaults: RawHeaders
+    status: int
+    answer: tuple[bytes, bytes]
+
+
+@dataclass(slots=True, eq=False)
+class Question:
+    """A plain request for the newest picture of a camera, by somebody who may have it."""
+
+    runner: CameraRunner
+    asked: _Asked
+    known: bytes | None
+    """What `If-None-Match` says."""
+    secret: bool
+    """Whether a key or a cookie was sent with it: nothing of it is kept."""
+    given: _Given | None = None
+    """The newest answer."""
+
+
 class CachedSnapshots:
     """Answers in place of the application where it can do so at once. Lives as long as the application."""
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
-        self._app = app
+    def __init__(self, services: Services, *, is_ours: Callable[[RawHeaders], bool], headers: RawHeaders) -> None:
+        """`is_ours`: whether a question was asked by a name of ours; `headers`: what every answer carries."""
         self._services = services
-        self._facts: dict[tuple[str, bool], Facts] = {}
-        """What is told of the newest frame of each camera, plain or predicted, made once per frame and variant."""
+        self._is_ours = is_ours
+        self._headers = headers
+        self._root = services.settings.server.root_path.encode()
+        self._told: dict[tuple[str, bool], dict[Variant, _Told]] = {}
+        """By camera, plain or predicted: the variants of its newest frame that were asked for."""
+        self._by_heart: dict[bytes, Question] = {}
+        self._counters: dict[int, Counter] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or let the application do so."""
-        if scope["type"] == ScopeType.HTTP and scope["method"] == "GET":
-            path = scope["path"]
-            if path.endswith(SUFFIX) and path.startswith(PREFIX):
-                answer = self._answer(scope, path[len(PREFIX) : -len(SUFFIX)])
-                if answer is not None:
-                    status, headers, body = answer
-                    told: Any = scope
-                    told["path_template"] = TEMPLATE
-                    await send({"type": "http.response.start", "status": status, "headers": headers})
-                    await send({"type": "http.response.body", "body": body, "more_body": False})
-                    return
-        await self._app(scope, receive, send)
+    def known(self, request: bytes) -> Question | None:
+        """Return what a request asks that came before in the same bytes."""
+        return self._by_heart.get(request)
 
-    def _answer(self, scope: Scope, name: str) -> _Answer | None:
-        """Return status, headers and body; None: this is not for us."""
-        asked, runner = _parsed(scope["query_string"]), self._services.supervisor.get(name)
-        if asked is None or runner is None:
+    def remember(self, request: bytes, question: Question) -> None:
+        """Learn by heart what a whole request asks, from its first byte to its last."""
+        if question.secret or len(request) > MAX_KNOWN_BYTES:
+            return
+        while len(self._by_heart) >= MAX_KNOWN:
+            del self._by_heart[next(iter(self._by_heart))]
+        self._by_heart[request] = question
+
+    def question(self, url: bytes, headers: RawHeaders) -> Question | None:
+        """Read the target and the headers of a GET; None: this is not for us."""
+        path, _, query = url.partition(b"?")
+        if self._root and path.startswith(self._root + b"/"):
+            path = path[len(self._root) :]
+        if not (path.endswith(SUFFIX) and path.startswith(PREFIX)) or b"#" in query:
             return None
-        known, plain = _known_etag(scope)
-        if not plain or (self._services.auth.required and not _may_read(self._services, scope)):
+        runner = self._services.supervisor.get(path[len(PREFIX) : -len(SUFFIX)].decode("latin-1"))
+        asked = _parsed(query)
+        if asked is None or runner is None or not self._is_ours(headers):
             return None
+        tag: bytes | None = None
+        secrets: dict[str, str] = {}
+        for name, value in headers:
+            if name in _OTHERS:
+                return None
+            if name == b"if-none-match":
+                tag = value if tag is None else tag + b", " + value
+            elif name in _SECRETS:
+                if name.decode() in secrets:
+                    return None
+                secrets[name.decode()] = value.decode("latin-1")
+        if self._services.auth.required and not _may_read(self._services, secrets):
+            return None
+        return Question(runner, asked, tag, bool(secrets))
+
+    def answer(self, question: Question, defaults: RawHeaders) -> tuple[bytes, bytes] | None:
+        """Return the head and the body of the answer, and count it; None: it takes more than a look-up.
+
+        `defaults`: the headers of the server, a new object whenever they change.
+        """
         try:
-            return self._picture(runner, asked, known)
+            return self._answer(question, defaults)
         except Exception:  # noqa: BLE001  it is answered, as every error, by the application
             return None
 
-    def _picture(self, runner: CameraRunner, asked: _Asked, known: bytes | None) -> _Answer | None:
-        runner.waits.asked(overlay=asked.overlay)
-        if not runner.waits.is_fresh(overlay=asked.overlay):
+    def encoding(self, question: Question) -> "asyncio.Task[bytes] | None":
+        """Have the picture encoded that a question asks for; None: it takes more than that."""
+        runner, overlay = question.runner, question.asked.overlay
+        try:
+            picture = runner.picture(overlay=overlay)
+            if not runner.waits.is_fresh(overlay=overlay):
+                return None
+            return runner.jpegs.encoding(picture, _variant(question, picture.frame))
+        except Exception:  # noqa: BLE001  as above
             return None
-        frame = runner.picture(overlay=asked.overlay).frame
-        age_ms = max(0.0, self._services.clock.monotonic() - frame.captured_monotonic) * 1000
+
+    def _answer(self, question: Question, defaults: RawHeaders) -> tuple[bytes, bytes] | None:
+        runner, overlay = question.runner, question.asked.overlay
+        now, given = self._services.clock.monotonic(), question.given
+        shown = runner.shown.predicted if overlay else runner.shown.frame
+        if given is None or now >= given.until or given.shown is not shown or given.defaults is not defaults:
+            given = question.given = self._made(question, defaults, now)
+            if given is None:
+                return None
+        self._count(given.status)
+        runner.jpegs.hits += given.status == HTTPStatus.OK
+        return given.answer
+
+    def _made(self, question: Question, defaults: RawHeaders, now: float) -> _Given | None:
+        runner, asked = question.runner, question.asked
+        overlay = asked.overlay
+        runner.waits.asked(overlay=overlay)
+        if not runner.waits.is_fresh(overlay=overlay):
+            return None
+        frame = runner.picture(overlay=overlay).frame
+        age_ms = max(0.0, now - frame.captured_monotonic) * 1000
         if asked.max_age_ms is not None and age_ms > asked.max_age_ms:
             return None
-        variant = Variant(asked.quality or runner.tuning.quality, asked.width, asked.overlay).fitting(frame)
-        facts = self._facts.get((runner.name, asked.overlay))
-        if facts is None or facts.frame_id != frame.frame_id or facts.variant != variant:
-            facts = self._facts[runner.name, asked.overlay] = Facts.of(self._services.boot_id, frame, variant)
-        headers = facts.headers(age_ms=age_ms, state=runner.health.state)
-        if known is not None and (known == facts.raw_etag or matches(known.decode("latin-1"), facts.etag)):
-            return 304, headers, b""
-        jpeg = runner.jpegs.get(frame.frame_id, variant)
-        if jpeg is None:
-            return None
-        headers += ((b"content-type", b"image/jpeg"), (b"content-length", b"%d" % len(jpeg)))
-        return 200, headers, jpeg
+        variant = _variant(question, frame)
+        variants = self._told.setdefault((runner.name, overlay), {})
+        told = variants.get(variant)
+        if told is None or told.facts.frame_id != frame.frame_id or told.defaults is not defaults:
+            told = _Told.of(Facts.of(self._services.boot_id, frame, variant), defaults, self._headers)
+            if len(variants) >= MAX_VARIANTS:
+                variants.clear()
+            variants[variant] = told
+        known = question.known
+        if known is not None and (known == told.facts.raw_etag or matches(known.decode("latin-1"), told.facts.etag)):
+            status, rest, jpeg = HTTPStatus.NOT_MODIFIED, b"", b""
+        else:
+            found = runner.jpegs.peek(frame.frame_id, variant)
+            if found is None:
+                return None
+            status, jpeg = HTTPStatus.OK, found
+            rest = b"content-type: image/jpeg\r\ncontent-length: %d\r\n" % len(jpeg)
+        line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
+        head = b"%b%b%.0f%b%b\r\n" % (line, told.opening, age_ms, told.closing, rest)
+        shown = runner.shown.predicted if overlay else runner.shown.frame
+        return _Given(now + SAME_SECONDS, shown, defaults, status.value, (head, jpeg))
+
+    def _count(self, status: int) -> None:
+        counter = self._counters.get(status)
+        if counter is None:
+            counter = self._counters[status] = self._services.metrics.requests.labels(TEMPLATE, str(status))
+        counter.inc()
 
 
-def _known_etag(scope: Scope) -> tuple[bytes | None, bool]:
-    """Return what `If-None-Match` says, and whether the question is plain: pages of other sites get more headers."""
-    known: bytes | None = None
-    for key, value in scope["headers"]:
-        if key == b"origin":
-            return None, False
-        if key == b"if-none-match":
-            known = value if known is None else known + b", " + value
-    return known, True
+def _variant(question: Question, frame: Frame) -> Variant:
+    asked = question.asked
+    quality = asked.quality or question.runner.tuning.quality
+    return Variant(quality, asked.width, asked.overlay).fitting(frame)
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def _parsed(query: bytes) -> _Asked | None:
@@ -133,9 +252,8 @@ def _parsed(query: bytes) -> _Asked | None:
     return _Asked(numbers.get(b"q"), numbers.get(b"width"), overlay, numbers.get(b"max_age"))
 
 
-def _may_read(services: Services, scope: Scope) -> bool:
-    headers = Headers.from_scope(scope)
-    if not ("x-api-key" in headers or "authorization" in headers):
+def _may_read(services: Services, secrets: Mapping[str, str]) -> bool:
+    if not secrets.keys() & {"x-api-key", "authorization"}:
         return False  # a session's cookie, or nothing: the guard knows
-    identity = services.auth.identify(headers, {})
+    identity = services.auth.identify(secrets, {})
     return identity is not None and identity.may("read")

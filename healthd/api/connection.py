@@ -28,6 +28,8 @@ class Connection:
     """Wait until its buffers have room, or the connection is gone."""
     send_bare: Callable[[], object] = lambda: None
     """Send the body as it is, up to the end of the connection: HTTP/1.0 knows no chunks."""
+    hold_little: Callable[[bool], object] = lambda _: None
+    """Say whether the kernel is to hold little that is not sent: what it does not hold can be replaced by newer."""
 
 
 async def while_connected(scope: Scope, waiting: Coroutine[Any, Any, object]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from healthd.cpus import usable_cpus
+from healthd.cpus import thread_budget
 from healthd.crew import Crew
 from healthd.errors import BusyError
 from healthd.frames import Image
@@ -26,7 +26,7 @@ class PictureDecoder:
         """Take the limit on pixels, and whoever wants to know the seconds of each picture."""
         self._max_pixels = max_pixels
         self._observe = observe
-        self._threads = min(MOST_THREADS, usable_cpus())
+        self._threads = min(MOST_THREADS, thread_budget())
         self._crew = Crew("picture", threads=self._threads)
         self._decoding = 0
         self._held = 0

@@ -43,6 +43,8 @@ class ModelInfo(Struct):
     memory_bytes: int | None
     """By its own account; of all its loaded variants."""
     load_seconds: float | None
+    batch_size: int | None
+    """Pictures that it takes at a time at most."""
     predictions: int
     """Since it was loaded."""
     last_used_age_seconds: float | None

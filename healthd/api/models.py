@@ -130,6 +130,7 @@ def _shape(services: Services, entry: Entry) -> ModelInfo:
         labels=first.classes if first else None,
         memory_bytes=_memory(variants),
         load_seconds=round(first.load_seconds, 3) if first else None,
+        batch_size=first.batch_size if first else None,
         predictions=sum(one.predictions for one in variants),
         last_used_age_seconds=round(min(one.last_used_age_seconds for one in variants), 3) if variants else None,
         users=sum(one.users for one in variants),

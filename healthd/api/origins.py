@@ -4,6 +4,7 @@ A browser sends what any page tells it to, and says of itself which page that wa
 neither `Origin` nor `Sec-Fetch-Site` and are not asked; what they may do is a question of keys (`auth.py`).
 """
 
+from collections.abc import Iterable
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -43,7 +44,7 @@ class PageGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the application answer, or refuse in its place."""
-        if scope["type"] == ScopeType.HTTP and scope["method"] in {"GET", "HEAD"} and self._is_ours(scope):
+        if scope["type"] == ScopeType.HTTP and scope["method"] in {"GET", "HEAD"} and self.is_ours(scope["headers"]):
             await self._app(scope, receive, send)
             return
         headers = Headers.from_scope(scope)
@@ -53,11 +54,11 @@ class PageGuard:
         else:
             await refuse(scope, send, refusal)
 
-    def _is_ours(self, scope: Scope) -> bool:
+    def is_ours(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Tell at once whether a question was asked by a name of ours; it is looked at closely where it was not."""
         if not self._guards_hosts:
             return True
-        names = [value for key, value in scope["headers"] if key == b"host"]
+        names = [value for key, value in headers if key == b"host"]
         return len(names) == 1 and self._is_known(names[0].decode("latin-1"))
 
     def _is_known(self, host: str) -> bool:

@@ -196,6 +196,7 @@ class EndlessAnswer:
         bare = scope.get("http_version") == "1.0"
         if bare:
             connection.send_bare()
+        connection.hold_little(True)
         pumping = asyncio.create_task(self._pump(viewer, send), name=f"viewer-{viewer.viewer_id}")
         leaving = asyncio.create_task(_disconnected(receive))
         ending = asyncio.create_task(viewer.ending.wait())
@@ -219,7 +220,9 @@ class EndlessAnswer:
             left: set[asyncio.Future[Any]] = {pumping, leaving, ending}
             for task in left:
                 task.cancel()
-            if not closed:
+            if closed:
+                connection.hold_little(False)
+            else:
                 connection.abort()
                 left.add(connection.lost)
             await asyncio.wait(left, timeout=max(CANCEL_SECONDS, deadline - loop.time()))

@@ -34,6 +34,10 @@ class Attention:
         self._awake_until = -math.inf
         self._predicted_at = -math.inf
         self._asked_at = -math.inf
+        self._stirred_at = -math.inf
+        """When something last moved or changed."""
+        self._woke_at = -math.inf
+        """When motion last ended a rest, in seconds of the monotonic clock."""
         self._reference: tuple[Detection, ...] = ()
         """The detections of when they last changed."""
 
@@ -47,6 +51,10 @@ class Attention:
         """Whether the model rests now."""
         return self.by_motion and self._newest_at > self._awake_until
 
+    def has_rested_since(self, captured_monotonic: float) -> bool:
+        """Whether the model rests now, or did after a frame that was captured then."""
+        return self.idle or captured_monotonic < self._woke_at
+
     def detector(self) -> MotionDetector | None:
         """Make what looks for motion in one session of the camera; None where nobody has to."""
         return MotionDetector(threshold=self._settings.motion_threshold) if self.by_motion else None
@@ -59,18 +67,30 @@ class Attention:
         """A frame came; `motion` is the share of it that moves, None where nobody looked."""
         at = self._time_of(frame)
         if at < self._newest_at:  # the recording begins again
-            self._awake_until = self._predicted_at = -math.inf
-        self._newest_at = at
+            self._awake_until = self._predicted_at = self._stirred_at = -math.inf
+        rested, self._newest_at = self.idle, at
         if motion is not None and motion >= self._settings.motion_area:
-            self._awake_until = at + self._settings.motion_hold_seconds
+            self._stirred_at = at
+            self._awake_until = max(self._awake_until, at + self._settings.motion_hold_seconds)
+            if rested:
+                self._woke_at = frame.captured_monotonic
 
     def predicted(self, frame: Frame, prediction: Prediction) -> None:
-        """A frame got its prediction; where its detections are others than before, something is going on."""
+        """A frame got its prediction; where its detections are others than before, something is going on.
+
+        Detections that are the same keep the model awake for a while too: somebody who stands still is still there.
+        """
+        if not self.by_motion:
+            return
         at = self._time_of(frame)
         self._predicted_at = at
         if _differ(prediction.results, self._reference, tolerance=TOLERANCE * max(frame.width, frame.height)):
             self._reference = prediction.results
-            self._awake_until = max(self._awake_until, at + self._settings.motion_hold_seconds)
+            self._stirred_at = max(self._stirred_at, at)
+        hold = self._settings.motion_hold_seconds
+        if _sure(prediction.results):
+            hold = max(hold, self._settings.motion_detections_hold_seconds)
+        self._awake_until = self._stirred_at + hold
 
     def begin(self) -> None:
         """The model was loaded: whatever it sees, it looks once."""
@@ -99,17 +119,23 @@ def _differ(now: tuple[Detection, ...], before: tuple[Detection, ...], *, tolera
 
 
 def _lacks(some: tuple[Detection, ...], others: tuple[Detection, ...], tolerance: float) -> bool:
-    sure = [detection for detection in some if detection.confidence >= SURE]
+    sure = _sure(some)
     if not sure or not others:
         return bool(sure)
-    away = np.abs(_boxes(sure)[:, None] - _boxes(others)[None]).max(axis=2)
-    same_class = _classes(sure)[:, None] == _classes(others)[None]
-    return not bool((same_class & (away <= tolerance)).any(axis=1).all())
+    alike = _classes(sure)[:, None] == _classes(others)
+    for ours, theirs in zip(_sides(sure), _sides(others), strict=True):  # one table of all pairs at a time
+        alike &= np.abs(ours[:, None] - theirs) <= tolerance
+    return not bool(alike.any(axis=1).all())
 
 
-def _boxes(detections: "list[Detection] | tuple[Detection, ...]") -> np.ndarray:
-    return np.array([detection.box_xyxy for detection in detections], np.float64)
+def _sure(detections: tuple[Detection, ...]) -> tuple[Detection, ...]:
+    return tuple(detection for detection in detections if detection.confidence >= SURE)
 
 
-def _classes(detections: "list[Detection] | tuple[Detection, ...]") -> np.ndarray:
+def _sides(detections: tuple[Detection, ...]) -> np.ndarray:
+    """Return the left, upper, right and lower sides of all boxes, (4, n)."""
+    return np.array([detection.box_xyxy for detection in detections], np.float32).T
+
+
+def _classes(detections: tuple[Detection, ...]) -> np.ndarray:
     return np.array([detection.class_id for detection in detections])

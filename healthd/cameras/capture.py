@@ -29,6 +29,7 @@ from pydantic import Field
 from healthd.cameras.backlog import BacklogGate
 from healthd.cameras.probe import PROBE_SECONDS, SourceKind, device_path, file_path, kind_of, why_not_open
 from healthd.cameras.source import Read, SourceOptions, TwoStepRead
+from healthd.cpus import thread_budget
 from healthd.errors import CameraError, EndOfStream, SettingsError
 from healthd.frames import CapturedImage, StreamInfo
 from healthd.redact import SourceUrl
@@ -75,7 +76,7 @@ class CaptureOptions(SourceOptions):
         None,
         ge=1,
         le=16,
-        description="Threads that decode; by default 1 for a live camera, as many as cores for a recording.",
+        description="Threads that decode; by default 1 for a live camera, `performance.threads` for a recording.",
     )
 
 
@@ -217,7 +218,7 @@ class _Session:
 
     def _open_ffmpeg(self, timeout: float, analyse_seconds: float) -> bool:
         live = self.kind is not SourceKind.FILE
-        threads = self.options.decoder_threads or (1 if live or self.options.realtime else 0)
+        threads = self.options.decoder_threads or (1 if live or self.options.realtime else thread_budget())
         timeouts = {
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC: int(timeout * 1000),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC: int(self._read_timeout * 1000),

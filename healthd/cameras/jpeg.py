@@ -98,10 +98,14 @@ class JpegCache:
 
     def get(self, frame_id: int, variant: Variant) -> bytes | None:
         """Return the JPEG if it was encoded already."""
-        jpeg = self._done.get((frame_id, variant))
+        jpeg = self.peek(frame_id, variant)
         if jpeg is not None:
             self.hits += 1
         return jpeg
+
+    def peek(self, frame_id: int, variant: Variant) -> bytes | None:
+        """Return the same; it was not served yet."""
+        return self._done.get((frame_id, variant))
 
     async def get_or_encode(self, picture: Picture, variant: Variant) -> bytes:
         """Return the JPEG of a picture; who asks for the same at the same time shares one encode.
@@ -112,10 +116,18 @@ class JpegCache:
             CameraError: the frame cannot be encoded.
             EncoderBusy: too many other variants are being encoded.
         """
-        key = (picture.frame.frame_id, variant)
-        jpeg = self.get(*key)
+        jpeg = self.get(picture.frame.frame_id, variant)
         if jpeg is not None:
             return jpeg
+        return await asyncio.shield(self.encoding(picture, variant))  # one who leaves must not take it from the others
+
+    def encoding(self, picture: Picture, variant: Variant) -> "asyncio.Task[bytes]":
+        """Begin to encode a picture, unless that has begun already; what comes of it is no one caller's to cancel.
+
+        Raises:
+            EncoderBusy: too many other variants are being encoded.
+        """
+        key = (picture.frame.frame_id, variant)
         task = self._running.get(key)
         if task is None:
             if len(self._running) >= MAX_ENCODES:
@@ -123,7 +135,7 @@ class JpegCache:
             task = asyncio.create_task(self._encode(key, picture, variant))
             self._running[key] = task
             task.add_done_callback(lambda _: self._running.pop(key, None))
-        return await asyncio.shield(task)  # one viewer who leaves must not take the picture from the others
+        return task
 
     def drop(self) -> None:
         """Forget every JPEG, those that are still being encoded too: the camera is lost."""

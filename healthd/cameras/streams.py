@@ -156,14 +156,20 @@ class CameraStream:
 
     async def _next_part(self) -> Part | None:
         """Wait for what is to be sent next, at the latest until a keep-alive is due. None: look again."""
-        asked = self._request
-        await self._runner.wait_fresh(overlay=asked.overlay)
+        asked, viewer = self._request, self._viewer
+        keep_alive_at = viewer.last_write_at + KEEP_ALIVE_SECONDS
+        await self._runner.waits.fresh(
+            overlay=asked.overlay,
+            timeout=keep_alive_at - self._clock.monotonic(),
+            has_left=lambda: viewer.ended is not None,
+        )
         now = self._clock.monotonic()
+        if not viewer.going_on(now):
+            return None
         try:
             picture = self._runner.picture(overlay=asked.overlay)
         except NotLive as exc:
             return await self._next_sign(exc.health)
-        keep_alive_at = self._viewer.last_write_at + KEEP_ALIVE_SECONDS
         new = picture.frame.frame_id != self._last.frame_id or self._last_part is None
         if new and now >= self._due:
             return await self._frame(picture, keep_alive_at)

@@ -1,6 +1,7 @@
 """Waiting for a picture of one camera: for a newer one, or for one that is as new as it should be."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from healthd.cameras.attention import Attention
@@ -49,15 +50,26 @@ class Waits:
 
         return await self._until(is_there, overlay=overlay, timeout=timeout)
 
-    async def fresh(self, *, overlay: bool) -> None:
-        """Wait, a moment at most, for what is made only while somebody looks; returns at once where it is there."""
-        await self._until(lambda: self.is_fresh(overlay=overlay), overlay=overlay, timeout=FRESH_SECONDS)
+    async def fresh(
+        self,
+        *,
+        overlay: bool,
+        timeout: float = FRESH_SECONDS,  # noqa: ASYNC109  a bound per call
+        has_left: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Wait, a moment at most, for what is made only while somebody looks; returns at once where it is there.
+
+        `has_left`: looked at whenever something is published; nobody waits for one who has left.
+        """
+        await self._until(lambda: has_left() or self.is_fresh(overlay=overlay), overlay=overlay, timeout=timeout)
 
     def is_fresh(self, *, overlay: bool) -> bool:
-        """Whether the newest picture is as new as it is while somebody looks."""
+        """Whether the newest picture is as new as it is while somebody looks; there is none of a camera not live."""
         if overlay:
-            return not (self._attention.idle and self._shown.may_be_predicted_anew)
-        return self._shown.has_newest
+            predicted = self._shown.predicted
+            since = predicted.frame.captured_monotonic if predicted else math.inf
+            return not (self._attention.has_rested_since(since) and self._shown.may_be_predicted_anew)
+        return self._shown.has_newest or self._shown.health.state is not State.LIVE
 
     def asked(self, *, overlay: bool) -> None:
         """Somebody looks, at plain or at drawn pictures."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from healthd.cpus import thread_budget
 from healthd.errors import PictureError
 from healthd.frames import Image
 from healthd.jobs.access import read_regular
@@ -241,7 +242,7 @@ class VideoMedia(Media):
     def __init__(self, path: Path, *, limits: Limits, every: int) -> None:
         self._limits = limits
         self._every = every
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, thread_budget()])
         try:
             self._promised = self._check()
         except BaseException:

@@ -26,6 +26,7 @@ from healthd.errors import (
 )
 from healthd.frames import Image
 from healthd.metrics import Metrics, Sample
+from healthd.models.batches import Ask
 from healthd.models.catalog import Catalog, Entry
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams, ModelFamily, ModelOptions, Prediction
@@ -60,7 +61,7 @@ class Seat:
     """Seconds of the monotonic clock by which its turn must have come."""
     woken: asyncio.Event
     """Set when its turn has come, or will not come."""
-    _run: "Callable[[Seat, Turn, Image], Awaitable[Prediction]]" = field(repr=False)
+    _run: "Callable[[Seat, Turn], Awaitable[Prediction]]" = field(repr=False)
     _clock: Clock = field(repr=False)
     _observe_wait: Callable[[float], object] = field(repr=False)
 
@@ -80,7 +81,7 @@ class Seat:
         """
         loop = asyncio.get_running_loop()
         begun = self._clock.monotonic()
-        turn = self.model.turns.enter(Rank.REQUEST, partial(_wake, loop, self.woken))
+        turn = self.model.turns.enter(Rank.REQUEST, partial(_wake, loop, self.woken), ask=Ask(image, self.params))
         try:
             async with self.in_time():
                 await self.woken.wait()
@@ -97,7 +98,7 @@ class Seat:
             self.model.turns.leave(turn)
             raise BusyError(STOPS)
         self._observe_wait(self._clock.monotonic() - begun)
-        return await self._run(self, turn, image)
+        return await self._run(self, turn)
 
 
 class Inference:
@@ -330,14 +331,14 @@ class Inference:
         if not task.cancelled():
             task.exception()  # told to whoever waits; perhaps nobody does any more
 
-    async def _predict(self, seat: Seat, turn: Turn, image: Image) -> Prediction:
+    async def _predict(self, seat: Seat, turn: Turn) -> Prediction:
         """Predict on a thread that holds the model and ends the turn by itself, also when nobody waits any more."""
         model_id = seat.entry.model_id
         self._models.retain(seat.model)
 
         def predict() -> Prediction:
             try:
-                return seat.model.predict_in_turn(turn, image, seat.params)
+                return seat.model.predict_in_turn(turn)
             finally:
                 self._models.release(seat.model)
 

@@ -52,12 +52,14 @@ class ModelManager:
         cache_max_bytes: int = 0,
         limits: Limits | None = None,
         concurrency: int = 1,
+        batch_window_seconds: float = 0.0,
         idle_unload_seconds: float = 300.0,
         load_timeout_seconds: float = 120.0,
         failed_load_seconds: float = 10.0,
         room_timeout_seconds: float = 5.0,
         stuck_after_seconds: float = 10.0,
         on_prediction: Callable[[SharedModel, Prediction], None] = lambda _shared, _prediction: None,
+        on_batch: Callable[[SharedModel, int], None] = lambda _shared, _size: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.families = families
@@ -66,12 +68,14 @@ class ModelManager:
         self._cache = (cache_directory, cache_max_bytes)
         self._limits = limits or Limits()
         self._concurrency = concurrency
+        self._batch_window_seconds = batch_window_seconds
         self._idle_unload_seconds = idle_unload_seconds
         self.load_timeout_seconds = load_timeout_seconds
         self._failed_load_seconds = failed_load_seconds
         self._room_timeout_seconds = room_timeout_seconds
         self._stuck_after_seconds = stuck_after_seconds
         self._on_prediction = on_prediction
+        self._on_batch = on_batch
         self._clock = clock
         self._changed = threading.Condition()
         self._models: dict[_Key, SharedModel] = {}
@@ -296,8 +300,10 @@ class ModelManager:
                     clock=self._clock,
                     patience_seconds=self._stuck_after_seconds,
                     concurrency=self._concurrency,
+                    batch_window_seconds=self._batch_window_seconds,
                     reserved_bytes=wanted,
                     on_prediction=self._on_prediction,
+                    on_batch=self._on_batch,
                 )
                 shared.users = 1
                 return shared, True, evicted

@@ -6,14 +6,16 @@ given, `confidence` from 0 to 1, `class_id` and `class_name` as the model itself
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from healthd.errors import SettingsError
 from healthd.frames import Image
+from healthd.models.prepare import PreparedModel, PrepareProgress, PrepareRequest
 
 Query: TypeAlias = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"[^\s\x85]")
@@ -87,11 +89,14 @@ class Prediction:
 
     model_id: str
     inference_time_ms: float
-    """Wall time of pre-processing, network and decoding, in milliseconds."""
+    """Wall time of pre-processing, network and decoding, in milliseconds; of the whole batch where it was in one."""
     results: tuple[Detection, ...]
     """Most confident first."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """JSON-serialisable; at least `task` (e.g. `pose`), `width` and `height` of the image given."""
+    """JSON-serialisable; at least `task` (e.g. `pose`), `width` and `height` of the image given.
+
+    `batch`: how many images were predicted at once, where it was more than one.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,9 @@ class Model(ABC):
     labels: Mapping[int, str]
     """Names of the classes by class id; empty for a model that knows none."""
     concurrency: int = 1
-    """How many threads may call `predict` at a time; `models.concurrency` may allow fewer."""
+    """How many threads may call it at a time; `models.concurrency` may allow fewer."""
+    batch_size: int = 1
+    """How many images `predict_batch` should be given at most; 1: it gains nothing from more."""
 
     @abstractmethod
     def predict(self, image: Image, params: InferenceParams) -> Prediction:
@@ -130,6 +137,23 @@ class Model(ABC):
         Raises:
             ModelError: this image or this moment; the model stays usable.
         """
+
+    def predict_batch(
+        self, images: Sequence[Image], params: Sequence[InferenceParams]
+    ) -> Sequence[Prediction | Exception]:
+        """Say what is in each of several images, of any sizes; called with 2 to `batch_size` of them.
+
+        Answers in their order, with an exception for an image that it cannot do. What it raises fails the whole batch:
+        then each image is predicted by itself. healthd sets `inference_time_ms` and `batch` of what it answers.
+        Default: one image after the other.
+        """
+        return [self._predict_or_error(image, asked) for image, asked in zip(images, params, strict=True)]
+
+    def _predict_or_error(self, image: Image, params: InferenceParams) -> Prediction | Exception:
+        try:
+            return self.predict(image, params)
+        except Exception as exc:  # noqa: BLE001  it is raised to whoever sent this image
+            return exc
 
     @property
     def memory_bytes(self) -> int | None:
@@ -173,3 +197,15 @@ class ModelFamily(ABC):
             SettingsError: it can never be loaded (missing file, missing extra, not a model), with what to do.
             ModelError: it cannot be loaded now.
         """
+
+    def prepare(self, spec: ModelSpec, request: PrepareRequest, progress: PrepareProgress) -> PreparedModel:  # noqa: ARG002
+        """Make of a model the form that runs best on this machine, into `spec.directory`; blocking, minutes.
+
+        It may be ended at any moment, by an exception or by `kill -9`, and then called again (default: it cannot).
+
+        Raises:
+            SettingsError: not with this file, these options or what is installed; with what to do.
+            ModelError: not now.
+            OSError: the models directory cannot be written, or the disk is full.
+        """
+        raise SettingsError(f"{spec.model_id}: {type(self).__name__} cannot prepare models; use it as it is")

@@ -1,7 +1,8 @@
 """One loaded model as all its users share it."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,9 +11,10 @@ import structlog
 from healthd.clock import Clock
 from healthd.errors import BusyError, LoadError, ModelError, ParameterError, SettingsError
 from healthd.frames import Image
+from healthd.models.batches import Ask, Batches
 from healthd.models.catalog import without_paths
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
-from healthd.models.turns import Rank, Turn, Turns, captured
+from healthd.models.turns import LEAD, Rank, Turn, Turns, captured
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +34,8 @@ class LoadedModel:
     classes: int = 0
     waiting: int = 0
     """Requests in its queue."""
+    batch_size: int = 1
+    """Images that it takes at a time at most."""
     variant: Mapping[str, Any] = field(default_factory=dict)
     """The options it was loaded with, where they are not the family's own choice."""
     shown: str = ""
@@ -43,7 +47,7 @@ class LoadedModel:
 class SharedModel:
     """A loaded model as its users see it: its predictions go in turn. Lives as long as somebody uses it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one slice of the settings, given by the manager alone
         self,
         *,
         family: str,
@@ -52,8 +56,10 @@ class SharedModel:
         patience_seconds: float,
         shown: str = "",
         concurrency: int = 1,
+        batch_window_seconds: float = 0.0,
         reserved_bytes: int = 0,
         on_prediction: Callable[["SharedModel", Prediction], None] = lambda _shared, _prediction: None,
+        on_batch: Callable[["SharedModel", int], None] = lambda _shared, _size: None,
     ) -> None:
         self.family = family
         self.spec = spec
@@ -73,10 +79,12 @@ class SharedModel:
         """How long its most patient user waits for a turn, and for a prediction."""
         self.reserved_bytes = reserved_bytes
         """Memory that was set aside for it before it was loaded; its own account counts afterwards."""
-        self.turns = Turns(now=clock.monotonic)
+        self.turns = Turns(window_seconds=batch_window_seconds, now=clock.monotonic)
         self._concurrency = concurrency
         self._clock = clock
         self._on_prediction = on_prediction
+        self._on_batch = on_batch
+        self._batches = Batches(self.shown)
         self._counting = threading.Lock()
         self._begun = clock.monotonic()
         self._ready = threading.Event()
@@ -116,26 +124,27 @@ class SharedModel:
         """Wait for this camera's turn and predict.
 
         Raises:
-            ModelError: the turn did not come in time, or the model cannot predict on this image.
+            ModelError: the turn or the answer did not come in time, or the model cannot predict on this image.
         """
         self._loaded()
-        turn = self.turns.enter(Rank.CAMERA, since=captured.get())
+        begun, who = self._clock.monotonic(), threading.get_ident()  # a camera's calls come from a thread of its own
+        turn = self.turns.enter(Rank.CAMERA, since=captured.get(), who=who, ask=Ask(image, params))
         try:
             if not turn.wait(self.patience_seconds):
                 raise ModelError(f"{self.spec.model_id} is busy: no turn within {self.patience_seconds:g} s")
-            return self._predict(image, params)
+            return self._predict_or_wait(turn, self.patience_seconds - (self._clock.monotonic() - begun))
         finally:
             self.last_used = self._clock.monotonic()
             self.turns.leave(turn)
 
-    def predict_in_turn(self, turn: Turn, image: Image, params: InferenceParams) -> Prediction:
-        """Predict for a request whose turn it is, and end the turn.
+    def predict_in_turn(self, turn: Turn) -> Prediction:
+        """Predict for a request whose turn it is, and end the turn. What it wants is an `Ask`, given with the turn.
 
         Raises:
             ParameterError: it cannot do what is asked; anything else: what the model raised.
         """
         try:
-            return self._predict(image, params)
+            return self._predict_or_wait(turn, self.patience_seconds)
         except SettingsError as exc:
             raise ParameterError(str(exc)) from exc
         finally:
@@ -169,6 +178,7 @@ class SharedModel:
             self._task, self._labels = str(model.task), dict(model.labels)
             self._memory_bytes = _memory_of(model)
             self.turns.concurrency = max(1, min(self._concurrency, model.concurrency))
+            self.turns.batch_size = max(1, model.batch_size)
             admit()
         except BaseException:
             _close_quietly(model, self.spec)
@@ -197,6 +207,7 @@ class SharedModel:
             last_used_age_seconds=self._clock.monotonic() - self.last_used,
             classes=len(self._labels),
             waiting=self.turns.waiting,
+            batch_size=self.turns.batch_size,
             variant=self.spec.options.model_dump(exclude_defaults=True),
             shown=self.shown,
             names=frozenset(self.names),
@@ -208,12 +219,50 @@ class SharedModel:
         if model is not None:
             model.close()
 
-    def _predict(self, image: Image, params: InferenceParams) -> Prediction:
+    def _predict_or_wait(self, turn: Turn, seconds: float) -> Prediction:
+        """Return the prediction of whoever leads the turn; predict if that is the caller."""
+        if turn.answer is not None:
+            try:
+                said: Any = turn.answer.result(timeout=max(0.0, seconds))
+            except TimeoutError:
+                raise ModelError(f"{self.spec.model_id}: no prediction within {self.patience_seconds:g} s") from None
+            if said is not LEAD:
+                prediction: Prediction = said
+                return prediction
+        led = self.turns.begin(turn)
+        if self.turns.batch_size > 1:
+            self._on_batch(self, 1 + len(led))
+        if led:
+            return self._predict_together(turn, led)
         model = self._loaded()
-        answer: object = model.predict(image, params)
-        if not isinstance(answer, Prediction):
-            raise TypeError(f"{type(model).__name__}.predict returned {type(answer).__name__}, not a Prediction")
+        prediction = self._taken(model.predict(turn.ask.image, turn.ask.params), turn.ask.image)
         self._memory_bytes = _memory_of(model)
+        return prediction
+
+    def _predict_together(self, leader: Turn, led: Sequence[Turn]) -> Prediction:
+        """Predict for all of them and give each of those led its answer, whatever happens."""
+        model, mine = self._loaded(), Future[Prediction]()
+        open_answers = [mine, *(turn.answer for turn in led if turn.answer is not None)]
+        asks = [leader.ask, *(turn.ask for turn in led)]
+        try:
+            for ask, said in zip(asks, self._batches.answers(model, asks), strict=True):
+                answer = open_answers.pop(0)
+                try:
+                    answer.set_result(self._taken(said, ask.image))
+                except Exception as exc:  # noqa: BLE001  it is raised to the caller whose image it is
+                    answer.set_exception(exc)
+        finally:  # a library that calls sys.exit() must not leave anybody waiting
+            for answer in open_answers:
+                answer.set_exception(ModelError(f"{self.spec.model_id} gave its batch up"))
+        self._memory_bytes = _memory_of(model)
+        return mine.result()
+
+    def _taken(self, answer: object, image: Image) -> Prediction:
+        """Return what the model said, checked, completed and counted; raise it where it is an exception."""
+        if isinstance(answer, Exception):
+            raise answer
+        if not isinstance(answer, Prediction):
+            raise TypeError(f"{type(self._model).__name__}.predict returned {type(answer).__name__}, not a Prediction")
         prediction = _with_facts(answer, self._task, image)
         with self._counting:
             self.predictions += 1

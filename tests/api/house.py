@@ -28,7 +28,7 @@ from healthd.clock import Clock
 from healthd.daemon import InstalledPlugins, build
 from healthd.errors import EndOfStream
 from healthd.frames import Image
-from healthd.http_server import DroppableProtocol, listen
+from healthd.http_server import listen, protocol
 from healthd.http_sockets import socket_options
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd.plugins import FAMILIES, SOURCES, Plugin, Plugins
@@ -206,10 +206,11 @@ async def open_house(
 async def _serving(services: Services, *, root_path: str) -> AsyncIterator[str]:
     timeout = services.settings.streams.write_timeout_seconds
     listening = listen("127.0.0.1", 0, dead_peer_seconds=2 * timeout)
+    app = create_app(services)
     config = uvicorn.Config(
-        create_app(services),
+        app,
         lifespan="off",
-        http=DroppableProtocol,
+        http=protocol(app),
         **socket_options(services.settings),
         log_config=None,
         access_log=False,

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from healthd.api.cached import TEMPLATE, CachedSnapshots
+from healthd.api.cached import TEMPLATE, CachedSnapshots, Question
 from tests.api.house import READ, Feed, House, open_house
 from tests.fakes import picture
 
@@ -66,7 +66,8 @@ def bypass(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A switch: nothing is answered before the router any more."""
 
     def switch() -> None:
-        monkeypatch.setattr(CachedSnapshots, "_answer", lambda *_: None)
+        monkeypatch.setattr(CachedSnapshots, "known", lambda *_: None)
+        monkeypatch.setattr(CachedSnapshots, "question", lambda *_: None)
 
     return switch
 
@@ -98,14 +99,14 @@ async def test_repeated_questions_are_answered_before_the_router_and_counted_as_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answered: list[bool] = []
-    original = CachedSnapshots._answer
+    original = CachedSnapshots.answer
 
-    def watched(self: CachedSnapshots, scope: Any, name: str) -> Any:
-        answer = original(self, scope, name)
+    def watched(self: CachedSnapshots, question: Question, defaults: Any) -> Any:
+        answer = original(self, question, defaults)
         answered.append(answer is not None)
         return answer
 
-    monkeypatch.setattr(CachedSnapshots, "_answer", watched)
+    monkeypatch.setattr(CachedSnapshots, "answer", watched)
     async with open_house({"gym": Feed()}) as house:
         await house.show(picture(1))
         for number in range(3):

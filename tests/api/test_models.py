@@ -57,6 +57,7 @@ async def test_every_model_that_can_be_named_is_listed_loaded_or_not(tmp_path: P
             "labels": None,
             "memory_bytes": None,
             "load_seconds": None,
+            "batch_size": None,
             "predictions": 0,
             "last_used_age_seconds": None,
             "users": 0,
@@ -68,6 +69,7 @@ async def test_every_model_that_can_be_named_is_listed_loaded_or_not(tmp_path: P
         loaded = await info(house, "boxes.told")
         assert (loaded["state"], loaded["task"], loaded["labels"], loaded["predictions"]) == ("loaded", "detect", 2, 1)
         assert loaded["load_seconds"] >= 0
+        assert loaded["batch_size"] == 1
         assert 0 <= loaded["last_used_age_seconds"] < 5
         assert str(tmp_path) not in (await house.get(MODELS)).text
 

@@ -31,7 +31,8 @@ class Scene:
 
     def __init__(self, *, recording: bool = False, **settings: object) -> None:
         self.now = 100.0
-        self.settings = CameraSettings.model_validate({"plugin": "fake", "predict_when": "motion", **settings})
+        values = {"plugin": "fake", "predict_when": "motion", "motion_detections_hold_seconds": 0, **settings}
+        self.settings = CameraSettings.model_validate(values)
         clock = Clock(monotonic=lambda: self.now, now=lambda: EPOCH)
         self.attention = Attention(self.settings, recording=recording, clock=clock)
 
@@ -123,6 +124,30 @@ def test_detections_that_stand_still_or_flicker_do_not_keep_it_awake() -> None:
     scene.see(0.0, after=2)
     scene.predict(person(9), person(50, confidence=0.49))
     assert scene.attention.idle
+
+
+def test_who_stands_still_keeps_it_awake_for_a_while_and_an_empty_room_does_not() -> None:
+    scene = Scene(motion_detections_hold_seconds=30)
+    scene.see(0.5)
+    for _ in range(59):
+        scene.predict(person())
+        assert scene.see(0.0, after=0.5)
+    assert not scene.see(0.0, after=0.6), "since the last motion, not since the last look"
+    assert scene.see(0.5)
+    scene.predict()
+    assert scene.see(0.0, after=2.9)
+    assert not scene.see(0.0, after=0.2)
+
+
+def test_always_compares_no_detections_and_many_are_compared_in_no_time() -> None:
+    crowd = tuple(person(number) for number in range(1000))
+    always, motion = Scene(predict_when="always"), Scene()
+    always.attention.predicted(always.frame(), None)  # type: ignore[arg-type]  # it is not even looked at
+    motion.predict(*crowd)
+    begun = time.thread_time()
+    motion.predict(*crowd)
+    assert time.thread_time() - begun < 0.2
+    assert motion.attention.idle is False
 
 
 def test_who_moves_slowly_is_noticed_in_the_end() -> None:
@@ -270,6 +295,21 @@ async def test_who_asks_for_a_prediction_of_an_idle_room_gets_a_fresh_one() -> N
         shown = runner.picture(overlay=True)
         assert (shown.frame, shown.prediction) == (predicted.frame, predicted.prediction)
         assert runner.attention.idle, "the scene is as still as it was"
+
+
+async def test_who_asks_just_when_somebody_has_come_in_waits_for_the_picture_with_him() -> None:
+    source = Room()
+    async with watching(source, stale_after_seconds=60) as runner:
+        await eventually(lambda: runner.attention.idle and runner.shown.may_be_predicted_anew)
+        predict, waits = source.predicted, runner.waits  # and the model is slow from now on
+        source._predict = lambda image: (time.sleep(0.3), predict(image))[1]  # type: ignore[func-returns-value]
+        old = runner.predicted_frame().frame.frame_id
+        source.walking = True
+        await eventually(lambda: not runner.attention.idle)
+        assert not waits.is_fresh(overlay=True)
+        await runner.wait_fresh(overlay=True)
+        assert runner.predicted_frame().frame.frame_id > old
+        assert waits.is_fresh(overlay=True)
 
 
 async def test_nobody_waits_for_a_model_that_cannot_answer() -> None:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from healthd.cameras.capture import CaptureOptions, Transport, is_recording, open_camera
 from healthd.cameras.source import PredictOptions, Read
+from healthd.cpus import set_thread_budget
 from healthd.errors import CameraError, EndOfStream, SettingsError
 from healthd.frames import CapturedImage, StreamInfo, published_image
 from healthd.redact import SourceUrl
@@ -346,6 +348,21 @@ def test_a_recording_gives_every_image_in_order_with_its_exact_position() -> Non
     assert numbers == list(range(COUNTER_MP4_PICTURES))
     assert positions == pytest.approx([i / COUNTER_MP4_FPS for i in range(COUNTER_MP4_PICTURES)], abs=1e-6)
     assert reason == "the recording has ended after 90 images"
+
+
+@pytest.mark.parametrize(
+    ("options", "threads"),
+    [(CaptureOptions(), 3), (CaptureOptions(decoder_threads=2), 2), (CaptureOptions(realtime=True), 1)],
+)
+def test_a_recording_is_decoded_by_the_threads_that_the_process_may_use_and_a_live_camera_by_one(
+    options: CaptureOptions, threads: int
+) -> None:
+    set_thread_budget(3)
+    try:
+        with open_camera(SourceUrl(str(COUNTER_MP4)), options) as read:
+            assert read._session.capture.get(cv2.CAP_PROP_N_THREADS) == threads  # type: ignore[attr-defined]
+    finally:
+        set_thread_budget(0)
 
 
 def test_each_image_is_an_array_of_its_own_that_is_published_without_a_copy() -> None:

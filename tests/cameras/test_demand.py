@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -128,7 +129,7 @@ async def test_the_first_who_asks_gets_a_picture_taken_after_he_asked_and_the_ne
             grabbed, retrieved = await grabs(source, 30)
             assert retrieved >= grabbed - 1
             assert runner.shown.has_newest
-            runner._waits._demand._asked_at = float("-inf")  # he has left
+            runner.waits._demand._asked_at = float("-inf")  # he has left
 
 
 async def test_who_waits_for_a_newer_frame_gets_it_at_once() -> None:
@@ -152,6 +153,20 @@ async def test_who_asks_of_a_camera_that_stops_just_then_gets_no_old_picture() -
         except NotLive:
             return
         assert shown.frame.frame_id > newest, "of the next session"
+
+
+async def test_nobody_waits_for_a_camera_that_does_not_open() -> None:
+    source, opened = TwoStepSource(), threading.Event()
+    source.camera = lambda: opened.wait(1) and None  # type: ignore[method-assign,assignment,return-value]
+    runner = make_runner(source, open_timeout_seconds=5)
+    task = asyncio.create_task(runner.run())
+    begun = time.monotonic()
+    await runner.wait_fresh(overlay=False)
+    assert time.monotonic() - begun < 0.2
+    assert runner.health.state == "starting"
+    opened.set()
+    runner.request_stop()
+    await asyncio.wait([task], timeout=5)
 
 
 async def test_a_model_gets_as_many_pictures_as_it_wants_each_as_fresh_as_can_be() -> None:
@@ -325,4 +340,4 @@ async def test_a_stream_begins_with_a_fresh_frame_and_not_with_a_sign() -> None:
             found = re.search(rb"(?i)x-frame-id: (\d+)", head)
             assert found, "a sign has no frame id"
             assert int(found[1]) >= newest
-            runner._waits._demand._asked_at = float("-inf")  # he has left
+            runner.waits._demand._asked_at = float("-inf")  # he has left

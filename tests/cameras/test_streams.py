@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 
 from healthd.cameras.accounting import FrameCounts
+from healthd.cameras.attention import Attention
+from healthd.cameras.control import Control
+from healthd.cameras.demand import Demand
 from healthd.cameras.health import Health, State
 from healthd.cameras.jpeg import EncoderBusy, Picture, Variant
 from healthd.cameras.records import NotLive, Tuning
 from healthd.cameras.shown import Dated
 from healthd.cameras.streams import CameraStream, Part, StreamRequest
 from healthd.cameras.viewers import EndReason, Viewer, Viewers
+from healthd.cameras.waits import Waits
 from healthd.clock import Clock
 from healthd.errors import CameraError
 from healthd.frames import Frame
+from healthd.settings import CameraSettings
 from healthd.waiting import Signal
 from tests.warped import EPOCH, soon, warped, warped_clock
 
@@ -61,12 +66,24 @@ class FakeRunner:
         self.no_overlay: str | None = None
         self.frame_id = 0
         self.width = 1280
+        self.predicted = None
+        self.unseen = False
+        """Newer frames have come, and nobody wanted their pixels."""
+        settings = CameraSettings(plugin="fake")
+        self.waits = Waits(
+            self,  # type: ignore[arg-type]  # a fake
+            self.published,
+            attention=Attention(settings, recording=False, clock=clock),
+            demand=Demand(clock, frozen_after_seconds=0),
+            control=Control(),
+        )
 
-    async def wait_fresh(self, *, overlay: bool) -> None:
-        """There is nothing here that is made only while somebody looks."""
+    @property
+    def has_newest(self) -> bool:
+        return self.frame_id > 0 and not self.unseen
 
     def picture(self, *, overlay: bool) -> Picture:
-        if self.health.state is not State.LIVE or self.frame_id == 0:
+        if self.health.state is not State.LIVE or self.frame_id == 0 or self.unseen:
             raise NotLive(self.health)
         if overlay and self.no_overlay:
             raise NotLive(Health(State.LIVE, EPOCH, self.no_overlay))
@@ -615,12 +632,30 @@ def test_a_session_ends_at_once_whatever_it_waits_for(asked: dict[str, Any], sta
     test()
 
 
+@pytest.mark.parametrize(("state", "told_at"), [(State.STARTING, [0, 1, 2, 3]), (State.LIVE, [1, 2, 3])])
+@warped
+async def test_who_waits_for_a_first_frame_is_told_each_second_that_there_is_none_and_ends_at_once(
+    state: State, told_at: list[float]
+) -> None:
+    async with Session() as session:
+        session.runner.become(state)
+        session.runner.unseen = True
+        await asyncio.sleep(3.5)
+        assert session.times == told_at
+        assert session.frames == []
+        begun = session.now
+        await session.end(EndReason.ADMIN)
+        assert session.now == begun
+        assert session.got[-1].part.last
+        assert session.got[-1].text.startswith("stream ended")
+
+
 @warped
 async def test_viewers_of_one_variant_share_one_encode_and_a_slow_one_costs_the_others_nothing() -> None:
     clock = warped_clock()
     runner = FakeRunner(clock)
     sessions = [Session() for _ in range(20)]
-    sessions[0].send_seconds = 0.9
+    sessions[0].send_seconds = 1.1  # two slow sends, and the third lasts till the end: the quality stays
     for session in sessions:
         session.runner = runner
     tasks = [asyncio.create_task(session.run()) for session in sessions]

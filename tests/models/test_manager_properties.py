@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from healthd.errors import ModelError, SettingsError
+from healthd.models.batches import Ask
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd.models.room import Limits
@@ -130,9 +131,9 @@ class User:
 
     def request(self, name: str) -> None:
         for shared in self.held:
-            turn = shared.turns.enter(Rank.REQUEST)
+            turn = shared.turns.enter(Rank.REQUEST, ask=Ask(IMAGE, PARAMS))
             if turn.wait(5):
-                shared.predict_in_turn(turn, IMAGE, PARAMS)
+                shared.predict_in_turn(turn)
             else:
                 shared.turns.leave(turn)
 

@@ -25,7 +25,8 @@ class Line:
 
     def pass_time(self, seconds: float) -> None:
         self.seconds += seconds
-        due, self.later = [one for one in self.later if one[0] <= self.seconds], []
+        due = [one for one in self.later if one[0] <= self.seconds]
+        self.later = [one for one in self.later if one not in due]
         for _, function in due:
             function()  # type: ignore[operator]
 

@@ -127,9 +127,14 @@ def fingerprint(path: Path) -> str:
 
 
 def _with_neighbours(path: Path) -> list[Path]:
-    """Return the file and those that are read with it: weights and metadata of OpenVINO's own format."""
-    neighbours = (path.with_suffix(".bin"), path.parent / "metadata.yaml") if path.suffix == ".xml" else ()
-    return [path, *(file for file in neighbours if file.is_file())]
+    """Return the file and those that are read with it: metadata, and weights that lie in a file of their own.
+
+    Of an `.xml` they are in the `.bin`; of an `.onnx` in `NAME.onnx.data`, `NAME.onnx_data` or `NAME.data`.
+    """
+    beside = {path.with_suffix(".bin").name} if path.suffix == ".xml" else {path.with_suffix(".data").name}
+    beside.add("metadata.yaml")
+    others = (file for file in path.parent.iterdir() if file.name in beside or file.name.startswith(path.name))
+    return [path, *sorted(file for file in others if file != path and file.is_file())]
 
 
 def _packed(facts: Mapping[str, Any], blob: bytes) -> bytes:

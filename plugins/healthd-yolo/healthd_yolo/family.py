@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from healthd.errors import SettingsError
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec
+from healthd.models.prepare import PreparedModel, PrepareProgress, PrepareRequest
 from healthd_yolo.compiled_cache import CompiledCache
 from healthd_yolo.engines import automatic_engine, is_model_name
 from healthd_yolo.model_options import ACTIVATIONS_PER_INPUT, YoloModelOptions, precision_of
@@ -51,6 +52,12 @@ class YoloFamily(ModelFamily):
         from healthd_yolo.ultralytics_model import load_ultralytics  # noqa: PLC0415  engines are imported on need
 
         return load_ultralytics(spec, options)
+
+    def prepare(self, spec: ModelSpec, request: PrepareRequest, progress: PrepareProgress) -> PreparedModel:
+        """Make of a `.pt` file what runs best in the engine `openvino`."""
+        from healthd_yolo.prepare import Preparation  # noqa: PLC0415  a command needs it, no daemon does
+
+        return Preparation(spec, request, progress).run()
 
 
 def _load_openvino(spec: ModelSpec, options: YoloModelOptions) -> Model:

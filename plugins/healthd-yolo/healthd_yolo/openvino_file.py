@@ -1,5 +1,6 @@
 """A model file as OpenVINO reads it: what it is, and the network in it, made ready for pixels of one size."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ class NetworkFile:
     quantized: bool
     """Whether its weights and activations were quantized to int8."""
     fingerprint: str = ""
-    """Checksum of the file; empty where nothing is cached."""
+    """Checksum of the file; empty where it could not be made."""
 
     @property
     def flexible(self) -> bool:
@@ -44,8 +45,13 @@ class NetworkFile:
         """Return the network for pixels (1, *size, 3) uint8 BGR; about a tenth of a second.
 
         Raises:
-            SettingsError: the file has become unreadable.
+            SettingsError: the file has become unreadable, or another one.
         """
+        if self.fingerprint and self.fingerprint != _checksum(self.path):
+            raise SettingsError(
+                f"{self.path.name} has changed since it was loaded, and pictures of another shape need it once more;"
+                " unload the model, or restart healthd"
+            )
         source = _open(self.path, self.info, self.layout)
         if size != self.fixed_size:
             try:
@@ -61,19 +67,25 @@ def known_file(path: Path, cache: CompiledCache) -> NetworkFile:
     Raises:
         SettingsError: it is no network, or not one that can be decoded.
     """
-    if not cache.keeps:
-        return read_file(path)
-    try:
-        checksum = fingerprint(path)
-    except OSError:
+    checksum = _checksum(path)
+    if not checksum:
         return read_file(path)
     key = {"kind": "file", "file": checksum, "openvino": openvino().__version__}
     known = cache.get(key)
     if known is not None:
-        return _from_facts(path, checksum, known.facts)
+        with contextlib.suppress(KeyError, TypeError, IndexError):  # written by another state of this code
+            return _from_facts(path, checksum, known.facts)
     file = replace(read_file(path), fingerprint=checksum)
     cache.put(key, _facts(file))
     return file
+
+
+def _checksum(path: Path) -> str:
+    """Return the checksum of the file and what is read with it; empty where it cannot be read."""
+    try:
+        return fingerprint(path)
+    except OSError:
+        return ""
 
 
 def _facts(file: NetworkFile) -> Mapping[str, Any]:

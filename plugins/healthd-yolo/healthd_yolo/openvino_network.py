@@ -4,6 +4,7 @@ A variant of fixed size computes faster than one that takes them all, and every 
 each shape is compiled once and kept. Their number is bounded: pictures of any shape may be sent in.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic
@@ -166,7 +167,8 @@ class Network:
                 f"OpenVINO cannot compile {self.file.path.name} for {self.device}: {told(exc)}"
             ) from exc
         if keeps:
-            self._cache.put(key, {}, compiled.export_model().getvalue())
+            with contextlib.suppress(RuntimeError):  # what cannot be exported is compiled again at the next start
+                self._cache.put(key, {}, compiled.export_model().getvalue())
         return variant
 
 

@@ -6,13 +6,14 @@ checkpoints read with the classes that ultralytics knows and no others (a `.pt` 
 """
 
 import atexit
+import errno
 import importlib.util
 import logging
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -129,7 +130,7 @@ def load_ultralytics(spec: ModelSpec, options: YoloModelOptions) -> UltralyticsY
     _require_extra(spec.model_id)
     if spec.model_id.lower().endswith((".yaml", ".yml")):
         raise SettingsError(f"{spec.model_id} describes a network and holds no weights; name a model file")
-    return UltralyticsYolo(spec.model_id, spec.path or _download(spec), options)
+    return UltralyticsYolo(spec.model_id, spec.path or download_weights(spec), options)
 
 
 def _require_extra(model_id: str) -> None:
@@ -140,7 +141,13 @@ def _require_extra(model_id: str) -> None:
         )
 
 
-def _download(spec: ModelSpec) -> Path:
+def download_weights(spec: ModelSpec) -> Path:
+    """Download a known weight name into `models.directory`.
+
+    Raises:
+        SettingsError: ultralytics knows no such name, or it is forbidden.
+        ModelError: not now.
+    """
     vendor = _ultralytics()
     name = spec.model_id
     if name not in vendor.utils.downloads.GITHUB_ASSETS_NAMES:
@@ -153,6 +160,30 @@ def _download(spec: ModelSpec) -> Path:
     spec.directory.mkdir(parents=True, exist_ok=True)
     fetch = partial(vendor.utils.downloads.attempt_download_asset, progress=False)
     return _downloads.get(spec.directory / name, fetch)
+
+
+def exported(path: Path, tasks: Sequence[str], *, form: str, imgsz: int | None, name: str) -> Path:
+    """Export a checkpoint with dynamic shapes, beside it; blocking, some seconds. `name`: how it is called in errors.
+
+    Raises:
+        SettingsError: it is no checkpoint, its task is not one of these, or it cannot be exported.
+        ModelError: not now.
+    """
+    vendor = _ultralytics()
+    with _as_load_error(name):
+        yolo = vendor.YOLO(str(path))
+    if str(yolo.task) not in tasks:
+        raise SettingsError(f"{name} is a `{yolo.task}` model; healthd-yolo knows {' and '.join(tasks)}")
+    wishes = {"imgsz": imgsz, "simplify": False if form == "onnx" else None}
+    with _as_load_error(name, "exported"):
+        said = yolo.export(
+            format=form,
+            dynamic=True,
+            device="cpu",
+            verbose=False,
+            **{key: value for key, value in wishes.items() if value is not None},
+        )
+    return Path(str(said))
 
 
 def _ultralytics() -> Any:
@@ -216,18 +247,20 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 @contextmanager
-def _as_load_error(name: str) -> Iterator[None]:
+def _as_load_error(name: str, what: str = "loaded") -> Iterator[None]:
     """Sort what a load may raise: a lack of memory may pass, a bad file or a missing package will not."""
     try:
         yield
     except (MemoryError, ConnectionError) as exc:
-        raise ModelError(f"{name} cannot be loaded now: {_first_line(exc)}") from exc
+        raise ModelError(f"{name} cannot be {what} now: {_first_line(exc)}") from exc
     except ImportError as exc:
         raise SettingsError(f"{name} needs a package that is not installed: {_first_line(exc)}") from exc
     except Exception as exc:
+        if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
+            raise
         if type(exc).__name__ == "OutOfMemoryError":
-            raise ModelError(f"{name} cannot be loaded now: {_first_line(exc)}") from exc
-        raise SettingsError(f"{name} cannot be loaded by ultralytics: {_first_line(exc)}") from exc
+            raise ModelError(f"{name} cannot be {what} now: {_first_line(exc)}") from exc
+        raise SettingsError(f"{name} cannot be {what} by ultralytics: {_first_line(exc)}") from exc
 
 
 def _arguments(options: YoloModelOptions) -> dict[str, Any]:

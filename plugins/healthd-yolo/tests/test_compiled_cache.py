@@ -1,12 +1,14 @@
 """What is kept on disk makes the next start fast, and is never a reason not to start."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
 
@@ -17,6 +19,7 @@ from healthd_yolo import compiled_cache, openvino_file, openvino_network
 from healthd_yolo.compiled_cache import CompiledCache, fingerprint
 
 Load = Callable[..., Model]
+DEMO = Path(openvino_file.__file__).parent / "demo" / "gym-pose.onnx"
 KEY = {"file": "abc", "size": [384, 640]}
 
 
@@ -136,6 +139,55 @@ def test_a_fingerprint_changes_with_any_byte_that_is_read(tmp_path: Path) -> Non
     (tmp_path / "metadata.yaml").write_text("task: pose")
     prints |= {fingerprint(tmp_path / "a.xml")}
     assert len(prints) >= 4
+
+
+@pytest.mark.parametrize("beside", ["metadata.yaml", "a.onnx.data", "a.onnx_data", "a.data"])
+def test_weights_and_metadata_beside_an_onnx_file_count_as_well(beside: str, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"graph")
+    (tmp_path / "b.onnx").write_bytes(b"no part of it")
+    prints = [fingerprint(tmp_path / "a.onnx")]
+    for data in (b"one", b"two"):
+        (tmp_path / beside).write_bytes(data)
+        prints.append(fingerprint(tmp_path / "a.onnx"))
+    assert len(set(prints)) == 3
+
+
+def test_a_file_that_was_replaced_meanwhile_is_not_mixed_with_what_was_loaded(load: Load, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    shutil.copyfile(DEMO, path)
+    model = load(path)
+    assert model.predict(np.zeros((720, 1280, 3), np.uint8), InferenceParams()).results == ()
+    path.write_bytes(path.read_bytes() + b"0")
+    assert model.predict(np.zeros((360, 640, 3), np.uint8), InferenceParams()).results == ()
+    with pytest.raises(SettingsError, match="has changed since it was loaded"):
+        model.predict(np.zeros((1280, 720, 3), np.uint8), InferenceParams())
+
+
+def test_neither_facts_of_another_form_nor_a_network_that_cannot_be_exported_hinder_a_load(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoExport:
+        def __init__(self, compiled: Any) -> None:
+            self.create_infer_request = compiled.create_infer_request
+
+        def export_model(self) -> None:
+            raise RuntimeError("not implemented")
+
+    class Core:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(core, name)
+
+        def compile_model(self, *given: Any) -> NoExport:
+            return NoExport(core.compile_model(*given))
+
+    core = openvino_network.core()
+    load(DEMO, cache=tmp_path)
+    for file in files(tmp_path):
+        entry = compiled_cache._read(file.read_bytes())
+        assert entry is not None
+        file.unlink() if entry.blob else file.write_bytes(compiled_cache._packed({"layout": "anchors"}, b""))
+    monkeypatch.setattr(openvino_network, "core", Core)
+    assert load(DEMO, cache=tmp_path).predict(np.zeros((720, 1280, 3), np.uint8), InferenceParams()).results == ()
 
 
 @pytest.mark.assets

@@ -7,8 +7,7 @@ threshold itself loses nothing.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +15,21 @@ import numpy as np
 import pytest
 
 from healthd.frames import Image
-from healthd.models.model import Detection, InferenceParams, Keypoint, Model
-
-PARAMS = InferenceParams(confidence=0.2, iou=0.45, max_det=300)
-ASKED = 0.35
-SAME_OVERLAP = 0.7
+from healthd.models.model import Detection, Keypoint, Model
+from healthd_yolo.parity import PARAMS, Changes
 
 pytestmark = pytest.mark.assets
 Load = Callable[..., Model]
 
 
-@dataclass(slots=True)
-class Changes:
-    """How two answers differ, over many images."""
-
-    asked: int = 0
-    lost: int = 0
-    overlaps: list[float] = field(default_factory=list)
-    confidences: list[float] = field(default_factory=list)
-    points_px: list[float] = field(default_factory=list)
-    """In pixels of the image scaled to 640."""
-
-    def told(self) -> str:
-        points = f"{np.mean(self.points_px):.2f} / {np.percentile(self.points_px, 99):.2f}" if self.points_px else "-"
-        return (
-            f"{self.asked - self.lost} of {self.asked} | IoU mean {np.mean(self.overlaps):.4f} worst"
-            f" {min(self.overlaps):.3f} | confidence mean {np.mean(self.confidences):.4f} worst"
-            f" {max(self.confidences):.3f} | points mean / p99 {points} px"
-        )
-
-
-def overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    shared = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    return float(shared / (sum(areas) - shared))
-
-
-def note(changes: Changes, wanted: Sequence[Detection], found: Sequence[Detection], *, scale: float) -> None:
-    """Look for each wanted detection among the found ones."""
-    free = list(found)
-    for one in wanted:
-        if one.confidence < ASKED:
-            continue
-        changes.asked += 1
-        same = [other for other in free if other.class_id == one.class_id]
-        best = max(same, key=lambda other: overlap(one.box_xyxy, other.box_xyxy), default=None)
-        if best is None or overlap(one.box_xyxy, best.box_xyxy) < SAME_OVERLAP:
-            changes.lost += 1
-            continue
-        free.remove(best)
-        changes.overlaps.append(overlap(one.box_xyxy, best.box_xyxy))
-        changes.confidences.append(abs(one.confidence - best.confidence))
-        for point, other in zip(one.keypoints or (), best.keypoints or (), strict=True):
-            if min(point.confidence, other.confidence) > 0.5:
-                changes.points_px.append(float(np.hypot(point.x - other.x, point.y - other.y)) * scale)
+def told(changes: Changes) -> str:
+    points = changes.points_px
+    distances = f"{np.mean(points):.2f} / {np.percentile(points, 99):.2f}" if points else "-"
+    return (
+        f"{changes.asked - changes.lost} of {changes.asked} | IoU mean {np.mean(changes.overlaps):.4f} worst"
+        f" {min(changes.overlaps):.3f} | confidence mean {np.mean(changes.confidences):.4f} worst"
+        f" {max(changes.confidences):.3f} | points mean / p99 {distances} px"
+    )
 
 
 def of_checkpoint(vendor: Any, path: Path) -> Callable[[Image], tuple[Detection, ...]]:
@@ -128,9 +86,9 @@ def test_each_precision_stays_within_what_is_documented(
         there, back = Changes(), Changes()
         for image in images:
             said, wanted, scale = model.predict(image, PARAMS), say(image), 640 / max(image.shape[:2])
-            note(there, wanted, said.results, scale=scale)
-            note(back, said.results, wanted, scale=scale)
-        print(f"{name} {precision} ({said.metadata['precision']}) beside {reference}: {there.told()}; new {back.lost}")
+            there.note(wanted, said.results, scale=scale)
+            back.note(said.results, wanted, scale=scale)
+        print(f"{name} {precision} ({said.metadata['precision']}) beside {reference}: {told(there)}; new {back.lost}")
         assert there.asked > 30
         assert there.lost + back.lost <= lost * there.asked
         assert np.mean(there.overlaps) >= mean_overlap

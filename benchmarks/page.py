@@ -1,0 +1,57 @@
+"""docs/benchmarks.md: the table, the plots and the machine of one run."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.figures import Figure, table
+from benchmarks.plots import draw
+
+DOCS = Path(__file__).parent.parent / "docs"
+TEXT = """# Benchmarks
+
+Written by `make bench` on {day}; do not edit. All figures are from one run on one machine, described
+[below](#the-machine). Absolute times depend on it; what stands beside a figure was measured in the same run. The peers
+are in `benchmarks/peers/`: small programs, each as its users would write it. Where the time of a frame goes, and what
+was tried where a goal is missed, stands in [performance.md](performance.md). `make bench-quick` takes two minutes, is
+less exact and writes nothing; `python -m benchmarks --only engine,soak` measures some parts.
+
+{summary}
+
+{table}
+
+## Plots
+
+{plots}
+
+## The machine
+
+| | |
+| --- | --- |
+{machine}
+"""
+
+
+def summary(figures: Sequence[Figure]) -> str:
+    """Say in a sentence how many goals are reached."""
+    goals = [figure for figure in figures if figure.goal is not None]
+    reached, missed = (sum(figure.reached is way for figure in goals) for way in (True, False))
+    return (
+        f"Of {len(goals)} goals {reached} are reached, {missed} missed, {len(goals) - reached - missed} not measured."
+    )
+
+
+def write(figures: Sequence[Figure], machine: Mapping[str, str], docs: Path = DOCS) -> Path:
+    """Write the page and its plots; return the page."""
+    try:
+        drawn = draw(figures, docs / "benchmarks")
+        plots = "\n\n".join(f"![{title}](benchmarks/{path.name})\n\n*{title}*" for title, path in drawn)
+    except ImportError:
+        plots = "None: matplotlib is not installed (`pip install -e '.[dev]'`)."
+    rows = "\n".join(f"| {name} | {value} |" for name, value in machine.items())
+    page = docs / "benchmarks.md"
+    text = TEXT.format(
+        day=datetime.now(UTC).date(), summary=summary(figures), table=table(figures), plots=plots, machine=rows
+    )
+    page.write_text(text, encoding="utf-8")
+    return page

@@ -1,0 +1,242 @@
+"""The tasks of `healthd models prepare`, each in a process of its own: `python -m healthd_yolo.prepare_child`.
+
+The first line of standard input is the task; its end is the end of this process. Standard output is lines of JSON for
+the parent; whatever the vendors print goes to standard error.
+"""
+
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TextIO
+
+import numpy as np
+
+from healthd.cpus import usable_cpus
+from healthd.errors import ModelError, SettingsError
+from healthd.frames import Image
+from healthd.models.manifest import checksum
+from healthd.models.model import Model, ModelSpec
+from healthd.models.prepare import Parity, PrepareReport, Speed
+from healthd_yolo.family import YoloFamily
+from healthd_yolo.metadata import TASKS
+from healthd_yolo.model_options import YoloModelOptions
+from healthd_yolo.openvino_file import read_file
+from healthd_yolo.parity import PARAMS, Changes, beyond
+from healthd_yolo.sample_pictures import Sample, images, noise
+
+Advance = Callable[[int, int], None]
+
+_ROUNDS = 8
+_TIMED = 4
+"""Pictures that are timed; the models take turns, and the best of each for each picture counts."""
+_SECONDS = 10.0
+"""So long is timed at most, once two rounds are done."""
+_FEW = 10
+_BUSY = 2.0
+"""Load for each processor, from which on what is measured means little."""
+
+
+def download(advance: Advance, *, name: str, directory: str) -> Mapping[str, Any]:
+    """Download weights that ultralytics publishes into the models directory."""
+    from healthd_yolo.ultralytics_model import download_weights  # noqa: PLC0415
+
+    del advance
+    spec = ModelSpec(name, None, Path(directory), YoloModelOptions())
+    return {"path": str(download_weights(spec))}
+
+
+def export(
+    advance: Advance, *, source: str, sha256: str, form: str, imgsz: int | None, folder: str, stem: str
+) -> Mapping[str, Any]:
+    """Export a checkpoint with dynamic shapes into `folder`; the result is named after `stem`, as ultralytics does."""
+    from healthd_yolo.openvino_runtime import openvino  # noqa: PLC0415
+    from healthd_yolo.ultralytics_model import exported  # noqa: PLC0415
+
+    del advance
+    openvino()  # before anybody else imports it, with statistics on
+    os.chdir(folder)
+    copy = Path("model.pt")  # a plain relative name: ultralytics replaces `.pt` wherever it stands in the whole path
+    shutil.copyfile(source, copy)
+    if checksum(copy) != sha256:
+        raise ModelError(f"{Path(source).name} was changed while it was read: say it again")
+    made = exported(copy, TASKS, form=form, imgsz=imgsz, name=Path(source).name)
+    copy.unlink()
+    _check_whole(made)
+    if form == "onnx":
+        made.rename(f"{stem}.onnx")
+        return {}
+    for file in list(made.iterdir()):
+        if file.stem == copy.stem:
+            file.rename(file.with_stem(stem))
+    made.rename(f"{stem}_openvino_model")
+    return {}
+
+
+def quantize(
+    advance: Advance, *, source: str, target: str, pictures: list[tuple[str, int | None]]
+) -> Mapping[str, Any]:
+    """Write a quantized copy of an OpenVINO directory."""
+    from healthd_yolo.metadata import network_info, read_sidecar  # noqa: PLC0415
+    from healthd_yolo.quantize import prepared_input  # noqa: PLC0415
+    from healthd_yolo.quantize import quantize as quantized  # noqa: PLC0415
+
+    info = network_info(read_sidecar(Path(source)), Path(source).name)
+    inputs = [prepared_input(image, info.image_size, info.stride) for image in images(_samples(pictures))]
+    quantized(Path(source), Path(target), inputs, advance)
+    _check_whole(Path(target))
+    return {}
+
+
+def _check_whole(made: Path) -> None:
+    """Read what was made: on a full disk OpenVINO writes half of it and is content."""
+    try:
+        read_file(made.absolute())
+    except SettingsError as exc:
+        raise ModelError(f"what was made cannot be read ({exc}): is the disk full?") from exc
+
+
+def compare(
+    advance: Advance,
+    *,
+    original: str,
+    prepared: str,
+    imgsz: int | None,
+    threads: int | None,
+    pictures: list[tuple[str, int | None]],
+    told: str,
+    own: bool,
+) -> Mapping[str, Any]:
+    """Run the original and what was prepared from it on the same pictures: speed, and what differs."""
+    load = os.getloadavg()[0]
+    shown = list(images(_samples(pictures))) if pictures else list(noise())
+    models = _models(Path(original), Path(prepared), imgsz, threads)
+    speeds = _speeds(models, shown[:_TIMED], lambda done: advance(done, _ROUNDS + len(shown)))
+    parity = _parity(models, shown, lambda done: advance(_ROUNDS + done, _ROUNDS + len(shown)))
+    precisions = ["f32" if what.endswith("f32") else "int8" if what.endswith("int8") else "half" for what in models]
+    wrong = [beyond(one, precision) for one, precision in zip(parity, precisions[1:], strict=True)]
+    report = PrepareReport(
+        pictures=told,
+        original=speeds[0],
+        prepared=tuple(speeds[1:]),
+        parity=tuple(parity),
+        beyond=next((one for one in wrong if one is not None), None),
+        notes=tuple(_notes(parity[0], load, own=own)),
+    )
+    return report.model_dump()
+
+
+def _models(original: Path, prepared: Path, imgsz: int | None, threads: int | None) -> dict[str, Model]:
+    """Load the original, then what was prepared: in f32, and in the precision that this machine is fast in."""
+    wishes = {"imgsz": imgsz, "threads": threads}
+    options = [YoloModelOptions(engine="ultralytics", **wishes)]
+    options += [YoloModelOptions(engine="openvino", precision=one, threads=threads) for one in ("f32", "auto")]
+    found: dict[str, Model] = {}
+    for path, option in zip((original, prepared, prepared), options, strict=True):
+        model = YoloFamily().load(ModelSpec(path.name, path, path.parent, option))
+        model.warm_up()
+        said = model.predict(np.zeros((32, 32, 3), dtype=np.uint8), PARAMS).metadata
+        engine = "torch" if said["engine"] == "ultralytics" else "openvino"
+        found.setdefault(f"{path.name} on {engine}, {said['precision']}", model)
+    return found
+
+
+def _speeds(models: Mapping[str, Model], shown: list[Image], advance: Callable[[int], None]) -> list[Speed]:
+    best = {what: [float("inf")] * len(shown) for what in models}
+    for image in shown:
+        for model in models.values():  # each compiles, or warms up, for the picture's shape
+            model.predict(image, PARAMS)
+    started = perf_counter()
+    for turn in range(_ROUNDS):
+        if turn >= 2 and perf_counter() - started > _SECONDS:
+            break
+        for what, model in models.items():
+            for number, image in enumerate(shown):
+                begun = perf_counter()
+                model.predict(image, PARAMS)
+                best[what][number] = min(best[what][number], perf_counter() - begun)
+        advance(turn + 1)
+    return [Speed(what=what, ms_per_picture=round(sum(times) / len(times) * 1e3, 2)) for what, times in best.items()]
+
+
+def _parity(models: Mapping[str, Model], shown: list[Image], advance: Callable[[int], None]) -> list[Parity]:
+    (_, original), *others = models.items()
+    there, back = ([Changes() for _ in others] for _ in range(2))
+    for number, image in enumerate(shown):
+        wanted = original.predict(image, PARAMS)
+        for turn, (_, model) in enumerate(others):
+            said = model.predict(image, PARAMS)
+            scale = max(said.metadata["input_shape"]) / max(image.shape[:2])
+            there[turn].note(wanted.results, said.results, scale=scale)
+            back[turn].note(said.results, wanted.results, scale=scale)
+        advance(number + 1)
+    return [one.told(what, new=other.lost) for (what, _), one, other in zip(others, there, back, strict=True)]
+
+
+def _notes(parity: Parity, load: float, *, own: bool) -> Iterator[str]:
+    if parity.asked < _FEW:
+        advice = "other pictures" if own else "--calibration FOLDER, with pictures of your own cameras,"
+        yield f"the original sees {parity.asked} objects in these pictures, which says little; {advice} would say more"
+    if load > _BUSY * usable_cpus():
+        yield f"other programs kept the machine busy (load {load:.0f}): the speeds are rough"
+
+
+def _samples(pictures: list[tuple[str, int | None]]) -> list[Sample]:
+    return [Sample(Path(path), frame) for path, frame in pictures]
+
+
+TASKS_OF_CHILD: Mapping[str, Callable[..., Mapping[str, Any]]] = {
+    "download": download,
+    "export": export,
+    "quantize": quantize,
+    "compare": compare,
+}
+
+
+def main() -> None:
+    """Do the one task that standard input names."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # nobody sends statistics from here
+    tell = _own_output()
+    order = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_input, daemon=True, name="parent").start()
+    try:
+        answer = TASKS_OF_CHILD[order["task"]](_advance_to(tell), **order["arguments"])
+    except SettingsError as exc:
+        _say(tell, error=str(exc), kind="settings")
+    except (ModelError, MemoryError) as exc:
+        _say(tell, error=str(exc) or repr(exc), kind="model")
+    except OSError as exc:
+        _say(tell, error=exc.strerror or repr(exc), kind="system", errno=exc.errno)
+    else:
+        _say(tell, answer=answer)
+
+
+def _own_output() -> TextIO:
+    """Keep standard output for us; what others print goes to standard error."""
+    tell = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return tell
+
+
+def _end_with_input() -> None:
+    """End this process when the parent closes its side, or dies."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+def _advance_to(tell: TextIO) -> Advance:
+    return lambda done, total: _say(tell, progress=[done, total])
+
+
+def _say(tell: TextIO, **facts: Any) -> None:
+    tell.write(json.dumps(facts) + "\n")
+    tell.flush()
+
+
+if __name__ == "__main__":
+    main()

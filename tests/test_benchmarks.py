@@ -1,0 +1,100 @@
+"""The benchmarks give a table and plots whatever happens: a goal is missed, a peer is not there, a part breaks."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks import __main__ as benchmarks
+from benchmarks import held, page, soak
+from benchmarks.figures import Figure, NotMeasuredError, Plot, not_measured, table
+
+FIGURES = [
+    Figure(
+        "predictions",
+        4.0,
+        "times",
+        (">=", 2.0),
+        "peer: 20 per s",
+        "720p",
+        Plot("rates", "Rates", "", "per s", bars={"a": 1.0, "b": 2.0}),
+    ),
+    Figure("memory", 0.9, "", ("<=", 0.45)),
+    Figure(
+        "growth", -0.5, "%", ("<=", 2.0), plot=Plot("day", "A day", "minutes", "MB", lines={"it": [(0, 1.0), (1, 2.0)]})
+    ),
+    Figure("left", 0, "", ("==", 0)),
+    not_measured("cached | snapshot", NotMeasuredError("without nginx,\nwrk"), (">=", 1.0)),
+]
+
+
+def test_the_table_says_what_is_reached_missed_and_not_measured_and_why() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(FIGURES[:4]).splitlines()[2:]]
+    assert [row[3] for row in rows] == ["reached", "**missed**", "reached", "reached"]
+    assert rows[0] == ["predictions", "4 times", ">= 2 times", "reached", "peer: 20 per s", "720p"]
+    assert "| not measured: without nginx, wrk | >= 1 |  |" in table(FIGURES)
+    assert page.summary(FIGURES) == "Of 5 goals 3 are reached, 1 missed, 1 not measured."
+
+
+def test_the_page_has_table_plots_and_machine_and_the_plots_are_the_same_each_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "old.svg").write_text("of the last run", encoding="utf-8")
+    written = page.write(FIGURES, {"processor": "a fast one"}, tmp_path).read_text(encoding="utf-8")
+    assert table(FIGURES) in written
+    assert "| processor | a fast one |" in written
+    linked = re.findall(r"!\[.+\]\((benchmarks/.+\.svg)\)", written)
+    assert sorted(linked) == ["benchmarks/day.svg", "benchmarks/goals.svg", "benchmarks/rates.svg"]
+    assert {path.name for path in (tmp_path / "benchmarks").iterdir()} == {name.rpartition("/")[2] for name in linked}
+    before = {name: (tmp_path / name).read_bytes() for name in linked}
+    for svg in before.values():
+        assert ET.fromstring(svg).tag.endswith("svg")
+        assert str(tmp_path).encode() not in svg
+    page.write(FIGURES, {}, tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in linked} == before
+
+
+def test_how_much_of_a_goal_is_reached_is_more_where_the_figure_is_better() -> None:
+    assert [figure.of_goal for figure in FIGURES] == [2.0, 0.5, float("inf"), None, None]
+
+
+@pytest.mark.parametrize("name", benchmarks.PARTS)
+def test_every_part_measures_quickly_or_not(name: str) -> None:
+    measure = importlib.import_module(f"benchmarks.{name}").measure
+    assert [(it.name, it.kind) for it in inspect.signature(measure).parameters.values()] == [
+        ("quick", inspect.Parameter.KEYWORD_ONLY)
+    ]
+
+
+def test_a_part_that_breaks_gives_a_row_that_says_why_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*, quick: bool) -> list[Figure]:
+        raise (NotMeasuredError("no yolo11n-pose.pt: set HEALTHD_TEST_ASSETS") if quick else KeyError("url"))
+
+    monkeypatch.setattr(soak, "measure", breaks)
+    monkeypatch.setattr(held, "measure", lambda *, quick: [])
+    assert [figure.missing for figure in benchmarks.measured("soak", quick=True)] == [
+        "no yolo11n-pose.pt: set HEALTHD_TEST_ASSETS"
+    ]
+    assert [figure.missing for figure in benchmarks.measured("soak", quick=False)] == ["KeyError('url')"]
+    assert [bool(figure.missing) for figure in benchmarks.measured("held", quick=True)] == [True]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 4, 7, 12, 31])
+def test_the_largest_number_that_is_held_is_found_wherever_it_lies(limit: int) -> None:
+    asked: list[int] = []
+
+    def holds(number: int) -> bool:
+        asked.append(number)
+        return number <= limit
+
+    assert held.most(holds, 4) == limit
+    assert len(asked) <= 9
+
+
+def test_only_parts_that_exist_can_be_asked_for() -> None:
+    assert benchmarks.chosen("soak,engine") == ["engine", "soak"]
+    with pytest.raises(Exception, match="there is no part `speed`"):
+        benchmarks.chosen("speed")
