@@ -217,3 +217,22 @@ async def test_a_session_says_when_it_ends() -> None:
     async with open_house() as house:
         told = (await house.get("/api/v1/auth/session")).json()
         assert told == {"name": "anonymous", "scope": "admin", "required": False, "expires_in_seconds": None}
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_listener_hears_of_the_topics_that_it_asked_for() -> None:
+    async with (
+        open_house({"gym": FakeSource(predict=prediction)}) as house,
+        house.client.stream("GET", "/api/v1/events/stream?topic=viewer&topic=camera") as stream,
+    ):
+        lines = stream.aiter_lines()
+        names = [await anext(one async for one in lines if one.startswith("event:"))]
+        predicted = house.runner().counts.predicted
+        await eventually(lambda: house.runner().counts.predicted > predicted + 3)
+        house.runner().pause()
+        while len(names) < 2:
+            names.append(await anext(one async for one in lines if one.startswith("event:")))
+        assert names == ["event: camera", "event: camera"]
+        assert_error(await house.get("/api/v1/events/stream?topic=weather"), 422)
