@@ -11,6 +11,8 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from litestar.types import ASGIApp
 
+from healthd.api import schemas
+from healthd.api.cameras import find
 from healthd.api.panel_schemas import LogLine
 from healthd.api.services import House
 from healthd.api.streams import LATER, EndlessAnswer, Write, event_bytes
@@ -24,9 +26,10 @@ LOOK_SECONDS = 0.25
 MOST_AT_ONCE = 250
 """Lines that are sent at a time; where more have come, the newest."""
 
+UNKNOWN = ResponseSpec(schemas.Error, description="Unknown camera.")
 LEVEL = Parameter(description="This level and those that are more severe.")
 EVENT = Parameter(max_length=200, description="Only lines of this event.")
-CAMERA = Parameter(max_length=200, description="Only lines of this camera; it need not be configured.")
+CAMERA = Parameter(max_length=200, description="Only lines of this camera.")
 
 
 class LogController(Controller):
@@ -35,7 +38,7 @@ class LogController(Controller):
     path = "/logs"
     tags = ("process",)
 
-    @get("/", summary="The newest lines of the log")
+    @get("/", summary="The newest lines of the log", responses={404: UNKNOWN})
     async def logs(
         self,
         services: House,
@@ -45,13 +48,19 @@ class LogController(Controller):
         limit: Annotated[int, Parameter(ge=1, le=MOST_LINES, description="At most so many.")] = 200,
     ) -> list[LogLine]:
         """Lines that were logged, the oldest first. The last thousand or so are kept in memory."""
+        if camera is not None:
+            find(services, camera)
         return [shape(line) for line in services.log_ring.lines(Wanted(level, event, camera), limit=limit)]
 
     @get(
         "/stream",
         summary="The log as it is written",
         media_type="text/event-stream",
-        responses={200: ResponseSpec(str, description="`log`.", media_type="text/event-stream"), 503: LATER},
+        responses={
+            200: ResponseSpec(str, description="`log`.", media_type="text/event-stream"),
+            404: UNKNOWN,
+            503: LATER,
+        },
     )
     async def stream(
         self,
@@ -71,6 +80,8 @@ class LogController(Controller):
         ] = 100,
     ) -> ASGIApp:
         """Server-Sent Events named `log`, with the lines as `GET /api/v1/logs` has them."""
+        if camera is not None:
+            find(services, camera)
         seen = _seen(request.headers.get("last-event-id", ""), services.boot_id)
         tail = LogTail(services.log_ring, Wanted(level, event, camera), after=seen, first=limit)
 

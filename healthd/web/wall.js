@@ -107,7 +107,7 @@ class Wall {
     if (error) {
       this.setLink(error.status === 401 ? "locked" : "silent", error.message);
     } else {
-      if (date && Math.abs(date - Date.now()) > 2000) this.skew = date - Date.now();
+      this.skew = Math.abs(date - Date.now()) > 2000 ? date - Date.now() : 0; // the header counts whole seconds
       this.login.hide();
       this.take(cameras);
       this.setLink("fine");

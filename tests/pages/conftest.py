@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.pages.browser import Open, chromium, opener
-from tests.process.daemon import Daemon
+from tests.process.daemon import TESTS, Daemon
 
 
 @pytest.fixture(scope="module")
@@ -30,5 +30,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         version("healthd-yolo")
     except PackageNotFoundError:
         pytest.skip("healthd-yolo is not installed")
-    with Daemon(tmp_path_factory.mktemp("demo"), arguments=["demo", "--port", 0], plugins=[]) as running:
+    beside = TESTS.parent / "plugins" / "healthd-yolo"  # whatever else is installed
+    with Daemon(tmp_path_factory.mktemp("demo"), arguments=["demo", "--port", 0], plugins=[beside]) as running:
         yield running.until_ready(seconds=60)

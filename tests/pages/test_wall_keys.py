@@ -1,5 +1,6 @@
 """The wall where a key is needed, below a path of nginx: log in, out, and nothing that a stranger may see."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,14 +8,22 @@ import pytest
 
 from tests.pages.browser import Open, assert_accessible
 from tests.pages.wall import shown, until_shown
-from tests.process.daemon import Daemon, until
+from tests.process.daemon import TESTS, Daemon, until
 from tests.process.streaming import PLUGINS
 from tests.process.test_streams_proxy import nginx
 
 pytestmark = pytest.mark.process
 
 KEY = "k3y-of-the-wall-page"
-ROOT = "/lab/cams"
+ROOT = "/cams"
+
+
+def location(daemon: Daemon) -> str:
+    """What the docs say."""
+    page = (TESTS.parent / "docs" / "wall.md").read_text(encoding="utf-8")
+    found = re.search(rf"^location {ROOT}/ \{{.*?^\}}", page, re.MULTILINE | re.DOTALL)
+    assert found
+    return found[0].replace("127.0.0.1:8080", f"127.0.0.1:{daemon.port}")
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +34,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "auth": {"keys": [{"name": "wall", "key": KEY}]},
         "cameras": {"gym": {"plugin": "noisy", "options": {"fps": 5, "width": 320, "height": 180}}},
     }
-    with Daemon(tmp_path_factory.mktemp("locked"), settings, plugins=PLUGINS) as daemon:
-        location = (
-            f"location {ROOT}/ {{ proxy_pass http://127.0.0.1:{daemon.port}; proxy_set_header Host $http_host; }}"
-        )
-        with nginx(tmp_path_factory.mktemp("nginx"), 9, more=location) as port:
-            yield f"http://127.0.0.1:{port}{ROOT}/"
+    folder = tmp_path_factory.mktemp("nginx")
+    with (
+        Daemon(tmp_path_factory.mktemp("locked"), settings, plugins=PLUGINS) as daemon,
+        nginx(folder, daemon.port, more=location(daemon)) as port,
+    ):
+        yield f"http://127.0.0.1:{port}{ROOT}/"
 
 
 def test_below_a_path_of_nginx_one_logs_in_with_a_key_and_out_again(url: str, open_page: Open, tmp_path: Path) -> None:
