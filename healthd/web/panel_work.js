@@ -116,7 +116,7 @@ export function setSession(now) {
   document.querySelectorAll("[data-changes]").forEach(allow);
 }
 
-export const mayChange = () => session.scope === "admin";
+const mayChange = () => session.scope === "admin";
 
 function allow(control) {
   const wanted = control.dataset.off === "true" || control.dataset.busy === "true" || !mayChange();
