@@ -37,12 +37,13 @@ def packed(parts: Mapping[str, object], *, at: datetime, home: Path | None = Non
 
 
 def threads() -> str:
-    """Say what each thread does: file, line and function, no values and no code."""
+    """Say what each thread does, the innermost call first: file, line and function, no values and no code."""
     frames = sys._current_frames()  # noqa: SLF001  the documented way, for debuggers
     told = []
     for thread in sorted(threading.enumerate(), key=lambda thread: thread.name):
         frame = frames.get(thread.ident or 0)
-        stack = traceback.extract_stack(frame, limit=30) if frame is not None else []
+        walked = traceback.walk_stack(frame) if frame is not None else ()
+        stack = traceback.StackSummary.extract(walked, limit=30, lookup_lines=False)  # no code: it lies on the disk
         told.append(f"{thread.name}{' (daemon)' if thread.daemon else ''}\n{_stack(stack)}")
     return "\n".join(told)
 

@@ -6,6 +6,8 @@ import { Poll, off, order, orderButton } from "./panel_work.js";
 const COLUMNS = ["Model", "State", "Memory", "Rate", "Predictions", "Loaded in", "Last used", "Held by", "Orders"].map((head) => ({ head }));
 const LOADING = 150; // seconds that a load may take here: `models.load_timeout_seconds` and a little
 
+const path = (id) => `models/${id.split("/").map(encodeURIComponent).join("/")}`; // its slashes are the path's
+
 export class Models {
   id = "models";
   title = "Models";
@@ -70,13 +72,13 @@ export class Models {
   }
 
   async load(id) {
-    await order(`${id} is loaded`, `models/${id}/load`, { method: "POST", seconds: LOADING });
+    await order(`${id} is loaded`, `${path(id)}/load`, { method: "POST", seconds: LOADING });
     this.poll.now();
   }
 
   async unload(id) {
     const words = ({ unloaded }) => (unloaded ? `${id} is unloaded` : `${id} was not loaded`);
-    await order(words, `models/${id}`, { method: "DELETE" });
+    await order(words, path(id), { method: "DELETE" });
     this.poll.now();
   }
 }

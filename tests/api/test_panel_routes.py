@@ -18,7 +18,7 @@ from healthd import __version__
 from healthd.log_ring import LogRing, Wanted
 from healthd.logs import configure_logging
 from healthd.process import versions
-from healthd.settings import load_settings
+from healthd.settings import LogSettings, load_settings, with_command
 from healthd.settings_view import shown_settings
 from tests.api.house import ADMIN, KEYS, READ, READ_KEY, MovableClock, assert_error, open_house
 from tests.eventually import eventually
@@ -60,6 +60,11 @@ def test_each_setting_says_where_it_comes_from_and_no_secret(tmp_path: Path) -> 
     assert shown["server.port"] == (9000, "environment", "HEALTHD_SERVER__PORT")
     assert shown["server.host"] == ("127.0.0.1", "default", None)
     assert not [secret for secret in SECRETS if secret in str(shown)]
+    loud = with_command(settings, {"log": LogSettings(level="debug")}, {("log", "level"): "--log-level"})
+    said = {one.key: (one.value, one.origin, one.name) for one in shown_settings(loud)}
+    assert said["log.level"] == ("debug", "command", "--log-level")
+    assert said["log.format"] == ("auto", "default", None)
+    assert said["server.port"] == shown["server.port"]
 
 
 async def test_settings_are_told_to_who_may_read_alone() -> None:
