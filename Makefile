@@ -61,7 +61,7 @@ $(VENV)/light: $(VENV)/made $(SOURCES)
 # ultralytics asks for opencv-python, which owns the same folder cv2/ as our headless build: the headless one must win.
 $(VENV)/full: $(VENV)/made $(SOURCES)
 	@echo 'installing everything, torch included: 6 GB, a few minutes ...'
-	$(PIP) -e '.[dev]' -e 'plugins/healthd-yolo[ultralytics]'
+	$(PIP) -e '.[dev]' -e 'plugins/healthd-yolo[ultralytics,quantize]'
 	@$(BIN)/python -m pip --disable-pip-version-check uninstall --quiet --yes opencv-python
 	$(PIP) --force-reinstall --no-deps opencv-python-headless
 	@touch $(VENV)/light $@

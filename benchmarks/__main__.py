@@ -1,14 +1,19 @@
-"""`python -m benchmarks [--quick] [--only PART,...]`: measures, prints one table, writes docs/benchmarks.md."""
+"""`python -m benchmarks [--quick] [--only PART,...]`: measures, prints one table, writes docs/benchmarks.md.
+
+With `--keep FILE` a run may be cut into several: what was measured is kept there, each part under its name, and the
+page is written when none is missing.
+"""
 
 import argparse
 import importlib
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
-from benchmarks import page
+from benchmarks import kept, page
 from benchmarks.figures import Figure, NotMeasuredError, not_measured, table
 from benchmarks.machine import machine
 
@@ -24,6 +29,7 @@ PARTS = (
     "leaving",
     "infer",
     "snapshots",
+    "polling",
     "idle",
     "soak",
 )
@@ -33,16 +39,17 @@ SLOW = {"held", "streams", "leaving", "soak"}
 
 def measured(name: str, *, quick: bool) -> list[Figure]:
     """Run one part; what fails gives a row that says why, and ends nothing else."""
-    begun = time.perf_counter()
+    begun, what = time.perf_counter(), name
     try:
         part = importlib.import_module(f"benchmarks.{name}")
+        what = str(part.__doc__).partition("\n")[0].rstrip(".")
         figures: list[Figure] = part.measure(quick=quick)
     except NotMeasuredError as exc:
-        figures = [not_measured(name, exc)]
+        figures = [not_measured(what, exc)]
     except Exception as exc:  # noqa: BLE001  whatever a part breaks on, the others have figures to give
-        figures = [not_measured(name, repr(exc))]
+        figures = [not_measured(what, repr(exc))]
     if not figures:
-        figures = [not_measured(name, "something it needs is not installed")]
+        figures = [not_measured(what, "something it needs is not installed")]
     print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
     return figures
 
@@ -63,15 +70,20 @@ def main() -> None:
     parser.add_argument(
         "--only", type=chosen, metavar="PART,...", help=f"some of {', '.join(PARTS)}; nothing is written"
     )
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="keep the figures there, beside those of other parts")
     asked = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
     about = machine()
     names = asked.only or [name for name in PARTS if not (asked.quick and name in SLOW)]
-    figures = [figure for name in names for figure in measured(name, quick=asked.quick)]
+    parts = {name: measured(name, quick=asked.quick) for name in names}
+    if asked.keep is not None and not asked.quick:
+        parts = kept.beside(asked.keep, parts)
+    names = [name for name in PARTS if name in parts]
+    figures = [figure for name in names for figure in parts[name]]
     print(table(figures))
     left_out = f" Left out: {', '.join(sorted(set(PARTS) - set(names)))}." if len(names) < len(PARTS) else ""
     print(page.summary(figures) + left_out)
-    if not asked.quick and not asked.only:
+    if not asked.quick and names == list(PARTS):
         print(f"written: {page.write(figures, about).name}", file=sys.stderr)
 
 

@@ -249,7 +249,7 @@ async def _shed(seconds: float, cameras: int = 4) -> Figure:
 
 def measure(*, quick: bool) -> list[Figure]:
     """Measure what the issue asks of an idle house, and the sharing."""
-    seconds = 4.0 if quick else 30.0
+    seconds = 3.0 if quick else 30.0
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "still.mp4"
         what = film_still(film)

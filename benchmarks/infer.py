@@ -169,7 +169,7 @@ def measure(*, quick: bool) -> list[Figure]:
     """Measure inference over HTTP."""
     need("fastapi", "ultralytics", "python_multipart", "onnx")
     weights, clip = checkpoint(NETWORK).parent, asset("clips", STREET)
-    picture, seconds, crowds = (_picture(clip), 3.0, (4,)) if quick else (_picture(clip), 12.0, CLIENTS)
+    picture, seconds, crowds = (_picture(clip), 2.0, (4,)) if quick else (_picture(clip), 12.0, CLIENTS)
     with _healthd(exported(NETWORK).parent) as url:
         ours = {how: _measured(url, f"/api/v1/infer{query}", picture, seconds, crowds) for how, query in WAYS.items()}
     with _tutorial(weights) as url:

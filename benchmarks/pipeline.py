@@ -130,7 +130,7 @@ def one_after_the_other(fps: float, model_seconds: float, seconds: float) -> Rat
 
 def measure(*, quick: bool) -> list[Figure]:
     """Measure the two cases of the issue."""
-    seconds = 4.0 if quick else 20.0
+    seconds = 3.0 if quick else 20.0
     figures = []
     cases = ((15, 0.1, 14.5, 9.5), (30, 0.2, 29.0, 4.9))
     for fps, model_seconds, viewer_goal, prediction_goal in cases[:1] if quick else cases:

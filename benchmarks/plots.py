@@ -21,7 +21,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
 }
 MOST_OF_GOAL = 10.0
-LONGEST_NAME = 88
+LONGEST_NAME = 80
 
 
 def draw(figures: Sequence[Figure], folder: Path) -> list[tuple[str, Path]]:
@@ -92,7 +92,7 @@ def _one(axes: "Axes", plot: Plot) -> None:
         marker = "o" if len(points) < 20 else None
         axes.plot([x for x, _ in points], [y for _, y in points], color=colour, label=name, marker=marker, markersize=4)
     axes.set(xlabel=plot.x, ylabel=plot.y)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max(y for points in (plot.lines or {}).values() for _, y in points))
     axes.grid(color=INK, alpha=0.25)
     if len(plot.lines or {}) > 1:
         axes.legend(frameon=False)

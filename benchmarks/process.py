@@ -49,7 +49,7 @@ class Daemon:
     def get(self, path: str) -> tuple[int, bytes]:
         """Return status and body of a GET."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=15) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as exc:
             return exc.code, exc.read()

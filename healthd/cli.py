@@ -214,6 +214,9 @@ def _serve(chosen: argparse.Namespace, settings: "Settings") -> NoReturn:
 
 
 def _run_daemon(chosen: argparse.Namespace, settings: "Settings") -> int:
+    from healthd.memory import limit_arenas  # noqa: PLC0415
+
+    limit_arenas()  # before OpenCV and NumPy are imported and start threads
     import structlog  # noqa: PLC0415
 
     from healthd.daemon import StartError, serve  # noqa: PLC0415

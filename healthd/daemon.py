@@ -165,10 +165,10 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
 
 
 def make_manager(
-    settings: Settings, families: Mapping[str, ModelFamily], tally: Tally, metrics: Metrics
+    settings: Settings, families: Mapping[str, ModelFamily], tally: Tally, metrics: Metrics | None = None
 ) -> ModelManager:
     """Build what loads and shares the models; it loads nothing yet."""
-    wanted = settings.models
+    wanted, metrics = settings.models, metrics or Metrics()
     return ModelManager(
         families,
         directory=wanted.directory,

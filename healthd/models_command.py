@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -59,9 +58,7 @@ async def list_models(settings: Settings) -> int:
     """Print what lies in the models directory and which family serves it."""
     families = await _families()
     directory = settings.models.directory
-    found = [
-        entry for entry in Catalog(families, directory=directory).entries() if not Path(entry.model_id).is_absolute()
-    ]
+    found = Catalog(families, directory=directory).entries()
     table = Table("model", "family", "size", "prepared from", box=SIMPLE_HEAD)
     for entry in found:
         path = directory / entry.model_id
@@ -95,7 +92,8 @@ async def verify(settings: Settings, name: str) -> int:
     if wrong:
         remedy = f"prepare {manifest.source.name} again, with --force"
         return _say(f"{name} is not what was prepared: {'; '.join(wrong)}. {remedy}", FAILED)
-    print(f"{name}: {len(manifest.files)} files, as they were made from {manifest.source.name}")  # noqa: T201
+    count = f"{len(manifest.files)} file{'' if len(manifest.files) == 1 else 's'}"
+    print(f"{name}: {count}, as made from {manifest.source.name}")  # noqa: T201  the command line prints
     return OK
 
 
@@ -204,11 +202,9 @@ class _Lines:
 def _show(made: PreparedModel) -> None:
     console, report = _console(), made.report
     if made.already:
-        console.print(
-            f"already prepared: {escape(str(made.path))}, from the same file with the same options; then measured:"
-        )
+        console.print(f"already prepared, from the same file with the same options: {escape(str(made.path))}")
     console.print(_speeds(made), _parities(report), sep="")
-    console.print(f"measured on {escape(report.pictures)}")
+    console.print(f"measured on {escape(report.pictures)}{', when it was prepared' if made.already else ''}")
     for note in report.notes:
         console.print(f"note: {escape(note)}")
     if made.in_place:
@@ -217,19 +213,21 @@ def _show(made: PreparedModel) -> None:
 
 
 def _speeds(made: PreparedModel) -> Table:
-    table = Table("", "ms per picture", "times as fast", "size", box=SIMPLE_HEAD)
+    table = Table("", "", "ms per picture", "times as fast", "size", box=SIMPLE_HEAD)
     original = made.report.original
-    table.add_row(escape(original.what), f"{original.ms_per_picture:.1f}", "1", _size(made.original_bytes))
+    row = (escape(original.what), f"{original.ms_per_picture:.1f}", "1", _size(made.original_bytes))
+    table.add_row(escape(made.original), *row)
     for speed in made.report.prepared:
         ratio = original.ms_per_picture / speed.ms_per_picture
-        table.add_row(escape(speed.what), f"{speed.ms_per_picture:.1f}", f"{ratio:.1f}", _size(made.size_bytes))
+        row = (escape(speed.what), f"{speed.ms_per_picture:.1f}", f"{ratio:.1f}", _size(made.size_bytes))
+        table.add_row("prepared", *row)
     return table
 
 
 def _parities(report: PrepareReport) -> Table:
-    table = Table(
-        "beside the original", "found again", "new", "IoU", "lowest", "confidence", "keypoints", box=SIMPLE_HEAD
-    )
+    """Say how far the results stray: the mean and the lowest overlap, the largest differences."""
+    columns = ("beside it", "found again", "new", "IoU", "lowest", "confidence", "keypoints")
+    table = Table(*columns, box=SIMPLE_HEAD)
     for one in report.parity:
         table.add_row(escape(one.what), f"{one.found} of {one.asked}", str(one.new), *_differences(one))
     return table
@@ -238,8 +236,8 @@ def _parities(report: PrepareReport) -> Table:
 def _differences(one: Parity) -> Iterator[str]:
     yield "-" if one.mean_iou is None else f"{one.mean_iou:.4f}"
     yield "-" if one.lowest_iou is None else f"{one.lowest_iou:.4f}"
-    yield "-" if one.confidence is None else f"within {one.confidence:.4f}"
-    yield "-" if one.keypoints_px is None else f"within {one.keypoints_px:.2f} px"
+    yield "-" if one.confidence is None else f"{one.confidence:.4f}"
+    yield "-" if one.keypoints_px is None else f"{one.keypoints_px:.2f} px"
 
 
 def _size(count: int) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ class Served:
 
     port: int
     url: str
+    stop: Callable[[], Awaitable[object]] | None = None
+    """Ends it before its block does."""
 
 
 def make_services(runners: Sequence[CameraRunner] = (), *, keys: Sequence[tuple[str, str, Scope]] = ()) -> Services:
@@ -87,12 +89,16 @@ async def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0, **options
     scheme = "https" if tls else "http"
     shown = f"[{host}]" if ":" in host else host
     taken = bound.getsockname()[1]
+
+    async def stop() -> None:
+        server.should_exit = True
+        await asyncio.wait_for(asyncio.shield(task), 5)
+
     try:
         await asyncio.wait_for(started.wait(), 5)
-        yield Served(taken, f"{scheme}://{shown}:{taken}")
+        yield Served(taken, f"{scheme}://{shown}:{taken}", stop)
     finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, 5)
+        await stop()
 
 
 @asynccontextmanager

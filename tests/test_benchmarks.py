@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import held, page, soak
+from benchmarks import held, kept, page, soak
 from benchmarks.figures import Figure, NotMeasuredError, Plot, not_measured, table
 
 FIGURES = [
@@ -55,6 +55,18 @@ def test_the_page_has_table_plots_and_machine_and_the_plots_are_the_same_each_ti
         assert str(tmp_path).encode() not in svg
     page.write(FIGURES, {}, tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in linked} == before
+
+
+def test_a_run_may_be_cut_into_several(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    kept.beside(file, {"engine": FIGURES[:2], "soak": FIGURES[1:2]})
+    together = kept.beside(file, {"soak": FIGURES[2:4], "held": FIGURES[4:]})
+    assert {name: table(figures) for name, figures in together.items()} == {
+        "engine": table(FIGURES[:2]),
+        "soak": table(FIGURES[2:4]),
+        "held": table(FIGURES[4:]),
+    }
+    assert together["engine"][0].plot == FIGURES[0].plot
 
 
 def test_how_much_of_a_goal_is_reached_is_more_where_the_figure_is_better() -> None:

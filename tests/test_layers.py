@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
-        *("pictures", "picture_headers", "bundle", "__init__"),
+        *("pictures", "picture_headers", "bundle", "memory", "__init__"),
     ),
 )
 """From the top down. Whoever adds a file says here where it stands."""

@@ -3,6 +3,8 @@
 import asyncio
 import contextvars
 import gc
+import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from healthd.worker import EnterTimeout, Worker, WorkerTimeout, entered
+from healthd.worker import PATIENCE, EnterTimeout, Worker, WorkerTimeout, entered
 
 
 @pytest.fixture
@@ -174,3 +176,21 @@ async def test_a_close_that_hangs_is_bounded() -> None:
     assert time.monotonic() - begun < 1
     assert len(abandoned) == 1
     hang.set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a thread has a priority of its own")
+async def test_a_patient_worker_and_the_threads_it_starts_let_others_go_first() -> None:
+    def niceness() -> tuple[int, int]:
+        inner: list[int] = []
+        thread = threading.Thread(target=lambda: inner.append(os.getpriority(os.PRIO_PROCESS, 0)))
+        thread.start()
+        thread.join()
+        return os.getpriority(os.PRIO_PROCESS, 0), inner[0]
+
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    for patient, expected in ((False, ours), (True, min(19, ours + PATIENCE))):
+        worker = Worker("t", patient=patient)
+        worker.start()
+        assert await worker.call(niceness, timeout=5) == (expected, expected)
+        worker.close()
+    assert os.getpriority(os.PRIO_PROCESS, 0) == ours

@@ -7,6 +7,7 @@ a scope nor a task is made for such a request.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -72,8 +73,8 @@ class _Given:
     """An answer, which is the same for as long as the age that it tells of: a millisecond."""
 
     until: float
-    shown: object
-    """What the camera showed: it shows nothing as soon as it is lost or paused."""
+    shown_id: int | None
+    """The frame that the camera showed: it shows none as soon as it is lost or paused."""
     defaults: RawHeaders
     status: int
     answer: tuple[bytes, bytes]
@@ -105,6 +106,7 @@ class CachedSnapshots:
         self._told: dict[tuple[str, bool], dict[Variant, _Told]] = {}
         """By camera, plain or predicted: the variants of its newest frame that were asked for."""
         self._by_heart: dict[bytes, Question] = {}
+        self._kept: deque[tuple[Question, _Given]] = deque()
         self._counters: dict[int, Counter] = {}
 
     def known(self, request: bytes) -> Question | None:
@@ -156,27 +158,39 @@ class CachedSnapshots:
             return None
 
     def encoding(self, question: Question) -> "asyncio.Task[bytes] | None":
-        """Have the picture encoded that a question asks for; None: it takes more than that."""
+        """Have the picture encoded that a question asks for, or first an older one; None: it takes more than that."""
         runner, overlay = question.runner, question.asked.overlay
         try:
             picture = runner.picture(overlay=overlay)
             if not runner.waits.is_fresh(overlay=overlay):
                 return None
-            return runner.jpegs.encoding(picture, _variant(question, picture.frame))
+            variant = _variant(question, picture.frame)
+            return runner.jpegs.older(picture.frame.frame_id, variant) or runner.jpegs.encoding(picture, variant)
         except Exception:  # noqa: BLE001  as above
             return None
 
     def _answer(self, question: Question, defaults: RawHeaders) -> tuple[bytes, bytes] | None:
         runner, overlay = question.runner, question.asked.overlay
         now, given = self._services.clock.monotonic(), question.given
-        shown = runner.shown.predicted if overlay else runner.shown.frame
-        if given is None or now >= given.until or given.shown is not shown or given.defaults is not defaults:
-            given = question.given = self._made(question, defaults, now)
+        shown = _shown_id(runner, overlay=overlay)
+        if given is None or now >= given.until or given.shown_id != shown or given.defaults is not defaults:
+            given = self._made(question, defaults, now)
+            self._keep(question, given, now)
             if given is None:
                 return None
         self._count(given.status)
         runner.jpegs.hits += given.status == HTTPStatus.OK
         return given.answer
+
+    def _keep(self, question: Question, given: _Given | None, now: float) -> None:
+        """Remember an answer; let go of those, and of their pictures, that nobody can be given any more."""
+        while self._kept and self._kept[0][1].until <= now:
+            asked, was = self._kept.popleft()
+            if asked.given is was:
+                asked.given = None
+        question.given = given
+        if given is not None:
+            self._kept.append((question, given))
 
     def _made(self, question: Question, defaults: RawHeaders, now: float) -> _Given | None:
         runner, asked = question.runner, question.asked
@@ -207,7 +221,7 @@ class CachedSnapshots:
             rest = b"content-type: image/jpeg\r\ncontent-length: %d\r\n" % len(jpeg)
         line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
         head = b"%b%b%.0f%b%b\r\n" % (line, told.opening, age_ms, told.closing, rest)
-        shown = runner.shown.predicted if overlay else runner.shown.frame
+        shown = _shown_id(runner, overlay=overlay)
         return _Given(now + SAME_SECONDS, shown, defaults, status.value, (head, jpeg))
 
     def _count(self, status: int) -> None:
@@ -215,6 +229,14 @@ class CachedSnapshots:
         if counter is None:
             counter = self._counters[status] = self._services.metrics.requests.labels(TEMPLATE, str(status))
         counter.inc()
+
+
+def _shown_id(runner: CameraRunner, *, overlay: bool) -> int | None:
+    if overlay:
+        predicted = runner.shown.predicted
+        return predicted.frame.frame_id if predicted is not None else None
+    frame = runner.shown.frame
+    return frame.frame_id if frame is not None else None
 
 
 def _variant(question: Question, frame: Frame) -> Variant:

@@ -1,5 +1,6 @@
 """Cameras: their health, their newest picture and prediction, and what can be ordered of them."""
 
+import asyncio
 import math
 from dataclasses import dataclass
 from datetime import datetime
@@ -100,8 +101,7 @@ class CameraController(Controller):
             if not await while_connected(request.scope, newer):
                 return Response(b"", status_code=304)  # nobody reads it: nothing is encoded for it
         await runner.wait_fresh(overlay=overlay)
-        picture = _picture(runner, overlay=overlay)
-        variant = Variant(q or runner.tuning.quality, width, overlay).fitting(picture.frame)
+        picture, variant = await _next_picture(runner, quality=q, width=width, overlay=overlay)
         _refuse_older(runner, max_age, age_ms=_age_ms(services, picture.frame))
         nothing_newer = after is not None and known and picture.frame.frame_id <= after
         if nothing_newer or matches(request.headers.get("if-none-match"), _etag(services, picture.frame, variant)):
@@ -193,6 +193,19 @@ def _startable(services: Services, name: str) -> CameraRunner:
     if runner.source is None or not runner.settings.enabled:
         raise ClientException(f"camera `{name}` cannot run: {runner.health.reason}", status_code=409)
     return runner
+
+
+async def _next_picture(
+    runner: CameraRunner, *, quality: int | None, width: int | None, overlay: bool
+) -> tuple[Picture, Variant]:
+    """Return the newest picture and how to show it, once the encoder has finished with an older one shown like it."""
+    while True:
+        picture = _picture(runner, overlay=overlay)
+        variant = Variant(quality or runner.tuning.quality, width, overlay).fitting(picture.frame)
+        older = runner.jpegs.older(picture.frame.frame_id, variant)
+        if older is None:
+            return picture, variant
+        await asyncio.wait({older})
 
 
 async def _encoded(runner: CameraRunner, picture: Picture, variant: Variant) -> bytes:

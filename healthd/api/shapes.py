@@ -78,7 +78,7 @@ def _camera(runner: CameraRunner, said: _Said, viewers: int) -> schemas.Camera:
         frames=schemas.FrameCounts(counts.read, counts.predicted, dict(counts.dropped), counts.in_hand),
         reconnects=runner.reconnects,
         viewers=viewers,
-        model=schemas.CameraModel(said.model_id, model.state, _text(model.reason), runner.attention.idle),
+        model=schemas.CameraModel(said.model_id, model.state, _text(model.reason), runner.waits.model_rests),
         tuning=schemas.Tuning(runner.tuning.predict_fps, runner.tuning.quality, *said.tuning),
         errors=[_error(error.at, error.task, error.reason) for error in runner.failures.errors],
     )

@@ -23,6 +23,8 @@ class Demand:
         """When the last frame was published, in seconds of the monotonic clock."""
         self.predict_from = math.inf
         """From when on the model wants a frame; infinite: it wants none."""
+        self.interval = 0.0
+        """Seconds between two frames, of a camera that makes only those that are wanted; 0: not known."""
 
     def asked(self) -> None:
         """Somebody asked for a picture."""

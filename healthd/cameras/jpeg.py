@@ -137,6 +137,17 @@ class JpegCache:
             task.add_done_callback(lambda _: self._running.pop(key, None))
         return task
 
+    def older(self, frame_id: int, variant: Variant) -> "asyncio.Task[bytes] | None":
+        """Return what encodes an older frame in the same way, while nobody encodes this one.
+
+        Who waits for its end before he asks for the newest frame leaves out those in between: where encoding takes
+        longer than the camera takes for a frame, they would only queue up.
+        """
+        key = (frame_id, variant)
+        if key in self._done or key in self._running:
+            return None
+        return next((task for (other, how), task in self._running.items() if how == variant and other < frame_id), None)
+
     def drop(self) -> None:
         """Forget every JPEG, those that are still being encoded too: the camera is lost."""
         self._drops += 1

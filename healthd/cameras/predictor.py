@@ -79,6 +79,7 @@ class Predictor:
             exit_timeout=CLOSE_SECONDS,
             on_abandoned=self._on_abandoned,
             late="the model was not loaded",
+            patient=True,
         ) as (worker, predict):
             if predict is None:
                 self.set_health("none")
@@ -98,7 +99,7 @@ class Predictor:
         due = self._clock.monotonic()
         while self._control.staying("predictor", generation):
             self._demand.predict_from = due
-            await self._wait_until(due)
+            await self._wait_until(due - self._early())
             if not self._control.staying("predictor", generation):
                 return  # the order came while it waited: nobody will wake it a second time
             self._demand.predict_from = -math.inf
@@ -141,6 +142,11 @@ class Predictor:
             wait = min(due, now + 1.0 / limit) - now
             if wait <= 0 or not await self._control.changed.wait(wait):
                 return
+
+    def _early(self) -> float:
+        """Say how long before its time a prediction may begin: the frame nearest to it does not wait for it."""
+        limit = self._tuning().predict_fps
+        return 0.0 if limit is None else min(self._demand.interval, 1.0 / limit) / 2
 
     def _next_due(self, due: float) -> float:
         """Say when the prediction after this one is due.

@@ -67,6 +67,7 @@ class Puller:
         waited = 0.0 if self._grabbed_at is None else now - self._grabbed_at
         self._interval += _HALF_LIFE * (waited - self._interval)
         self._grabbed_at = now
+        self._demand.interval = self._interval
         if self._first or self._recording or self._demand.for_viewers(now, self._interval):
             return True
         return self._demand.for_model(now, self._interval) and not self._rests(now)

@@ -65,6 +65,11 @@ class Shown:
         return self.frame is not None and self.frame.frame_id == self._newest_id()
 
     @property
+    def may_be_predicted(self) -> bool:
+        """Whether the camera is live and its model works."""
+        return self.health.state is State.LIVE and self._model_health().state == "ready"
+
+    @property
     def may_be_predicted_anew(self) -> bool:
         """Whether the newest predicted frame is older than it is while somebody looks, and the model could look."""
         if self._model_health().state != "ready":

@@ -101,7 +101,7 @@ def _samples(runner: CameraRunner) -> Iterator[Sample]:
     yield Sample("healthd_camera_frames_in_hand", counts.in_hand, camera)
     yield Sample("healthd_camera_fps", runner.fps, camera)
     yield Sample("healthd_camera_predicted_fps", runner.predicted_fps, camera)
-    yield Sample("healthd_camera_idle", float(runner.attention.idle), camera)
+    yield Sample("healthd_camera_idle", float(runner.waits.model_rests), camera)
     if runner.frame_age_seconds is not None:
         yield Sample("healthd_camera_frame_age_seconds", runner.frame_age_seconds, camera)
     yield Sample("healthd_camera_reconnects_total", runner.reconnects, camera)

@@ -71,6 +71,11 @@ class Waits:
             return not (self._attention.has_rested_since(since) and self._shown.may_be_predicted_anew)
         return self._shown.has_newest or self._shown.health.state is not State.LIVE
 
+    @property
+    def model_rests(self) -> bool:
+        """Whether the model, which works, has nothing to do, because nothing moves in a live picture."""
+        return self._attention.idle and self._shown.may_be_predicted
+
     def asked(self, *, overlay: bool) -> None:
         """Somebody looks, at plain or at drawn pictures."""
         (self._attention if overlay else self._demand).asked()

@@ -87,7 +87,7 @@ class Jobs:
         self._opening = threading.Lock()
         self._stopping = threading.Event()
         self._arriving = 0
-        self._pool = WorkerPool("jobs")
+        self._pool = WorkerPool("jobs", patient=True)
 
     # -- life --------------------------------------------------------------------------------------------------------
 

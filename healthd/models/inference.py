@@ -122,7 +122,7 @@ class Inference:
         self._queue_size = queue_size
         self._queue_timeout_seconds = queue_timeout_seconds
         self._clock = clock
-        self._pool = WorkerPool("request")
+        self._pool = WorkerPool("request", patient=True)
         self._loads: dict[_Wish, asyncio.Task[None]] = {}
         self._found: dict[str, Entry] = {}
         """Models of the directory that were found before."""
@@ -149,7 +149,7 @@ class Inference:
             if self._stopping.is_set():
                 raise BusyError(STOPS)
             # Those who came before the model was there wait for it together: their number is bounded by their callers.
-            if queued and not waited and shared.seats >= shared.turns.concurrency + self._queue_size:
+            if queued and not waited and shared.seats >= shared.turns.places + self._queue_size:
                 raise BusyError(
                     f"{entry.model_id} is busy: {self._queue_size} requests wait already (models.queue_size)"
                 )

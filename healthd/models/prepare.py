@@ -41,7 +41,7 @@ class Speed(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     what: str
-    """Which form, engine and precision."""
+    """Engine and precision."""
     ms_per_picture: float
 
 
@@ -91,6 +91,8 @@ class PreparedModel:
     already: bool
     """It was there before, made from the same file with the same options."""
     size_bytes: int
+    original: str
+    """The file it was made from."""
     original_bytes: int
     report: PrepareReport
     config: str

@@ -119,6 +119,11 @@ class Turns:
         """What a request's turn takes, lately."""
 
     @property
+    def places(self) -> int:
+        """How many may be inside at a time."""
+        return self.concurrency * self.batch_size
+
+    @property
     def waiting(self) -> int:
         """How many requests wait now."""
         return len(self._lines[Rank.REQUEST])

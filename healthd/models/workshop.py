@@ -17,7 +17,7 @@ from typing import Any, Self
 from healthd.errors import ModelError
 from healthd.models.manifest import Manifest, checksums, digest, manifest_place, write_whole
 
-LOCK_PATIENCE_SECONDS = 5.0
+LOCK_PATIENCE_SECONDS = 10.0
 """How long a process that was killed may take to be gone, with what it had started."""
 _STAGES = "stages.json"
 _POLL_SECONDS = 0.1

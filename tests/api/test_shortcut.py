@@ -12,6 +12,7 @@ import pytest
 
 from healthd.api.cached import MAX_KNOWN, CachedSnapshots
 from healthd.app import create_app
+from healthd.cameras.jpeg import JpegEncoder, Picture, Variant
 from healthd.http_server import DroppableProtocol
 from tests.api.house import READ, Feed, House, open_house
 from tests.fakes import picture
@@ -167,6 +168,72 @@ async def test_who_asks_and_does_not_read_holds_one_picture_and_hurts_nobody(
             assert all(body == jpeg for _, _, body in answers)
 
 
+async def test_who_asks_faster_than_pictures_are_encoded_gets_the_newest_and_those_in_between_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate, encoded_ids = asyncio.Event(), []
+    original = JpegEncoder.encode
+
+    async def slow(self: JpegEncoder, shown: Picture, variant: Variant) -> tuple[bytes, float]:
+        encoded_ids.append(shown.frame.frame_id)
+        await gate.wait()
+        return await original(self, shown, variant)
+
+    async with open_house({"gym": Feed()}) as house, contextlib.AsyncExitStack() as stack:
+        await encoded(house, picture(0))
+        socks = [await stack.enter_async_context(connected(house.url)) for _ in range(16)]
+        for sock in socks:
+            await send(sock, GET)
+            await receive(sock, 1)
+        monkeypatch.setattr(JpegEncoder, "encode", slow)
+        for number, sock in enumerate(socks):
+            if number % 4 == 0:
+                newest = await house.show(picture(number))
+            await send(sock, GET)
+            await asyncio.sleep(0.01)
+        assert encoded_ids == [2]
+        gate.set()
+        answers = [(await receive(sock, 1))[0] for sock in socks]
+        assert encoded_ids == [2, newest]
+        assert {fields["x-frame-id"] for _, fields, _ in answers} == {str(newest)}
+
+
+async def test_a_stop_or_a_client_that_leaves_does_not_wait_for_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = asyncio.Event()
+    original = JpegEncoder.encode
+
+    async def slow(self: JpegEncoder, shown: Picture, variant: Variant) -> tuple[bytes, float]:
+        await gate.wait()
+        return await original(self, shown, variant)
+
+    async with open_house({"gym": Feed()}) as house:
+        await encoded(house, picture(1))
+        async with (
+            serving(create_app(house.services)) as served,
+            connected(served.url) as leaving,
+            connected(served.url) as staying,
+        ):
+            for sock in (leaving, staying):
+                for _ in range(2):
+                    await send(sock, GET)
+                    await receive(sock, 1)
+            monkeypatch.setattr(JpegEncoder, "encode", slow)
+            await house.show(picture(2))
+            await send(leaving, GET)
+            await send(staying, GET)
+            await asyncio.sleep(0.05)
+            leaving.close()
+            assert served.stop is not None
+            stopping = asyncio.ensure_future(served.stop())
+            await asyncio.sleep(0.2)
+            assert not stopping.done()
+            gate.set()
+            (status, fields, _), *_ = await receive(staying, 1)
+            assert (status, fields["connection"], fields["x-frame-id"]) == (200, "close", "2")
+            assert await is_closed(staying)
+            await stopping
+
+
 async def test_a_connection_on_which_nothing_is_asked_any_more_is_closed() -> None:
     async with open_house({"gym": Feed()}) as house:
         jpeg = await encoded(house, picture(1))
@@ -183,11 +250,13 @@ async def test_a_connection_on_which_nothing_is_asked_any_more_is_closed() -> No
 
 async def test_only_whole_requests_without_secrets_are_learnt_by_heart(monkeypatch: pytest.MonkeyPatch) -> None:
     learnt: list[bytes] = []
+    holding: list[bytes] = []
     original = CachedSnapshots.remember
 
     def watched(self: CachedSnapshots, request: bytes, question: Any) -> None:
         original(self, request, question)
         learnt[:] = self._by_heart
+        holding[:] = [one for one, asked in self._by_heart.items() if asked.given is not None]
 
     monkeypatch.setattr(CachedSnapshots, "remember", watched)
     async with open_house({"gym": Feed()}, auth={"keys": [{"name": "wall", "key": READ["X-Api-Key"]}]}) as house:
@@ -215,3 +284,4 @@ async def test_only_whole_requests_without_secrets_are_learnt_by_heart(monkeypat
                 await send(sock, GET.replace(b"snapshot", b"snapshot?t=%d" % number))
                 await receive(sock, 1)
         assert len(learnt) == MAX_KNOWN
+        assert len(holding) < 20  # a picture is not kept for each

@@ -297,6 +297,18 @@ async def test_who_asks_for_a_prediction_of_an_idle_room_gets_a_fresh_one() -> N
         assert runner.attention.idle, "the scene is as still as it was"
 
 
+async def test_a_model_that_failed_and_a_camera_that_is_lost_are_not_said_to_rest() -> None:
+    source = Room()
+    async with watching(source) as runner:
+        await eventually(lambda: runner.waits.model_rests)
+        runner._predictor.set_health("retrying", "broken")  # type: ignore[union-attr]
+        assert not runner.waits.model_rests
+        runner._predictor.set_health("ready")  # type: ignore[union-attr]
+        assert runner.waits.model_rests
+        runner.pause()
+        assert not runner.waits.model_rests
+
+
 async def test_who_asks_just_when_somebody_has_come_in_waits_for_the_picture_with_him() -> None:
     source = Room()
     async with watching(source, stale_after_seconds=60) as runner:

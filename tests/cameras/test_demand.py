@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import pytest
 
@@ -33,15 +34,17 @@ FPS = 60.0
 class TwoSteps(TwoStepRead):
     """A camera that counts what was grabbed and what was retrieved; its pictures tell their number."""
 
-    def __init__(self, *, frozen: bool = False) -> None:
+    def __init__(self, *, frozen: bool = False, fps: float = FPS) -> None:
         self.grabbed = self.retrieved = 0
+        self.retrieved_at = 0.0
+        self._interval = 1 / fps
         self.frozen = frozen
         self.stopped = False
         self.backlog = 0
         self._next_at = time.monotonic()
 
     def grab(self) -> bool:
-        self._next_at = max(self._next_at + 1 / FPS, time.monotonic() - 1 / FPS)
+        self._next_at = max(self._next_at + self._interval, time.monotonic() - self._interval)
         time.sleep(max(0.0, self._next_at - time.monotonic()))
         if self.stopped:
             raise CameraError("switched off")
@@ -51,13 +54,14 @@ class TwoSteps(TwoStepRead):
 
     def retrieve(self) -> CapturedImage:
         self.retrieved += 1
+        self.retrieved_at = time.monotonic()
         return CapturedImage(picture(0 if self.frozen else self.grabbed))
 
 
 class TwoStepSource(FakeSource):
     """A camera that is read in two steps, in each session anew."""
 
-    def __init__(self, name: str = "gym", *, predict: Callable[[Image], object] | None = None, **steps: bool) -> None:
+    def __init__(self, name: str = "gym", *, predict: Callable[[Image], object] | None = None, **steps: Any) -> None:
         super().__init__(name, predict=predict)
         self._steps_options = steps
         self.steps = TwoSteps(**steps)
@@ -189,6 +193,23 @@ async def test_a_model_gets_as_many_pictures_as_it_wants_each_as_fresh_as_can_be
         assert sorted(ages)[len(ages) * 9 // 10] <= 2, "never one that has waited while newer ones were passed over"
 
 
+async def test_a_picture_does_not_wait_for_the_time_of_its_prediction() -> None:
+    source = TwoStepSource(fps=10.0)
+    ages: list[float] = []
+
+    def predict(image: Image) -> Prediction:
+        ages.append(time.monotonic() - source.steps.retrieved_at)
+        return prediction(image)
+
+    source._predict = predict
+    async with running(source, predict_fps=4) as runner:
+        await eventually(lambda: runner.counts.predicted > 1)  # from here on the interval is known
+        begun, first = time.monotonic(), len(ages)
+        await eventually(lambda: len(ages) >= first + 8)
+        assert 8 / (time.monotonic() - begun) == pytest.approx(4, rel=0.15)
+        assert sorted(ages[first:])[5] < 0.02, "the pictures come up to 50 ms before their time"
+
+
 async def test_a_model_without_a_limit_gets_them_all() -> None:
     source = TwoStepSource(predict=prediction)
     async with running(source) as runner:
@@ -224,7 +245,7 @@ async def test_a_frozen_camera_is_found_out_though_nobody_looks_and_a_short_limi
 
 async def test_a_picture_may_be_older_than_stale_as_long_as_frames_come() -> None:
     source = TwoStepSource()
-    async with running(source, stale_after_seconds=0.1, frozen_after_seconds=0) as runner:
+    async with running(source, stale_after_seconds=0.5, frozen_after_seconds=0) as runner:
         for _ in range(20):
             await grabs(source, 3)
             assert runner.health.state == "live"

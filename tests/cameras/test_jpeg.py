@@ -49,6 +49,22 @@ def encoder() -> SlowEncoder:
     return SlowEncoder()
 
 
+async def test_an_older_frame_is_waited_for_only_where_it_is_encoded_alike_and_this_one_is_not(
+    encoder: SlowEncoder,
+) -> None:
+    cache = JpegCache(encoder)
+    first = cache.encoding(shot(1), PLAIN)
+    assert cache.encoding(shot(1), PLAIN) is first
+    assert cache.older(2, PLAIN) is first
+    assert cache.older(1, PLAIN) is None
+    assert cache.older(2, OVERLAY) is None
+    second = cache.encoding(shot(2), PLAIN)
+    assert cache.older(2, PLAIN) is None
+    encoder.gate.set()
+    await asyncio.gather(first, second)
+    assert cache.older(3, PLAIN) is None
+
+
 async def test_all_who_ask_for_one_variant_at_once_share_one_encode(encoder: SlowEncoder) -> None:
     cache = JpegCache(encoder)
     asked = [asyncio.create_task(cache.get_or_encode(shot(), PLAIN)) for _ in range(100)]

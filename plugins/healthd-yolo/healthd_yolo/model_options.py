@@ -17,6 +17,10 @@ PRECISION_HELP = (
 )
 HALF_HELP = "`true`: the half precision that the device is fast in; `false`: f32. Absent: `precision` says it."
 RECTANGULAR_HELP = "Compute only the part of the input that the picture's shape fills, where the network allows it."
+BATCH_HELP = (
+    "Pictures computed at once at most, from cameras that share the model; engine `ultralytics` only."
+    " Absent: what an export was made for; for a checkpoint 8 on a GPU, else 1."
+)
 DEVICE_HELP = "OpenVINO: `CPU`, `GPU`, `NPU`, `AUTO`. ultralytics: `cpu`, `cuda:0`, `mps`. Absent: the engine's choice."
 ACTIVATIONS_PER_INPUT = 8
 """Memory of one inference, as a multiple of its input in float32; measured 5 to 10 on nano networks."""
@@ -39,6 +43,7 @@ class YoloModelOptions(ModelOptions):
     )
     device: str | None = Field(None, description=DEVICE_HELP)
     rectangular: bool = Field(True, description=RECTANGULAR_HELP)
+    batch: int | None = Field(None, ge=1, le=64, description=BATCH_HELP)
     threads: int | None = Field(
         None, ge=1, le=1024, description="Threads of one prediction; what the process may use when absent."
     )

@@ -159,8 +159,11 @@ def load_openvino(model_id: str, path: Path, options: YoloModelOptions, cache: C
     """Load a model; blocking, a second or two, some tenths where it is in the cache.
 
     Raises:
+        ParameterError: not with these options.
         SettingsError: it is no network, not one that can be decoded, or the device is not there.
     """
+    if (options.batch or 1) > 1:
+        raise ParameterError("batch: engine `openvino` computes one picture at a time; leave batch out")
     compile_options = CompileOptions(options.device or "CPU", options.precision, thread_limit(options.threads))
     device_name(compile_options.device)
     file = known_file(path, cache)

@@ -119,17 +119,22 @@ class Network:
             del self._variants[min(others, key=lambda other: others[other])]
 
     def _measured(self, exact: Hint, half: Hint, size: Size) -> Hint:
-        """Return the precision that is worth it, and keep its variant; measured once for each file and machine."""
+        """Return the precision that is worth it, and keep its variant.
+
+        That half precision pays is measured once for each file and machine; that it does not, at each load: a machine
+        that was busy at the first one must not stay slow for ever.
+        """
         key = self._key(size, kind="precision")
         known = self._cache.get(key)
-        if known is not None and known.facts.get("precision") in (exact, half):
-            return half if known.facts["precision"] == half else exact
+        if known is not None and known.facts.get("precision") == half:
+            return half
         variants = {hint: self._compile(size, hint) for hint in (exact, half)}
         grey = np.full((1, *size, 3), PAD_VALUE, dtype=np.uint8)
         pays = faster(lambda: _run(variants[exact], grey), lambda: _run(variants[half], grey))
         chosen = half if pays else exact
         self._variants[size] = variants[chosen]
-        self._cache.put(key, {"precision": chosen})
+        if pays:
+            self._cache.put(key, {"precision": chosen})
         return chosen
 
     def _key(self, size: Size, **more: str) -> Mapping[str, Any]:

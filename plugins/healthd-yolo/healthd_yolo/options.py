@@ -7,6 +7,7 @@ from healthd.cameras.capture import CaptureOptions
 from healthd.cameras.source import PredictOptions
 from healthd_yolo.engines import Engine, shared_engine
 from healthd_yolo.model_options import (
+    BATCH_HELP,
     DEVICE_HELP,
     ENGINE_HELP,
     HALF_HELP,
@@ -33,6 +34,7 @@ class YoloOptions(CaptureOptions, PredictOptions):
     half: bool | None = Field(None, description=HALF_HELP)
     device: str | None = Field(None, description=DEVICE_HELP)
     rectangular: bool = Field(True, description=RECTANGULAR_HELP)
+    batch: int | None = Field(None, ge=1, le=64, description=BATCH_HELP)
 
     @model_validator(mode="after")
     def _one_precision(self) -> "YoloOptions":
@@ -48,4 +50,5 @@ class YoloOptions(CaptureOptions, PredictOptions):
             precision=precision_of(self.precision, half=self.half),
             device=self.device,
             rectangular=self.rectangular,
+            batch=self.batch,
         )

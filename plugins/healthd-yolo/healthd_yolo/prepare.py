@@ -205,10 +205,10 @@ class Preparation:
             "imgsz": self._request.imgsz,
             "threads": self._spec.threads,
             "pictures": _named(self._compared),
-            "told": pictures,
-            "own": given is not None,
+            "told": {"what": pictures, "own": given is not None},
         }
         inputs = {"origin": origin.sha256, "network": checksums(result), "pictures": told(self._compared), **task}
+        inputs["tools"] = self._tools()
 
         def make(place: Path) -> None:
             (place / "report.json").write_text(json.dumps(self._child(work, "compare", task)), encoding="utf-8")
@@ -234,6 +234,7 @@ class Preparation:
             in_place=in_place,
             already=already,
             size_bytes=total_bytes(self._target) if size_bytes is None else size_bytes,
+            original=origin.name,
             original_bytes=origin.size_bytes,
             report=report,
             config=f"[cameras.NAME.options]\nmodel = {json.dumps(self._target.name, ensure_ascii=False)}",

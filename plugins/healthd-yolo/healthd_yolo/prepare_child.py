@@ -4,12 +4,16 @@ The first line of standard input is the task; its end is the end of this process
 the parent; whatever the vendors print goes to standard error.
 """
 
+import errno
 import json
 import os
 import shutil
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TextIO
@@ -32,10 +36,13 @@ from healthd_yolo.sample_pictures import Sample, images, noise
 Advance = Callable[[int, int], None]
 
 _ROUNDS = 8
+_SIZES = 3
+"""Sizes of pictures that the engine has room for, beside that of its warm-up."""
 _TIMED = 4
 """Pictures that are timed; the models take turns, and the best of each for each picture counts."""
 _SECONDS = 10.0
 """So long is timed at most, once two rounds are done."""
+_FULL_BYTES = 1 << 20
 _FEW = 10
 _BUSY = 2.0
 """Load for each processor, from which on what is measured means little."""
@@ -64,7 +71,11 @@ def export(
     shutil.copyfile(source, copy)
     if checksum(copy) != sha256:
         raise ModelError(f"{Path(source).name} was changed while it was read: say it again")
-    made = exported(copy, TASKS, form=form, imgsz=imgsz, name=Path(source).name)
+    name = Path(source).name
+    try:
+        made = exported(copy, TASKS, form=form, imgsz=imgsz, name=name)
+    except (SettingsError, ModelError) as exc:
+        raise type(exc)(str(exc).replace(copy.name, name) if copy.name not in name else str(exc)) from exc
     copy.unlink()
     _check_whole(made)
     if form == "onnx":
@@ -108,40 +119,62 @@ def compare(
     imgsz: int | None,
     threads: int | None,
     pictures: list[tuple[str, int | None]],
-    told: str,
-    own: bool,
+    told: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-    """Run the original and what was prepared from it on the same pictures: speed, and what differs."""
+    """Run the original and what was prepared from it on the same pictures.
+
+    `told`: of the pictures, `what` they are, and whether they are the user's `own`.
+    """
     load = os.getloadavg()[0]
-    shown = list(images(_samples(pictures))) if pictures else list(noise())
-    models = _models(Path(original), Path(prepared), imgsz, threads)
-    speeds = _speeds(models, shown[:_TIMED], lambda done: advance(done, _ROUNDS + len(shown)))
-    parity = _parity(models, shown, lambda done: advance(_ROUNDS + done, _ROUNDS + len(shown)))
-    precisions = ["f32" if what.endswith("f32") else "int8" if what.endswith("int8") else "half" for what in models]
-    wrong = [beyond(one, precision) for one, precision in zip(parity, precisions[1:], strict=True)]
+    batches = _batches(list(images(_samples(pictures))) if pictures else list(noise()))
+    rounds = _ROUNDS + sum(map(len, batches))
+    models = _models(Path(original), Path(prepared), imgsz, threads, ("f32", "auto"))
+    speeds = _speeds(models, batches[0][:_TIMED], lambda done: advance(done, rounds))
+    comparison = _Comparison(list(models)[1:])
+    for number, batch in enumerate(batches):
+        if number:
+            precisions = [what.rpartition(" ")[2] for what in comparison.names]
+            models = _models(Path(original), Path(prepared), imgsz, threads, precisions)
+        comparison.add(list(models.values()), batch, lambda done: advance(_ROUNDS + done, rounds))
+    parity = comparison.parity()
+    wrong = [beyond(one, one.what.rpartition(" ")[2]) for one in parity]
     report = PrepareReport(
-        pictures=told,
+        pictures=told["what"],
         original=speeds[0],
         prepared=tuple(speeds[1:]),
         parity=tuple(parity),
         beyond=next((one for one in wrong if one is not None), None),
-        notes=tuple(_notes(parity[0], load, own=own)),
+        notes=tuple(_notes(parity[0], load, own=told["own"])),
     )
     return report.model_dump()
 
 
-def _models(original: Path, prepared: Path, imgsz: int | None, threads: int | None) -> dict[str, Model]:
-    """Load the original, then what was prepared: in f32, and in the precision that this machine is fast in."""
-    wishes = {"imgsz": imgsz, "threads": threads}
-    options = [YoloModelOptions(engine="ultralytics", **wishes)]
-    options += [YoloModelOptions(engine="openvino", precision=one, threads=threads) for one in ("f32", "auto")]
+def _batches(shown: list[Image]) -> list[list[Image]]:
+    """Sort pictures by size, the commonest first, a few sizes in each batch.
+
+    The engine keeps some compiled shapes and fits others into the full input, where the original would not.
+    """
+    sizes = [size for size, _ in Counter(image.shape for image in shown).most_common()]
+    chosen = [sizes[first : first + _SIZES] for first in range(0, len(sizes), _SIZES)]
+    return [[image for size in some for image in shown if image.shape == size] for some in chosen]
+
+
+def _models(
+    original: Path, prepared: Path, imgsz: int | None, threads: int | None, precisions: Sequence[str]
+) -> dict[str, Model]:
+    """Load the original, then what was prepared, in each precision that turns out to be one of its own."""
+    options = [YoloModelOptions(engine="ultralytics", imgsz=imgsz, threads=threads)]
+    options += [
+        YoloModelOptions.model_validate({"engine": "openvino", "precision": one, "threads": threads})
+        for one in precisions
+    ]
     found: dict[str, Model] = {}
-    for path, option in zip((original, prepared, prepared), options, strict=True):
+    for path, option in zip((original, *[prepared] * len(precisions)), options, strict=True):
         model = YoloFamily().load(ModelSpec(path.name, path, path.parent, option))
         model.warm_up()
-        said = model.predict(np.zeros((32, 32, 3), dtype=np.uint8), PARAMS).metadata
+        said = model.predict(np.zeros((720, 1280, 3), dtype=np.uint8), PARAMS).metadata
         engine = "torch" if said["engine"] == "ultralytics" else "openvino"
-        found.setdefault(f"{path.name} on {engine}, {said['precision']}", model)
+        found.setdefault(f"{engine}, {said['precision']}", model)
     return found
 
 
@@ -163,18 +196,34 @@ def _speeds(models: Mapping[str, Model], shown: list[Image], advance: Callable[[
     return [Speed(what=what, ms_per_picture=round(sum(times) / len(times) * 1e3, 2)) for what, times in best.items()]
 
 
-def _parity(models: Mapping[str, Model], shown: list[Image], advance: Callable[[int], None]) -> list[Parity]:
-    (_, original), *others = models.items()
-    there, back = ([Changes() for _ in others] for _ in range(2))
-    for number, image in enumerate(shown):
-        wanted = original.predict(image, PARAMS)
-        for turn, (_, model) in enumerate(others):
-            said = model.predict(image, PARAMS)
-            scale = max(said.metadata["input_shape"]) / max(image.shape[:2])
-            there[turn].note(wanted.results, said.results, scale=scale)
-            back[turn].note(said.results, wanted.results, scale=scale)
-        advance(number + 1)
-    return [one.told(what, new=other.lost) for (what, _), one, other in zip(others, there, back, strict=True)]
+class _Comparison:
+    """What was found to differ so far, for each form of what was prepared."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self._there = [Changes() for _ in names]
+        self._back = [Changes() for _ in names]
+        self._done = 0
+
+    def add(self, models: Sequence[Model], shown: list[Image], advance: Callable[[int], None]) -> None:
+        """Compare the first model with the others on some more pictures."""
+        original, *others = models
+        for image in shown:
+            wanted = original.predict(image, PARAMS)
+            for model, there, back in zip(others, self._there, self._back, strict=True):
+                said = model.predict(image, PARAMS)
+                scale = max(said.metadata["input_shape"]) / max(image.shape[:2])
+                there.note(wanted.results, said.results, scale=scale)
+                back.note(said.results, wanted.results, scale=scale)
+            self._done += 1
+            advance(self._done)
+
+    def parity(self) -> list[Parity]:
+        """Sum up."""
+        return [
+            there.told(what, new=back.lost)
+            for what, there, back in zip(self.names, self._there, self._back, strict=True)
+        ]
 
 
 def _notes(parity: Parity, load: float, *, own: bool) -> Iterator[str]:
@@ -205,14 +254,26 @@ def main() -> None:
     threading.Thread(target=_end_with_input, daemon=True, name="parent").start()
     try:
         answer = TASKS_OF_CHILD[order["task"]](_advance_to(tell), **order["arguments"])
-    except SettingsError as exc:
-        _say(tell, error=str(exc), kind="settings")
-    except (ModelError, MemoryError) as exc:
-        _say(tell, error=str(exc) or repr(exc), kind="model")
-    except OSError as exc:
-        _say(tell, error=exc.strerror or repr(exc), kind="system", errno=exc.errno)
+    except Exception as exc:  # noqa: BLE001  the parent tells it
+        _say(tell, **_failure(exc))
     else:
         _say(tell, answer=answer)
+
+
+def _failure(exc: Exception) -> Mapping[str, Any]:
+    """Say which kind of failure it was; a full disk has as many names as there are libraries."""
+    if shutil.disk_usage(tempfile.gettempdir()).free < _FULL_BYTES:
+        exc = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    match exc:
+        case SettingsError():
+            return {"error": str(exc), "kind": "settings"}
+        case OSError():
+            return {"error": exc.strerror or repr(exc), "kind": "system", "errno": exc.errno}
+        case ModelError():
+            return {"error": str(exc), "kind": "model"}
+        case _:
+            traceback.print_exception(exc)
+            return {"error": repr(exc), "kind": "model"}
 
 
 def _own_output() -> TextIO:

@@ -1,4 +1,4 @@
-"""The engine `ultralytics`: any format it loads, on torch. No other module of this plugin sees a type of theirs.
+"""The engine `ultralytics`: any format it loads, on torch. Beside `ultralytics_predictor` no module sees their types.
 
 ultralytics is imported with the first model that needs it, into a setting of its own: usage statistics, settings sync
 and automatic installs off, its configuration in a private temporary folder instead of the home directory, and
@@ -13,8 +13,8 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
@@ -29,9 +29,10 @@ from healthd.models.model import Detection, InferenceParams, Model, ModelSpec, P
 from healthd_yolo.downloads import Downloads
 from healthd_yolo.envelope import check_image, records
 from healthd_yolo.labels import class_ids
+from healthd_yolo.letterbox import Size
 from healthd_yolo.metadata import TASKS
 from healthd_yolo.model_options import YoloModelOptions
-from healthd_yolo.threads import thread_limit
+from healthd_yolo.ultralytics_device import batch_size, current, require_cuda, set_threads
 
 INSTALL = 'pip install "healthd-yolo[ultralytics]"'
 
@@ -47,22 +48,36 @@ class UltralyticsYolo(Model):
         """Load and set up; blocking, some seconds.
 
         Raises:
-            SettingsError: the file is no model, its task is not one of ours, or the device is not there.
+            ParameterError: the device is not there, or cannot do what is asked.
+            SettingsError: the file is no model, or its task is not one of ours.
             ModelError: it cannot be loaded now.
         """
         self.model_id = model_id
         self._arguments = _arguments(options)
         vendor = _ultralytics()
+        require_cuda(options.device, path)
+        from healthd_yolo.ultralytics_predictor import Feed, letterbox_of, predictor_class  # noqa: PLC0415  torch
+
         with _as_load_error(path.name):
             self._yolo = vendor.YOLO(str(path))
         self.task = str(self._yolo.task)
         if self.task not in TASKS:
             raise SettingsError(f"{model_id} is a `{self.task}` model; healthd-yolo knows {' and '.join(TASKS)}")
+        self._feed = Feed()
+        self._predictor_class = predictor_class(self.task, self._feed)
+        self._current: Callable[[], AbstractContextManager[Any]] = nullcontext
         with _as_load_error(path.name):
-            self._run(np.zeros((*_WARM_UP_SIZE, 3), dtype=np.uint8), InferenceParams(), None)
+            self._run([_black()], [_wish(InferenceParams(), None)])
             self.labels: Mapping[int, str] = {int(key): str(name) for key, name in self._yolo.names.items()}
-            self._device = str(self._yolo.predictor.device)
-        _set_threads(options.threads, self._device)
+        predictor = self._yolo.predictor
+        self._letterbox = partial(letterbox_of, predictor)
+        self._device = str(predictor.device)
+        self._current = partial(current, predictor.device)
+        self._precision = "f16" if predictor.model.fp16 else "f32"
+        if options.precision == "f16" and self._precision != "f16":
+            raise ParameterError(f"precision: torch has no f16 on {self._device}; take `f32`, or a GPU")
+        self.batch_size = batch_size(options.batch, predictor.model)
+        set_threads(options.threads, self._device)
         self._memory_bytes = _memory_bytes(self._yolo, path)
 
     @property
@@ -72,7 +87,9 @@ class UltralyticsYolo(Model):
 
     def warm_up(self) -> None:
         """Predict once on black: the load did so on the loading thread, torch warms up per thread."""
-        self.predict(np.zeros((*_WARM_UP_SIZE, 3), dtype=np.uint8), InferenceParams())
+        self.predict(_black(), InferenceParams())
+        if self.batch_size > 1:
+            self.predict_batch([_black()] * self.batch_size, [InferenceParams()] * self.batch_size)
 
     def predict(self, image: Image, params: InferenceParams) -> Prediction:
         """Say what is in the image, (height, width, 3) uint8 BGR of any size.
@@ -81,43 +98,67 @@ class UltralyticsYolo(Model):
             ModelError: it is no such image, or ultralytics failed on it.
             SettingsError: `params` names a class that the model does not have.
         """
+        answer = self.predict_batch([image], [params])[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def predict_batch(
+        self, images: Sequence[Image], params: Sequence[InferenceParams]
+    ) -> Sequence[Prediction | Exception]:
+        """Say what is in each image; those that come to inputs of one size are computed together.
+
+        Raises:
+            ModelError: ultralytics failed.
+        """
         begun = perf_counter()
-        height, width = check_image(image)
-        keep = class_ids(self.labels, params.classes)
-        try:
-            result = self._run(image, params, keep)
-        except Exception as exc:
-            raise ModelError(f"ultralytics failed on this image: {_first_line(exc)}") from exc
-        results = _detections(result, self.labels)
-        return Prediction(
-            model_id=self.model_id,
-            inference_time_ms=(perf_counter() - begun) * 1e3,
-            results=results,
-            metadata={
-                "task": self.task,
-                "width": width,
-                "height": height,
-                "engine": "ultralytics",
-                "device": self._device,
-                "precision": "f16" if self._arguments.get("quantize") else "f32",
-            },
-        )
+        answers: dict[int, Prediction | Exception] = {}
+        groups: dict[Size, list[tuple[int, dict[str, Any]]]] = {}
+        for place, (image, asked) in enumerate(zip(images, params, strict=True)):
+            try:
+                wish = _wish(asked, class_ids(self.labels, asked.classes))
+                groups.setdefault(self._letterbox(check_image(image)).input, []).append((place, wish))
+            except (ModelError, SettingsError) as exc:
+                answers[place] = exc
+        for group in groups.values():
+            try:
+                results = self._run([images[place] for place, _ in group], [wish for _, wish in group])
+                found = [_detections(result, self.labels) for result in results]
+            except Exception as exc:
+                raise ModelError(f"ultralytics failed on this image: {_first_line(exc)}") from exc
+            milliseconds = (perf_counter() - begun) * 1e3
+            for (place, _), detections in zip(group, found, strict=True):
+                answers[place] = self._prediction(images[place], detections, milliseconds)
+        return [answers[place] for place in range(len(images))]
 
     def close(self) -> None:
         """Let go of the network."""
         self._yolo = None
 
-    def _run(self, image: Image, params: InferenceParams, keep: frozenset[int] | None) -> Any:
-        return self._yolo.predict(
-            image,
-            conf=params.confidence,
-            iou=params.iou,
-            max_det=params.max_det,
-            classes=None if keep is None else sorted(keep),
-            verbose=False,
-            save=False,
-            **self._arguments,
-        )[0]
+    def _prediction(self, image: Image, found: tuple[Detection, ...], milliseconds: float) -> Prediction:
+        facts = {
+            "task": self.task,
+            "width": image.shape[1],
+            "height": image.shape[0],
+            "engine": "ultralytics",
+            "device": self._device,
+            "precision": self._precision,
+        }
+        return Prediction(model_id=self.model_id, inference_time_ms=milliseconds, results=found, metadata=facts)
+
+    def _run(self, images: list[Image], wishes: list[dict[str, Any]]) -> Any:
+        """Return a result of theirs for each image; all of them come to inputs of one size."""
+        self._feed.wishes = wishes
+        most = max(wish["max_det"] for wish in wishes)  # end-to-end heads are told once for all
+        with self._current():
+            return self._yolo.predict(
+                images,
+                predictor=self._predictor_class,
+                verbose=False,
+                save=False,
+                **{**wishes[0], "max_det": most},
+                **self._arguments,
+            )
 
 
 def load_ultralytics(spec: ModelSpec, options: YoloModelOptions) -> UltralyticsYolo:
@@ -273,12 +314,18 @@ def _arguments(options: YoloModelOptions) -> dict[str, Any]:
     return {name: value for name, value in wishes.items() if value is not None}
 
 
-def _set_threads(asked: int | None, device: str) -> None:
-    """Give torch the threads of this process; ultralytics leaves one CPU of two unused."""
-    if device == "cpu":
-        import torch  # noqa: PLC0415  loaded already
+def _wish(params: InferenceParams, keep: frozenset[int] | None) -> dict[str, Any]:
+    """Return what is asked of one image, in the words of ultralytics."""
+    return {
+        "conf": params.confidence,
+        "iou": params.iou,
+        "max_det": params.max_det,
+        "classes": None if keep is None else sorted(keep),
+    }
 
-        torch.set_num_threads(thread_limit(asked) or usable_cpus())
+
+def _black() -> Image:
+    return np.zeros((*_WARM_UP_SIZE, 3), dtype=np.uint8)
 
 
 def _memory_bytes(yolo: Any, path: Path) -> int:

@@ -69,13 +69,23 @@ def clip_frames(assets: Path) -> list[Image]:
 
 
 @pytest.fixture(scope="session")
-def load() -> Load:
-    """Load a model file as the family does, in f32 unless told: `load(path, engine="openvino", ...)`."""
+def images(pictures: dict[str, Image], clip_frames: list[Image]) -> list[Image]:
+    """Every third of the pictures and frames; all of them with `HEALTHD_ALL_FRAMES=1`."""
+    return [*pictures.values(), *clip_frames][:: 1 if os.environ.get("HEALTHD_ALL_FRAMES") else 3]
 
-    def load_model(path: Path, *, cache: Path | None = None, **options: Any) -> Model:
+
+@pytest.fixture(scope="session")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """Load a model file as the family does, in f32 unless told: `load(path, engine="openvino", ...)`.
+
+    What was compiled is kept for the session, as it is for the next start, unless a test brings a `cache` of its own.
+    """
+    kept = tmp_path_factory.mktemp("kept")
+
+    def load_model(path: Path, *, cache: Path = kept, **options: Any) -> Model:
         found = path if path.exists() else None
         wishes = YoloModelOptions(**{"precision": "f32", **options})
-        spec = ModelSpec(path.name, found, path.parent, wishes, cache_directory=cache, cache_max_bytes=1 << 28)
+        spec = ModelSpec(path.name, found, path.parent, wishes, cache_directory=cache, cache_max_bytes=1 << 30)
         return YoloFamily().load(spec)
 
     return load_model

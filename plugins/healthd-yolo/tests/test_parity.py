@@ -2,7 +2,7 @@
 
 Like is compared with like: ultralytics runs *the same file*, so the same network at the same input shape (ONNX Runtime
 for `.onnx`; OpenVINO, held to f32 as well, for OpenVINO directories). Both answer down to 0.25, so that a detection
-just above 0.3 on one side finds its match just below 0.3 on the other.
+just above 0.3 on one side finds its match just below 0.3 on the other. `HEALTHD_ALL_FRAMES=1` compares fifty frames.
 """
 
 import importlib
@@ -122,12 +122,11 @@ def test_same_onnx_file_same_detections(
     weights: Path,
     vendor: Any,
     load: Callable[..., Model],
-    pictures: dict[str, Image],
-    clip_frames: list[Image],
+    images: list[Image],
 ) -> None:
     path = weights / f"{name}.onnx"
     model = load(path, engine="openvino", rectangular=False)
-    check(model, Reference(vendor, path), [*pictures.values(), *clip_frames], name)
+    check(model, Reference(vendor, path), images, name)
 
 
 @pytest.mark.parametrize("name", ["yolov8n-pose", "yolo11n"])
@@ -136,27 +135,20 @@ def test_a_fixed_export_says_at_the_shape_of_the_picture_what_the_checkpoint_say
     weights: Path,
     vendor: Any,
     load: Callable[..., Model],
-    pictures: dict[str, Image],
-    clip_frames: list[Image],
+    images: list[Image],
 ) -> None:
     model = load(weights / f"{name}.onnx", engine="openvino")
-    check(model, Reference(vendor, weights / f"{name}.pt"), [*pictures.values(), *clip_frames], f"{name} on .pt")
+    check(model, Reference(vendor, weights / f"{name}.pt"), images, f"{name} on .pt")
 
 
 def test_same_onnx_file_same_detections_for_a_fresh_export(
     export: Callable[..., Path],
     vendor: Any,
     load: Callable[..., Model],
-    pictures: dict[str, Image],
-    clip_frames: list[Image],
+    images: list[Image],
 ) -> None:
     path = export("yolo11n-pose")
-    check(
-        load(path, engine="openvino", rectangular=False),
-        Reference(vendor, path),
-        [*pictures.values(), *clip_frames],
-        "yolo11n-pose",
-    )
+    check(load(path, engine="openvino", rectangular=False), Reference(vendor, path), images, "yolo11n-pose")
 
 
 @pytest.mark.parametrize(

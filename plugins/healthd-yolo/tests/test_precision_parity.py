@@ -6,8 +6,8 @@ overlaps it by 0.7 or more and has at least a confidence of 0.2; asked for are t
 threshold itself loses nothing.
 """
 
-import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,24 @@ def of_checkpoint(vendor: Any, path: Path) -> Callable[[Image], tuple[Detection,
     return predict
 
 
+Say = Callable[[str, str], list[tuple[Detection, ...]]]
+
+
+@pytest.fixture(scope="module")
+def say(weights: Path, vendor: Any, load: Load, images: list[Image]) -> Say:
+    """Return what a file says of each image in a precision; each is asked once. Checkpoints answer on torch in f32."""
+
+    @cache
+    def said(name: str, precision: str) -> list[tuple[Detection, ...]]:
+        if name.endswith(".pt"):
+            predict = of_checkpoint(vendor, weights / name)
+            return [predict(image) for image in images]
+        model = load(weights / name, precision=precision)
+        return [model.predict(image, PARAMS).results for image in images]
+
+    return said
+
+
 @pytest.mark.parametrize(
     ("name", "checkpoint", "precision", "lost", "mean_overlap"),
     [
@@ -72,23 +90,20 @@ def test_each_precision_stays_within_what_is_documented(
     precision: str,
     lost: float,
     mean_overlap: float,
-    weights: Path,
-    vendor: Any,
-    load: Load,
-    pictures: dict[str, Image],
-    clip_frames: list[Image],
+    images: list[Image],
+    say: Say,
 ) -> None:
-    model, exact = load(weights / name, precision=precision), load(weights / name, precision="f32")
-    torch = of_checkpoint(vendor, weights / checkpoint)
-    beside = {"f32 of the same file": lambda image: exact.predict(image, PARAMS).results, "the checkpoint": torch}
-    images = [*pictures.values(), *clip_frames][:: 1 if os.environ.get("HEALTHD_ALL_FRAMES") else 3]
-    for reference, say in beside.items():
+    found = say(name, precision)
+    for reference, expected in {
+        "f32 of the same file": say(name, "f32"),
+        "the checkpoint": say(checkpoint, ""),
+    }.items():
         there, back = Changes(), Changes()
-        for image in images:
-            said, wanted, scale = model.predict(image, PARAMS), say(image), 640 / max(image.shape[:2])
-            there.note(wanted, said.results, scale=scale)
-            back.note(said.results, wanted, scale=scale)
-        print(f"{name} {precision} ({said.metadata['precision']}) beside {reference}: {told(there)}; new {back.lost}")
+        for image, said, wanted in zip(images, found, expected, strict=True):
+            scale = 640 / max(image.shape[:2])
+            there.note(wanted, said, scale=scale)
+            back.note(said, wanted, scale=scale)
+        print(f"{name} {precision} beside {reference}: {told(there)}; new {back.lost}")
         assert there.asked > 30
         assert there.lost + back.lost <= lost * there.asked
         assert np.mean(there.overlaps) >= mean_overlap

@@ -1,0 +1,68 @@
+"""`healthd models`, as somebody types it, with a family that serves models and prepares none."""
+
+from pathlib import Path
+
+import pytest
+
+from healthd.models.manifest import Manifest, Source, checksums, manifest_place
+from healthd.models.prepare import PrepareReport, Speed
+from tests.process.daemon import run_verb
+
+pytestmark = pytest.mark.process
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["prepare", "counter"], 2, "FaultyFamily cannot prepare models"),
+        (["prepare", "nobody-serves-this"], 2, "no installed plugin has a family"),
+        (["prepare", "counter", "--imgsz", "5"], 2, "--imgsz"),
+        (["verify", "absent"], 2, "there is no `absent`"),
+        (["verify", "models/plain.onnx"], 2, "it has no checksums"),
+        (["verify", "changed.onnx"], 1, "changed.onnx was changed"),
+        (["list", "--config", "absent.toml"], 2, "absent.toml"),
+        ([], 2, "usage"),
+    ],
+)
+def test_what_is_wrong_is_told_with_an_exit_code(arguments: list[str], code: int, told: str, tmp_path: Path) -> None:
+    models_of(tmp_path)
+    done = run_verb("models", *arguments, folder=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_what_lies_in_the_directory_is_listed_with_what_it_was_made_from(tmp_path: Path) -> None:
+    models_of(tmp_path)
+    (tmp_path / "models" / "counter").write_bytes(b"x" * 2_500_000)
+    done = run_verb("models", "list", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line.split() for line in done.stdout.splitlines() if "counter" in line]
+    assert line == ["counter", "faulty", "2.5", "MB"]
+    said = run_verb("models", "verify", "whole.onnx", folder=tmp_path).stdout
+    assert said == "whole.onnx: 1 file, as made from whole.pt\n"
+
+
+def models_of(folder: Path) -> None:
+    """A models directory with one model of each kind."""
+    (folder / "models").mkdir()
+    for name in ("plain", "changed", "whole"):
+        path = folder / "models" / f"{name}.onnx"
+        path.write_bytes(b"as it was made")
+        if name != "plain":
+            manifest_place(path).write_text(manifest(path).model_dump_json())
+        if name == "changed":
+            path.write_bytes(b"as it is")
+
+
+def manifest(path: Path) -> Manifest:
+    speed = Speed(what="it", ms_per_picture=1.0)
+    return Manifest(
+        source=Source(name=f"{path.stem}.pt", sha256="0" * 64, size_bytes=1),
+        options={},
+        tools={},
+        made_at="2026-01-01T00:00:00+00:00",
+        files=checksums(path),
+        report=PrepareReport(pictures="none", original=speed, prepared=(speed,), parity=()),
+    )
