@@ -34,6 +34,7 @@ export class Tile {
     this.phase = 0; // milliseconds into each period
     this.etag = this.confirmed = this.asking = this.timer = null;
     this.failures = this.plainUntil = 0;
+    this.drawn = false;
     this.age = null; // milliseconds, when it was confirmed
     this.element = document.createElement("li");
     this.element.className = "tile card";
@@ -164,7 +165,7 @@ export class Tile {
 
   async fetchPicture(signal) {
     const begun = Date.now();
-    const drawn = this.overlay && this.camera.model.state === "ready" && begun >= this.plainUntil;
+    const drawn = (this.drawn = this.overlay && this.camera.model.state === "ready" && begun >= this.plainUntil);
     const query = { width: fittingWidth(this.width), overlay: drawn || null };
     const headers = this.etag && this.picture.shown ? { "If-None-Match": this.etag } : {};
     const read = async (answer) => ({ answer, bitmap: answer.status === 304 ? null : await createImageBitmap(await answer.blob()) });
@@ -188,7 +189,7 @@ export class Tile {
   fail(error) {
     this.failures += 1;
     const { state, reason, since } = error.extra ?? {};
-    if (error.status === 404 && state === "live") {
+    if (error.status === 404 && state === "live" && this.drawn) {
       this.plainUntil = Date.now() + PLAIN; // the camera is well, its predictions are not
       this.failures = 0;
       return 0;

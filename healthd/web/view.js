@@ -10,8 +10,8 @@ const SOONEST = 500; // milliseconds until another attempt, doubled up to
 const LATEST = 8000;
 
 export class View {
-  // `wall`: `seen` (whether anybody can see the page), `names`, `camera(name)`, `skew`, `overlayOf(name)`, `chosen(name, overlay)`,
-  // `show(name)`, `leave()`.
+  // `wall`: `seen` (whether anybody can see the page), `silent`, `listed` (whether the list is known), `names`, `camera(name)`,
+  // `skew`, `overlayOf(name)`, `chosen(name, overlay)`, `show(name)`, `leave()`.
   constructor(wall) {
     const at = (selector) => document.querySelector(selector);
     Object.assign(this, { wall, name: null, running: null, timer: null, pause: SOONEST, arrived: [] });
@@ -86,7 +86,7 @@ export class View {
   update() {
     if (!this.open) return;
     const camera = this.wall.camera(this.name);
-    const state = this.wall.silent ? "silent" : (camera?.state ?? "failed");
+    const state = this.wall.silent ? "silent" : (camera?.state ?? (this.wall.listed ? "failed" : "starting"));
     this.badge.dataset.state = this.dialog.dataset.state = state;
     setText(this.badge, stateWords(state));
     setText(this.changes, stateWords(state));
@@ -104,7 +104,7 @@ export class View {
 
   words(camera) {
     if (this.wall.silent) return SILENT;
-    if (!camera) return "unknown camera";
+    if (!camera) return this.wall.listed ? "unknown camera" : "";
     if (camera.state !== "live") return [camera.reason ?? camera.state, sinceWords(camera.since, this.wall.skew)].join("\n");
     return this.told ?? "";
   }
@@ -173,7 +173,12 @@ export class View {
 
   // Newest wins: while one is decoded, those that come wait, and each replaces the one before.
   async take(part, running) {
-    this.lastPart = Date.now();
+    const now = Date.now();
+    if (now - this.lastPart > STILL) {
+      this.restart(); // the machine slept: what waited in the connection is of before
+      return;
+    }
+    this.lastPart = now;
     if (part.frameId === null) {
       this.waiting = null;
       this.signs += 1;

@@ -23,7 +23,7 @@ const columns = Math.min(12, Math.max(0, Number.parseInt(parameters.get("columns
 
 class Wall {
   constructor() {
-    Object.assign(this, { cameras: new Map(), tiles: new Map(), link: "new", skew: 0, failures: 0, version: null });
+    Object.assign(this, { cameras: new Map(), tiles: new Map(), link: "new", skew: 0, failures: 0, version: null, news: null });
     Object.assign(this, { timer: null, looking: false, frozen: false, ticked: Date.now(), versionAt: 0, begun: Date.now() });
     this.element = at("wall");
     this.overlays = recall("overlay", {});
@@ -46,6 +46,10 @@ class Wall {
 
   get silent() {
     return this.link === "silent";
+  }
+
+  get listed() {
+    return this.link === "fine";
   }
 
   get names() {
@@ -121,7 +125,8 @@ class Wall {
   setLink(link, words = "") {
     const before = this.link;
     this.link = link;
-    setText(at("note"), link === "silent" ? `${words}; trying again` : this.tiles.size || link === "locked" ? "" : "no camera is configured");
+    const empty = link === "fine" && !this.tiles.size ? "no camera is configured" : "";
+    setText(at("note"), link === "silent" ? `${words}; trying again` : (this.news ?? empty));
     if (link === "locked") {
       this.take([]);
       setText(at("summary"), "");
@@ -185,7 +190,7 @@ class Wall {
     this.versionAt = Date.now();
     if (this.version !== null && version !== this.version) {
       if (kiosk) location.reload();
-      else setText(at("note"), `healthd ${version} is running: load this page anew`);
+      this.news = `healthd ${version} is running: load this page anew`;
       return;
     }
     this.version = version;
@@ -283,9 +288,8 @@ class Wall {
 
   beside(tiles, from, dy) {
     const { offsetTop: top, offsetLeft: left } = from;
-    return tiles
-      .filter(({ element }) => (element.offsetTop - top) * dy > 0)
-      .sort((a, b) => Math.hypot(a.element.offsetLeft - left, (a.element.offsetTop - top) * 4) - Math.hypot(b.element.offsetLeft - left, (b.element.offsetTop - top) * 4))[0];
+    const far = ({ element }) => Math.hypot(element.offsetLeft - left, (element.offsetTop - top) * 4);
+    return tiles.filter(({ element }) => (element.offsetTop - top) * dy > 0).sort((a, b) => far(a) - far(b))[0];
   }
 }
 

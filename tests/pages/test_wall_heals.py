@@ -20,6 +20,8 @@ from tests.serving import free_port
 
 pytestmark = pytest.mark.process
 
+STILL_SECONDS = 6.0
+"""After so long a picture that nobody confirms has gone."""
 NAMES = [f"camera{number}" for number in range(12)]
 OTHERS = b"""<!doctype html><title>a page of others</title><img id=picture><pre id=told></pre><script type=module>
 const base = new URLSearchParams(location.search).get("healthd");
@@ -71,7 +73,7 @@ class House:
         self.daemon: Daemon
 
     def start(self, names: Sequence[str] = NAMES) -> None:
-        options = {"fps": 5, "width": 320, "height": 180}
+        options = {"fps": 3, "width": 320, "height": 180}
         cameras = {name: {"plugin": "noisy", "options": options} for name in names}
         daemon = Daemon(self._folder, {"server": self.server, "cameras": cameras}, plugins=PLUGINS)
         self.daemon = self._stack.enter_context(daemon)
@@ -184,6 +186,25 @@ def test_a_page_of_others_gets_what_it_needs_where_its_origin_is_named(
     stranger = open_page(f"{others.replace('127.0.0.1', 'localhost')}/?healthd={house.url}")
     until(lambda: "CORS" in " ".join(stranger.heard()), what="the refusal")
     assert stranger.page.inner_text("#told") == ""
+
+
+def test_a_daemon_that_hangs_leaves_no_picture_behind(house: House, open_page: Open) -> None:
+    watched = open_page(f"{house.url}/#{NAMES[0]}")
+    page, view = watched.page, watched.page.locator("#view")
+    until(lambda: view.get_attribute("data-frame"), what="the stream")
+    house.daemon.send(signal.SIGSTOP)
+    try:
+        until(lambda: view.locator("canvas").is_hidden(), seconds=STILL_SECONDS + SLACK_SECONDS, what="no picture")
+        house.daemon.send(signal.SIGCONT)
+        until(lambda: view.get_attribute("data-frame"), what="the stream again")
+        page.keyboard.press("Escape")
+        until_shown(page, NAMES[0])
+        house.daemon.send(signal.SIGSTOP)
+        until(lambda: not shown(page), seconds=STILL_SECONDS + SLACK_SECONDS, what="no picture")
+    finally:
+        house.daemon.send(signal.SIGCONT)
+    until_shown(page, NAMES[0])
+    watched.assert_quiet(refused=[house.url])
 
 
 def test_the_wall_heals_without_a_reload_when_the_daemon_was_killed(house: House, open_page: Open) -> None:
