@@ -23,10 +23,13 @@ from healthd.api.auth import COOKIE, AuthController, guard
 from healthd.api.cached import CachedSnapshots
 from healthd.api.cameras import CameraController
 from healthd.api.connection import connection_of
+from healthd.api.diagnostics import diagnostics
 from healthd.api.errors import answer_error
 from healthd.api.health import process_router, state
+from healthd.api.history import history
 from healthd.api.infer import InferController
 from healthd.api.jobs import JobController
+from healthd.api.logs import LogController
 from healthd.api.methods import Methods, Options
 from healthd.api.models import ModelController, labels
 from healthd.api.openapi import DESCRIPTION, CompleteSchema
@@ -35,6 +38,7 @@ from healthd.api.plugins import plugins
 from healthd.api.refusals import DENIAL, can_deny, refuse, refused
 from healthd.api.schemas import Error
 from healthd.api.services import Services
+from healthd.api.settings import settings
 from healthd.api.sockets import no_socket, predictions
 from healthd.api.streams import StreamController
 from healthd.api.unread import UnreadBodies
@@ -61,9 +65,22 @@ def wall() -> Response[bytes]:
 @get("/try", opt={"open": True}, include_in_schema=False, sync_to_thread=False)
 def try_models(request: Request[Any, Any, Any]) -> Response[bytes]:
     """The page to try the models on: a picture or the webcam in, boxes and JSON out."""
-    if request.scope["raw_path"].endswith(b"/"):  # the page's links would lead below it
-        return Response(b"", status_code=307, headers={"Location": "../try", "Cache-Control": "no-store"})
-    return _page("try.html")
+    return _page_without_slash(request, "try.html")
+
+
+@get("/admin", opt={"open": True}, include_in_schema=False, sync_to_thread=False)
+def panel(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The panel: how everything does, and what can be done about it."""
+    return _page_without_slash(request, "panel.html")
+
+
+def _page_without_slash(request: Request[Any, Any, Any], name: str) -> Response[bytes]:
+    """Answer a page; one that is asked for with a slash leads to it, because its links would lead below it."""
+    path = request.scope["raw_path"]
+    if path.endswith(b"/"):
+        location = f"../{path.rstrip(b'/').rpartition(b'/')[2].decode('ascii')}"
+        return Response(b"", status_code=307, headers={"Location": location, "Cache-Control": "no-store"})
+    return _page(name)
 
 
 def _page(name: str) -> Response[bytes]:
@@ -82,7 +99,7 @@ def create_app(services: Services) -> Litestar:
         route_handlers=[
             *(CameraController, StreamController, ViewerController),
             *(InferController, ModelController, labels, predictions, no_socket, JobController),
-            *(AuthController, state, plugins),
+            *(AuthController, state, plugins, settings, history, LogController, diagnostics),
         ],
         guards=[guard],
         security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
@@ -92,6 +109,7 @@ def create_app(services: Services) -> Litestar:
         route_handlers=[
             wall,
             try_models,
+            panel,
             process_router,
             api,
             create_static_files_router(

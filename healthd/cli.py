@@ -221,9 +221,13 @@ def _run_daemon(chosen: argparse.Namespace, settings: "Settings") -> int:
 
     from healthd.daemon import StartError, serve  # noqa: PLC0415
     from healthd.logs import configure_logging  # noqa: PLC0415
-    from healthd.settings import settings_hints  # noqa: PLC0415
+    from healthd.settings import settings_hints, with_command  # noqa: PLC0415
 
-    configure_logging(chosen.log_level or settings.log.level, chosen.log_format or settings.log.format, sys.stderr)
+    asked = {"level": chosen.log_level, "format": chosen.log_format}
+    said = {key: value for key, value in asked.items() if value}
+    names: dict[tuple[str | int, ...], str] = {("log", key): f"--log-{key}" for key in said}
+    settings = with_command(settings, {"log": settings.log.model_copy(update=said)}, names)
+    configure_logging(settings.log.level, settings.log.format, sys.stderr)
     for hint in settings_hints(settings):
         structlog.get_logger("healthd.settings").warning("settings_hint", hint=hint)
 

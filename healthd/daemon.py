@@ -42,6 +42,7 @@ from healthd.models.model import CONTRACT, ModelFamily
 from healthd.models.room import Limits
 from healthd.models.tally import Tally
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
+from healthd.process import versions
 from healthd.settings import Settings
 from healthd.worker import Worker, WorkerTimeout
 
@@ -92,6 +93,7 @@ async def load_installed_plugins() -> InstalledPlugins:
 async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     """Build the parts of the daemon; starts no camera."""
     cv2.setNumThreads(CV2_THREADS)
+    versions()  # reads the disk the first time, when nobody waits yet
     set_thread_budget(settings.performance.threads)
     metrics = Metrics()
     families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
@@ -228,11 +230,13 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
         server = _server(settings, services, on_started=lambda: on_listening(_url(settings, bound)))
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
         housekeeping = asyncio.create_task(_keep_house(services), name="housekeeping")
+        history = asyncio.create_task(services.history.keep(), name="history")
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         crashed = serving.done() and not stop.is_set()
         if crashed:
             log.error("http_server_died", exc_info=serving.exception() if not serving.cancelled() else None)
         housekeeping.cancel()
+        history.cancel()
         stopping.cancel()
         await _stop(settings, services, server=server, serving=serving)
     return 1 if crashed else 0

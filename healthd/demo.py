@@ -9,7 +9,7 @@ import structlog
 from healthd.errors import SettingsError
 from healthd.plugins import DEMOS, installed
 from healthd.redact import SCRUBBER
-from healthd.settings import CameraSettings, Settings, load_settings
+from healthd.settings import CameraSettings, Settings, load_settings, with_command
 
 log = structlog.get_logger(__name__)
 
@@ -22,11 +22,15 @@ def demo_settings(*, port: int | None = None) -> Settings:
     """
     cameras = _first_demo(sorted(installed(DEMOS), key=lambda point: point.name))
     settings = load_settings(None)
-    server = settings.server if port is None else settings.server.model_copy(update={"port": port})
-    jobs = settings.jobs
-    if "directory" not in jobs.model_fields_set:  # nothing shall appear where somebody tries the demo
-        jobs = jobs.model_copy(update={"directory": _state_folder() / "healthd" / "demo-jobs"})
-    return settings.model_copy(update={"cameras": cameras, "server": server, "jobs": jobs})
+    said: dict[tuple[str | int, ...], str] = {("cameras",): "demo"}
+    update: dict[str, object] = {"cameras": cameras}
+    if port is not None:
+        update["server"] = settings.server.model_copy(update={"port": port})
+        said["server", "port"] = "--port"
+    if "directory" not in settings.jobs.model_fields_set:  # nothing shall appear where somebody tries the demo
+        update["jobs"] = settings.jobs.model_copy(update={"directory": _state_folder() / "healthd" / "demo-jobs"})
+        said["jobs", "directory"] = "demo"
+    return with_command(settings, update, said)
 
 
 def _state_folder() -> Path:

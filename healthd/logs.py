@@ -18,12 +18,12 @@ from typing import Any, Literal, TextIO, TypeAlias
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from healthd.log_ring import RECENT, Level
 from healthd.native_log import NativeLog
 from healthd.redact import SCRUBBER
 
 __all__ = ["Format", "Level", "NativeLog", "configure_logging"]
 
-Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
 Format: TypeAlias = Literal["auto", "console", "json"]
 
 _FIRST = ("timestamp", "level", "event", "logger")
@@ -95,6 +95,13 @@ def _redacted(event_dict: EventDict) -> EventDict:
     return clean
 
 
+def _remember(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+    """Keep the event for those who look at the newest lines."""
+    del logger, method
+    RECENT.add(event_dict)
+    return event_dict
+
+
 def _plain(value: Any) -> Any:
     """Return what the renderer cannot make a third text of: an object becomes its `str`, an exception its `repr`."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -144,6 +151,7 @@ def _formatter(fmt: Format, stream: TextIO) -> logging.Formatter:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             redact,
+            _remember,
             *([_one_line] if console else []),
             renderer,
         ],

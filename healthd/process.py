@@ -1,12 +1,20 @@
 """What this process takes of the machine, read at the moment of asking; without /proc, what Python knows."""
 
 import contextlib
+import functools
+import importlib.metadata
 import os
+import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc/self")
+DISTRIBUTIONS = (
+    *("litestar", "uvicorn", "opencv-python-headless", "numpy", "pydantic", "msgspec", "huey", "redis"),
+    *("healthd-yolo", "openvino", "ultralytics", "torch"),
+)
+"""Whose versions people are asked for when something is wrong; those that are not installed are left out."""
 _THREADS, _RESIDENT_PAGES = 17, 21  # of the fields behind the name, see proc_pid_stat(5)
 
 
@@ -33,3 +41,13 @@ def process_usage(proc: Path = PROC) -> ProcessUsage:
     with contextlib.suppress(OSError):
         open_fds = sum(1 for _ in (proc / "fd").iterdir()) - 1  # one of them was opened to list them
     return ProcessUsage(time.process_time(), resident, threads, open_fds)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of what this process is made of. Reads the disk once."""
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

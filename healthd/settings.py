@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -36,7 +35,7 @@ from healthd.settings_sections import (
     SnapshotsSettings,
     StreamsSettings,
 )
-from healthd.settings_tree import ConfigError, Notes, Problem, dotted, nearest_key
+from healthd.settings_tree import ConfigError, Notes, Origin, Problem, Source, dotted, nearest_key
 from healthd.settings_tree import Path as KeyPath
 
 __all__ = [
@@ -57,15 +56,19 @@ __all__ = [
     "Settings",
     "ShutdownSettings",
     "SnapshotsSettings",
+    "Source",
     "StreamsSettings",
     "is_loopback",
     "load_settings",
     "open_door",
     "settings_hints",
     "settings_origin",
+    "settings_source",
+    "settings_sources",
+    "source_of",
+    "with_command",
 ]
 
-Origin: TypeAlias = Literal["file", "environment", "default"]
 _SOURCES: ContextVar[tuple[PydanticBaseSettingsSource, ...] | None] = ContextVar(
     "healthd_settings_sources", default=None
 )
@@ -90,7 +93,7 @@ class Settings(BaseSettings):
         default_factory=dict, description="The cameras by name, in the order of the file."
     )
 
-    _origins: dict[KeyPath, Origin] = PrivateAttr(default_factory=dict)
+    _sources: dict[KeyPath, Source] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -141,12 +144,33 @@ def open_door(host: str, auth: AuthSettings) -> str | None:
 
 def settings_origin(settings: Settings, key: str) -> Origin:
     """Tell where the value of a key, such as `cameras.gym.url` or `auth.keys[0].name`, comes from."""
-    origins = {dotted(path): origin for path, origin in settings._origins.items()}  # noqa: SLF001  load_settings put it
+    return settings_source(settings, key).origin
+
+
+def settings_source(settings: Settings, key: str) -> Source:
+    """Tell where the value of a key comes from, and by which name."""
+    return source_of(settings_sources(settings), key)
+
+
+def settings_sources(settings: Settings) -> dict[str, Source]:
+    """Return where the values of keys come from that are no defaults; a key may stand for all below it."""
+    return {dotted(path): source for path, source in settings._sources.items()}  # noqa: SLF001  load_settings put it
+
+
+def source_of(sources: Mapping[str, Source], key: str) -> Source:
+    """Look a key up, then the tables that it stands in."""
     while key:
-        if key in origins:
-            return origins[key]
+        if key in sources:
+            return sources[key]
         key = re.sub(r"(^|\.)[^.\[]*$|\[\d+\]$", "", key)
-    return "default"
+    return Source("default")
+
+
+def with_command(settings: Settings, update: Mapping[str, object], said: Mapping[KeyPath, str]) -> Settings:
+    """Return the settings with sections that the command line decided; `said` names what decided each key."""
+    changed = settings.model_copy(update=dict(update))
+    changed._sources = {**settings._sources, **{key: Source("command", name) for key, name in said.items()}}  # noqa: SLF001
+    return changed
 
 
 def settings_hints(settings: Settings) -> tuple[str, ...]:
@@ -184,7 +208,10 @@ def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) ->
         raise ConfigError(notes.problems)
     if path:
         found = _anchored(found, path.absolute().parent)
-    found._origins = {key: "file" if origin == notes.file else "environment" for key, origin in notes.origins.items()}  # noqa: SLF001
+    found._sources = {  # noqa: SLF001
+        key: Source("file", path.name) if path and origin == notes.file else Source("environment", origin)
+        for key, origin in notes.origins.items()
+    }
     return found
 
 

@@ -8,7 +8,7 @@ import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -17,6 +17,18 @@ from healthd.redact import SCRUBBER, Secret, SourceUrl
 
 Path = tuple[str | int, ...]
 """Where a value stands: keys of tables and places in lists, from the root on."""
+
+
+Origin: TypeAlias = Literal["file", "environment", "command", "default"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the value of a setting comes from."""
+
+    origin: Origin
+    name: str | None = None
+    """Of the file (without its folder), the variable, or the word on the command line; None for a default."""
 
 
 @dataclass(frozen=True, slots=True)

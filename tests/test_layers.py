@@ -27,25 +27,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins",),
     (
         *("settings", "settings_sections", "settings_env", "settings_file", "settings_references", "settings_tree"),
-        "settings_options",
-        *("metrics", "logs", "native_log", "log_writer"),
+        *("settings_options", "settings_view"),
+        *("metrics", "logs", "native_log", "log_writer", "log_ring"),
     ),
     (
-        *(
-            "frames",
-            "latest",
-            "waiting",
-            "worker",
-            "crew",
-            "redact",
-            "scrubber",
-            "cpus",
-            "process",
-            "memory",
-            "clock",
-            "errors",
-        ),
-        *("pictures", "picture_headers", "__init__"),
+        *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
+        *("pictures", "picture_headers", "bundle", "memory", "__init__"),
     ),
 )
 """From the top down. Whoever adds a file says here where it stands."""

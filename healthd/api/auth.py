@@ -117,6 +117,11 @@ class Authenticator:
         found = self._log_in(token) if token and self.required and not _key(headers) else None
         return found.page if found is not None else None
 
+    def expires_in_seconds(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> float | None:
+        """Return how long the caller's session still lasts; None where it is no session."""
+        page = self.page_session(headers, cookies)
+        return None if page is None else round(max(0.0, page.ends_at - self._clock.monotonic()), 1)
+
     def _log_in(self, token: str) -> _LogIn | None:
         found = self._sessions.get(_digest(token))
         if found is not None and self._clock.monotonic() >= found.page.ends_at:
@@ -210,7 +215,9 @@ class AuthController(Controller):
             samesite="strict",
             secure=request.url.scheme == "https",
         )
-        return Response(Session(name=identity.name, scope=identity.scope, required=auth.required), cookies=[cookie])
+        ends = auth.session_seconds if auth.required else None
+        session = Session(identity.name, identity.scope, required=auth.required, expires_in_seconds=ends)
+        return Response(session, cookies=[cookie])
 
     @get("/session", opt={"open": True}, summary="Who am I")
     async def session(self, request: Request) -> Session:  # type: ignore[type-arg]
@@ -221,6 +228,7 @@ class AuthController(Controller):
             name=identity.name if identity else None,
             scope=identity.scope if identity else None,
             required=auth.required,
+            expires_in_seconds=auth.expires_in_seconds(request.headers, request.cookies),
         )
 
     @delete("/session", status_code=204, opt={"open": True}, summary="Log out")

@@ -8,10 +8,11 @@ from litestar.params import Parameter
 
 from healthd import __version__
 from healthd.api import schemas
-from healthd.api.services import House
+from healthd.api.services import House, Services
 from healthd.cameras.health import State
+from healthd.cpus import usable_cpus
 from healthd.metrics import CONTENT_TYPE
-from healthd.process import process_usage
+from healthd.process import process_usage, versions
 from healthd.redact import SCRUBBER
 
 OPEN = {"open": True}
@@ -76,7 +77,12 @@ async def metrics(services: House) -> Response[bytes]:
 @get("/state", summary="The daemon at a glance", tags=["process"])
 async def state(services: House) -> schemas.DaemonState:
     """Version, uptime, cameras by state, viewers, models loaded, what it is waiting for, and what it takes."""
-    usage = process_usage()
+    return daemon_state(services)
+
+
+def daemon_state(services: Services) -> schemas.DaemonState:
+    """Shape the state of the daemon."""
+    usage, share = process_usage(), services.history.cpu_share
     return schemas.DaemonState(
         status=services.readiness,
         version=__version__,
@@ -88,10 +94,13 @@ async def state(services: House) -> schemas.DaemonState:
         waiting_for=[SCRUBBER.scrub_label(what) for what in services.waiting_for],
         process=schemas.Process(
             cpu_seconds=round(usage.cpu_seconds, 3),
+            cpu_share=round(share, 3) if share is not None else None,
+            cpus=usable_cpus(),
             resident_memory_bytes=usage.resident_memory_bytes,
             threads=usage.threads,
             open_fds=usage.open_fds,
         ),
+        versions={"healthd": __version__, **versions()},
     )
 
 

@@ -33,7 +33,7 @@ class ModelController(Controller):
     @get("/", summary="Models that a request may name", responses={503: BUSY})
     async def models(self, services: House) -> list[ModelInfo]:
         """All of them, those of the configuration first, and what is known of those that are loaded."""
-        return [_shape(services, entry) for entry in await services.inference.entries()]
+        return await infos(services)
 
     @get("/{model_id:path}", summary="One model", responses={404: UNKNOWN, 503: BUSY})
     async def model(self, services: House, model_id: Annotated[str, MODEL_ID]) -> ModelInfo:
@@ -85,6 +85,11 @@ async def labels(
     """Names by class id, empty for a model that knows none; loads the model where it is not loaded."""
     entry, names = await services.inference.labels(model)
     return Labels(model=entry.model_id, labels=names)
+
+
+async def infos(services: Services) -> list[ModelInfo]:
+    """Shape all models that a request may name."""
+    return [_shape(services, entry) for entry in await services.inference.entries()]
 
 
 def _name(path: str) -> str:

@@ -17,6 +17,11 @@ log = structlog.get_logger(__name__)
 @get("/plugins", summary="Installed plugins", tags=["plugins"])
 async def plugins(services: House) -> list[schemas.Plugin]:
     """Every installed plugin: state, reason, the cameras that use it, its settings as JSON Schema."""
+    return plugins_of(services)
+
+
+def plugins_of(services: Services) -> list[schemas.Plugin]:
+    """Shape all plugins."""
     return [*_shapes(services, services.sources, sources=True), *_shapes(services, services.families, sources=False)]
 
 

@@ -37,6 +37,10 @@ class Process(Struct):
 
     cpu_seconds: float
     """CPU time since its start, of all threads: its growth per second is the load, 1 for one core."""
+    cpu_share: float | None
+    """The load of the last five seconds or so, 1 for one core; null in the first ones."""
+    cpus: int
+    """Cores that it may use."""
     resident_memory_bytes: int | None
     threads: int | None
     """Native ones too."""
@@ -56,6 +60,8 @@ class DaemonState(Struct):
     models_loaded: int
     waiting_for: list[str]
     process: Process
+    versions: dict[str, str]
+    """Of healthd, Python, the system and the libraries that matter."""
 
 
 class FrameCounts(Struct):
@@ -191,9 +197,9 @@ class Viewer(Struct):
 
     id: str
     kind: str
-    """`mjpeg`, `events` or `socket`."""
+    """`mjpeg`, `events`, `logs` or `socket`."""
     camera: str | None
-    """Null: events of all cameras, or a socket."""
+    """Null: events of all cameras, the log, or a socket."""
     client: str
     since: datetime
     sent: int
@@ -281,3 +287,5 @@ class Session(Struct):
     scope: str | None
     required: bool
     """Whether a key is needed at all."""
+    expires_in_seconds: float | None
+    """When the log-in of the page ends; null for a key, and where none is needed."""

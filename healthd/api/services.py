@@ -12,12 +12,14 @@ from healthd.api.decoder import PictureDecoder
 from healthd.api.socket_session import SocketCounts
 from healthd.api.uploads import Uploads
 from healthd.cameras.events import EventHub
+from healthd.cameras.history import History
 from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import Viewers
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.jobs.service import Jobs
+from healthd.log_ring import RECENT, LogRing
 from healthd.metrics import Metrics
 from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
@@ -51,6 +53,8 @@ class Services:
     viewers: Viewers
     events: EventHub
     signs: SignCache
+    log_ring: LogRing = RECENT
+    history: History = field(init=False)
     uploads: Uploads = field(init=False)
     decoder: PictureDecoder = field(init=False)
     sockets: SocketCounts = field(default_factory=SocketCounts)
@@ -62,6 +66,7 @@ class Services:
         self.auth.on_session_closed = self.viewers.end_page
         self.started_at = self.clock.now()
         self._started = self.clock.monotonic()
+        self.history = History(self.supervisor, clock=self.clock)
         limits = self.settings.inference
         self.uploads = Uploads(most=limits.max_uploads)
         self.decoder = PictureDecoder(max_pixels=limits.max_pixels, observe=self.metrics.decode_seconds.observe)

@@ -7,7 +7,7 @@ a send that blocks never returns to it.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import structlog
 from litestar import Controller, Request, get
@@ -22,7 +22,7 @@ from healthd.api.connection import Connection, connection_of
 from healthd.api.errors import TryLater
 from healthd.api.events import camera_body
 from healthd.api.services import House, Services
-from healthd.cameras.events import Event, EventStream, Listener
+from healthd.cameras.events import TOPICS, Event, EventStream, Listener
 from healthd.cameras.streams import CameraStream, Part, StreamRequest
 from healthd.cameras.viewers import EndReason, Kind, TooManyViewers, Viewer
 
@@ -110,6 +110,9 @@ class StreamController(Controller):
         services: House,
         request: Request[Any, Any, Any],
         camera: Annotated[str | None, Parameter(description="Only events of this camera.")] = None,
+        topic: Annotated[
+            list[Literal["prediction", "camera", "viewer"]] | None, Parameter(description="Only these events.")
+        ] = None,
     ) -> ASGIApp:
         """`camera` tells of changes (first the state of each camera), `prediction` and `viewer` as they come.
 
@@ -118,11 +121,11 @@ class StreamController(Controller):
         """
         if camera is not None:
             find(services, camera)
-        listener = Listener(camera)
+        listener = Listener(camera, topics=frozenset(topic) if topic else TOPICS)
 
         async def run(viewer: Viewer, write: Write) -> None:
             async def write_events(events: Sequence[Event]) -> int:
-                data = b"".join(_event_bytes(services.boot_id, event) for event in events) or b": alive\n\n"
+                data = b"".join(event_bytes(services.boot_id, event) for event in events) or b": alive\n\n"
                 await write(data)
                 return len(data)
 
@@ -305,7 +308,8 @@ def shows_late(headers: Mapping[str, str]) -> bool:
     return "Chrome/" in headers.get("user-agent", "") and "image/" in headers.get("accept", "")
 
 
-def _event_bytes(boot_id: str, event: Event) -> bytes:
+def event_bytes(boot_id: str, event: Event) -> bytes:
+    """Write an event as a listener of Server-Sent Events gets it."""
     return b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (
         boot_id.encode(),
         event.event_id,

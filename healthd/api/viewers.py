@@ -8,7 +8,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 
 from healthd.api import schemas
-from healthd.api.services import House
+from healthd.api.services import House, Services
 from healthd.cameras.viewers import EndReason
 
 
@@ -21,21 +21,7 @@ class ViewerController(Controller):
     @get("/", summary="Open streams")
     async def viewers(self, services: House) -> list[schemas.Viewer]:
         """Every open stream, in the order of their opening."""
-        now = services.clock.monotonic()
-        return [
-            schemas.Viewer(
-                id=viewer.viewer_id,
-                kind=viewer.kind,
-                camera=viewer.camera,
-                client=viewer.client,
-                since=viewer.since,
-                sent=viewer.sent,
-                skipped=viewer.skipped,
-                quality=viewer.quality,
-                last_write_age_ms=round((now - viewer.last_write_at) * 1000, 1),
-            )
-            for viewer in services.viewers
-        ]
+        return viewers_of(services)
 
     @delete(
         "/{viewer_id:str}",
@@ -51,3 +37,22 @@ class ViewerController(Controller):
         if viewer is None:
             raise NotFoundException("unknown viewer", extra={"viewer": viewer_id[:80]})
         viewer.end(EndReason.ADMIN)
+
+
+def viewers_of(services: Services) -> list[schemas.Viewer]:
+    """Shape all open streams."""
+    now = services.clock.monotonic()
+    return [
+        schemas.Viewer(
+            id=viewer.viewer_id,
+            kind=viewer.kind,
+            camera=viewer.camera,
+            client=viewer.client,
+            since=viewer.since,
+            sent=viewer.sent,
+            skipped=viewer.skipped,
+            quality=viewer.quality,
+            last_write_age_ms=round((now - viewer.last_write_at) * 1000, 1),
+        )
+        for viewer in services.viewers
+    ]

@@ -32,6 +32,8 @@ class FrameCounts:
         self.read = 0
         self.predicted = 0
         self.in_hand = 0
+        self.predict_seconds = 0.0
+        """What all predictions together took, waiting for a shared model included."""
         self.dropped: Counter[str] = Counter({reason.value: 0 for reason in Drop})
 
     def came(self) -> None:

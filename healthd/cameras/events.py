@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import structlog
 
@@ -16,12 +16,14 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_SECONDS = 1.0
 LOOK_SECONDS = 0.5
 MAX_PENDING = 256
-Topic = Literal["prediction", "camera", "viewer"]
+Topic = Literal["prediction", "camera", "viewer", "log"]
+TOPICS: frozenset[Topic] = frozenset({"prediction", "camera", "viewer"})
+"""What the hub tells of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened to one camera or viewer."""
+    """One thing that happened to one camera or viewer, or a line of the log."""
 
     event_id: int
     topic: Topic
@@ -36,8 +38,9 @@ class Listener:
     Where there are more, those of viewers make room first: however many come and go, it hears how its cameras are.
     """
 
-    def __init__(self, camera: str | None = None) -> None:
+    def __init__(self, camera: str | None = None, *, topics: frozenset[Topic] = TOPICS) -> None:
         self.camera = camera
+        self.topics = topics
         self.replaced = 0
         """Events that a newer one of the same kind replaced before they were sent."""
         self._pending: dict[tuple[str, str | None, str], Event] = {}
@@ -45,7 +48,7 @@ class Listener:
 
     def offer(self, event: Event, key: str = "") -> None:
         """Leave an event; the newest of its topic, camera and key wins, and goes to the end of the line."""
-        if self.camera is not None and event.camera != self.camera:
+        if event.topic not in self.topics or self.camera not in {None, event.camera}:
             return
         place = (event.topic, event.camera, key)
         if self._pending.pop(place, None) is not None:
@@ -149,12 +152,26 @@ class EventHub:
         return data
 
 
+class Waiting(Protocol):
+    """What a session sends: a `Listener`, or something like it."""
+
+    @property
+    def replaced(self) -> int:
+        """Events that were left out, because newer ones came before they were sent."""
+
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109
+        """Wait until there is an event, or `timeout` seconds."""
+
+    def take(self) -> list[Event]:
+        """Take all that waits, oldest first."""
+
+
 class EventStream:
     """One listener's session. Lives as long as its viewer is admitted."""
 
     def __init__(
         self,
-        listener: Listener,
+        listener: Waiting,
         viewer: Viewer,
         *,
         write_timeout_seconds: float,

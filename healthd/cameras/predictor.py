@@ -126,7 +126,9 @@ class Predictor:
             if prediction is None:
                 self._counts.drop(Drop.FAILED)
         self._counts.predict()
-        self._seconds.observe(self._clock.monotonic() - begun)
+        seconds = self._clock.monotonic() - begun
+        self._counts.predict_seconds += seconds
+        self._seconds.observe(seconds)
         self.rate.add()
         self.backoff.reset()
         self.set_health("ready")

@@ -18,8 +18,8 @@ from healthd.errors import HealthdError
 from healthd.metrics import Sample
 
 log = structlog.get_logger(__name__)
-Kind = Literal["mjpeg", "events", "socket"]
-"""What a viewer has open: pictures, events, or a WebSocket that is sent pictures and answers with predictions."""
+Kind = Literal["mjpeg", "events", "logs", "socket"]
+"""What a viewer has open: pictures, events, the log, or a WebSocket that is sent pictures and answers predictions."""
 
 
 class EndReason(StrEnum):
@@ -75,7 +75,7 @@ class Viewer:
     viewer_id: str
     kind: Kind
     camera: str | None
-    """None for events of all cameras, and for sockets."""
+    """None for events of all cameras, for the log and for sockets."""
     client: str
     since: datetime
     opened_at: float

@@ -1,131 +1,320 @@
-// The wall: each camera's newest picture once a second, or in words why there is none. Never the last picture.
-const wall = document.getElementById("wall");
-const note = document.getElementById("note");
-const login = document.getElementById("login");
-const overlay = document.getElementById("overlay");
-const tiles = new Map();
-const PERIOD = 1000;
-let refusal = null; // why the last key was refused, until another one is tried
+// The wall: a tile for each camera, the full view of one. Nothing is asked for that nobody sees; nothing old is ever seen.
+import { ask } from "./api.js";
+import { bestColumns, startKiosk } from "./kiosk.js";
+import { LoginForm, logOut, whoAmI } from "./login.js";
+import { recall, remember } from "./memory.js";
+import { Tile } from "./tile.js";
+import { View } from "./view.js";
+import { setText, stateWords } from "./words.js";
 
-class Tile {
-  constructor(name) {
-    this.name = name;
-    this.etag = null;
-    this.busy = false;
-    this.figure = document.createElement("figure");
-    this.picture = this.figure.appendChild(document.createElement("div"));
-    this.picture.className = "picture";
-    const caption = this.figure.appendChild(document.createElement("figcaption"));
-    caption.appendChild(document.createElement("strong")).textContent = name;
-    this.facts = caption.appendChild(document.createElement("span"));
-    this.facts.className = "facts";
-    this.image = document.createElement("img");
-    this.image.alt = `newest picture of ${name}`;
-    wall.appendChild(this.figure);
+const LIST_PERIOD = 2000; // milliseconds
+const VERSION_PERIOD = 30_000;
+const LATEST_RETRY = 5000;
+const TICK = 1000;
+const SLEPT = 4000; // ticks so far apart: the machine slept, and what is on the screen is of before
+const SETTLING = 3000; // changes of the first seconds are no news
+
+const at = (id) => document.getElementById(id);
+const parameters = new URLSearchParams(location.search);
+const flag = (name) => (parameters.has(name) ? !["0", "false", "no"].includes(parameters.get(name)) : null);
+const kiosk = flag("kiosk") ?? false;
+const chosenNames = (parameters.get("cameras") ?? "").split(",").map((name) => name.trim()).filter(Boolean);
+const columns = Math.min(12, Math.max(0, Number.parseInt(parameters.get("columns"), 10) || 0));
+
+class Wall {
+  constructor() {
+    Object.assign(this, { cameras: new Map(), tiles: new Map(), link: "new", skew: 0, failures: 0, version: null, news: null });
+    Object.assign(this, { timer: null, looking: false, frozen: false, ticked: Date.now(), versionAt: 0, begun: Date.now() });
+    this.element = at("wall");
+    this.overlays = recall("overlay", {});
+    this.seeing = new IntersectionObserver((entries) => entries.forEach((entry) => this.sight(entry)));
+    this.sizing = new ResizeObserver((entries) => entries.forEach((entry) => this.tileOf(entry.target)?.resize(entry.contentRect.width)));
+    this.login = new LoginForm(at("login"), (session) => this.admit(session));
+    this.view = new View(this);
   }
 
-  say(text) {
-    this.etag = null;
-    this.release();
-    const words = document.createElement("p");
-    words.textContent = text;
-    this.picture.replaceChildren(words);
+  // -- what tiles and view ask of it ---------------------------------------------------------------------------------
+
+  // Whether anybody can see the page, and healthd answers it.
+  get seen() {
+    return !document.hidden && !this.frozen && this.link === "fine";
   }
 
-  // A camera that is configured no more must not leave its last picture on the wall.
-  remove() {
-    this.release();
-    this.figure.remove();
-    tiles.delete(this.name);
+  get open() {
+    return this.seen && !this.view.open;
   }
 
-  release() {
-    if (this.image.src.startsWith("blob:")) URL.revokeObjectURL(this.image.src);
-    this.image.removeAttribute("src");
+  get silent() {
+    return this.link === "silent";
   }
 
-  async poll() {
-    if (this.busy) return;
-    this.busy = true;
-    try {
-      const drawn = overlay.checked && this.predicted;
-      const url = `api/v1/cameras/${encodeURIComponent(this.name)}/snapshot?width=960${drawn ? "&overlay=true" : ""}`;
-      const headers = this.etag ? { "If-None-Match": this.etag } : {};
-      const answer = await fetch(url, { headers, cache: "no-store", signal: AbortSignal.timeout(4000) });
-      if (answer.status === 304) return;
-      if (!answer.ok) {
-        const error = await answer.json().catch(() => ({}));
-        this.say(error.detail ?? `error ${answer.status}`);
-        return;
-      }
-      const blob = await answer.blob();
-      if (document.hidden) return;
-      this.etag = answer.headers.get("ETag");
-      this.release();
-      this.image.src = URL.createObjectURL(blob);
-      if (!this.image.isConnected) this.picture.replaceChildren(this.image);
-    } catch {
-      this.say("healthd does not answer");
-    } finally {
-      this.busy = false;
-    }
+  get listed() {
+    return this.link === "fine";
   }
 
-  show(camera) {
-    this.predicted = camera.model.state === "ready" && camera.predicted_fps > 0;
-    const age = camera.frame_age_ms === null ? "" : ` · ${(camera.frame_age_ms / 1000).toFixed(1)} s`;
-    this.facts.textContent = `${camera.state} · ${camera.fps.toFixed(1)} fps · ${camera.predicted_fps.toFixed(1)} predictions/s${age}`;
+  get names() {
+    return [...this.tiles.keys()];
   }
-}
 
-async function look() {
-  if (document.hidden) return;
-  try {
-    const answer = await fetch("api/v1/cameras", { cache: "no-store", signal: AbortSignal.timeout(4000) });
-    login.hidden = answer.status !== 401;
-    if (!answer.ok) {
-      const error = await answer.json().catch(() => ({}));
-      const words = error.detail ?? `error ${answer.status}`;
-      note.textContent = (answer.status === 401 && refusal) || words;
-      for (const tile of tiles.values()) tile.say(words);
+  camera(name) {
+    return this.cameras.get(name);
+  }
+
+  overlayOf(name) {
+    return this.tiles.get(name)?.overlay ?? flag("overlay") ?? this.overlays[name] ?? true;
+  }
+
+  chosen(name, overlay) {
+    this.overlays = { ...this.overlays, [name]: overlay };
+    remember("overlay", this.overlays);
+    this.tiles.get(name)?.setOverlay(overlay);
+  }
+
+  // The full view has an address, so that it can be linked to and the browser's way back leads out of it.
+  show(name) {
+    const hash = `#${encodeURIComponent(name)}`;
+    if (this.view.open) history.replaceState(history.state, "", hash);
+    else history.pushState({ opened: true }, "", hash);
+    this.route();
+  }
+
+  leave() {
+    if (history.state?.opened) {
+      history.back();
       return;
     }
-    const cameras = await answer.json();
-    refusal = null;
-    note.textContent = cameras.length ? "" : "no camera is configured";
-    const names = new Set(cameras.map((camera) => camera.name));
-    for (const [name, tile] of tiles) if (!names.has(name)) tile.remove();
-    for (const camera of cameras) {
-      if (!tiles.has(camera.name)) tiles.set(camera.name, new Tile(camera.name));
-      const tile = tiles.get(camera.name);
-      tile.show(camera);
-      tile.poll();
+    history.replaceState(null, "", location.pathname + location.search);
+    this.route();
+  }
+
+  changed(name, state, reason) {
+    if (this.link !== "fine" || Date.now() - this.begun < SETTLING) return;
+    setText(at("changes"), [`${name}: ${stateWords(state)}`, reason].filter(Boolean).join(", "));
+  }
+
+  // -- the list ------------------------------------------------------------------------------------------------------
+
+  // Ask for the list now, unless that is being done.
+  look() {
+    if (this.looking || document.hidden || this.frozen) return;
+    clearTimeout(this.timer);
+    this.timer = null;
+    this.fetchList();
+  }
+
+  async fetchList() {
+    this.looking = true;
+    const read = async (answer) => ({ cameras: await answer.json(), date: Date.parse(answer.headers.get("Date")) });
+    const { cameras, date, error } = await ask("cameras", { read }).catch((failed) => ({ error: failed }));
+    this.looking = false;
+    this.failures = error ? this.failures + 1 : 0;
+    if (error) {
+      this.setLink(error.status === 401 ? "locked" : "silent", error.message);
+    } else {
+      this.skew = Math.abs(date - Date.now()) > 2000 ? date - Date.now() : 0; // the header counts whole seconds
+      this.login.hide();
+      this.take(cameras);
+      this.setLink("fine");
+      this.checkVersion().catch(() => {}); // the next list will tell
     }
-  } catch {
-    note.textContent = "healthd does not answer";
-    for (const tile of tiles.values()) tile.say(note.textContent);
+    const delay = error ? Math.min(LATEST_RETRY, 500 * 2 ** this.failures) * (0.5 + Math.random() / 2) : LIST_PERIOD;
+    clearTimeout(this.timer);
+    this.timer = document.hidden || this.frozen ? null : setTimeout(() => this.look(), delay);
+  }
+
+  setLink(link, words = "") {
+    const before = this.link;
+    this.link = link;
+    const empty = link === "fine" && !this.tiles.size ? "no camera is configured" : "";
+    setText(at("note"), link === "silent" ? `${words}; trying again` : (this.news ?? empty));
+    if (link === "locked") {
+      this.take([]);
+      setText(at("summary"), "");
+      if (this.view.open) this.view.close();
+    } else if (link === "silent" && before !== "silent") {
+      for (const tile of this.tiles.values()) tile.clear("silent", words, Date.now());
+    }
+    if (link === "fine" && before === "locked") this.route();
+    if (link !== before) this.adjust();
+    this.view.update();
+  }
+
+  // Make the wall show these cameras, in their order, or those that the address names, in theirs.
+  take(cameras) {
+    this.cameras = new Map(cameras.map((camera) => [camera.name, camera]));
+    const names = chosenNames.length && cameras.length ? [...new Set(chosenNames)] : [...this.cameras.keys()];
+    const wanted = new Set(names);
+    for (const [name, tile] of this.tiles) {
+      if (wanted.has(name)) continue;
+      this.seeing.unobserve(tile.element);
+      this.sizing.unobserve(tile.element);
+      tile.remove();
+      this.tiles.delete(name);
+    }
+    if (names.join() !== this.names.join()) this.arrange(names);
+    for (const [name, tile] of this.tiles) tile.update(this.cameras.get(name) ?? null);
+    this.summarize(names);
+  }
+
+  arrange(names) {
+    const before = this.tiles;
+    this.tiles = new Map(names.map((name) => [name, before.get(name) ?? new Tile(this, name, { overlay: this.overlayOf(name) })]));
+    [...this.tiles.values()].forEach((tile, index) => {
+      tile.phase = Math.round((index / names.length) * 1000); // spread over the second
+      if (this.element.children[index] !== tile.element) this.element.insertBefore(tile.element, this.element.children[index] ?? null);
+      this.seeing.observe(tile.element);
+      this.sizing.observe(tile.element);
+    });
+    this.fit();
+  }
+
+  fit() {
+    const count = this.tiles.size;
+    const fixed = columns || (kiosk && bestColumns(count, innerWidth, innerHeight));
+    this.element.classList.toggle("fixed", Boolean(fixed));
+    this.element.classList.toggle("few", count <= 2);
+    if (fixed) this.element.style.setProperty("--columns", fixed);
+  }
+
+  summarize(names) {
+    const live = names.filter((name) => this.cameras.get(name)?.state === "live").length;
+    setText(at("summary"), names.length ? `${live} of ${names.length} live` : "");
+    const title = names.length && live < names.length ? `(${names.length - live} not live) healthd` : "healthd";
+    if (document.title !== title) document.title = title;
+  }
+
+  // The page is newer than healthd, or older: a kiosk loads itself anew, somebody at a desk may want to choose when.
+  async checkVersion() {
+    if (Date.now() - this.versionAt < VERSION_PERIOD && Date.now() >= this.versionAt) return;
+    const { version } = await ask("state");
+    this.versionAt = Date.now();
+    if (this.version !== null && version !== this.version) {
+      if (kiosk) location.reload();
+      this.news = `healthd ${version} is running: load this page anew`;
+      return;
+    }
+    this.version = version;
+  }
+
+  // -- who sees what -------------------------------------------------------------------------------------------------
+
+  tileOf(element) {
+    return this.tiles.get(element.dataset.camera);
+  }
+
+  sight(entry) {
+    this.tileOf(entry.target)?.setInView(entry.isIntersecting);
+  }
+
+  // Begin or stop to ask, as things are now.
+  adjust() {
+    for (const tile of this.tiles.values()) tile.adjust();
+    this.view.adjust();
+  }
+
+  // The page is hidden, shown, frozen or taken out of the browser's cache.
+  turn() {
+    this.ticked = Date.now();
+    this.adjust();
+    if (document.hidden || this.frozen) {
+      clearTimeout(this.timer);
+      this.timer = null;
+    } else {
+      this.versionAt = 0;
+      this.look();
+    }
+  }
+
+  // The machine slept: what is on the screen is of before.
+  wake() {
+    for (const tile of this.tiles.values()) if (tile.picture.shown) tile.forget();
+    if (this.view.open) this.view.restart();
+    this.look();
+  }
+
+  tick() {
+    const now = Date.now();
+    const elapsed = now - this.ticked;
+    this.ticked = now;
+    if (document.hidden || this.frozen) return;
+    if (elapsed > SLEPT || elapsed < 0) this.wake();
+    if (!this.view.open) for (const tile of this.tiles.values()) tile.tick(now);
+    this.view.tick(now);
+  }
+
+  // Follow the address.
+  route() {
+    let name = "";
+    try {
+      name = decodeURIComponent(location.hash.slice(1));
+    } catch {
+      // no name of a camera
+    }
+    const before = this.view.name;
+    if (name && this.link !== "locked") this.view.show(name);
+    else if (this.view.open) this.view.close();
+    this.adjust();
+    if (before && !this.view.open) this.tiles.get(before)?.openButton.focus();
+  }
+
+  // -- log in and out ------------------------------------------------------------------------------------------------
+
+  admit(session) {
+    at("logout").hidden = !(session.required && session.name);
+    this.look();
+  }
+
+  async leaveSession() {
+    await logOut().catch(() => {});
+    at("logout").hidden = true;
+    this.look();
+  }
+
+  // -- keyboard ------------------------------------------------------------------------------------------------------
+
+  // Arrows lead from tile to tile, as they lie on the screen.
+  press(event) {
+    const direction = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    const from = event.target.closest?.(".tile");
+    if (!direction || !from || event.ctrlKey || event.metaKey || event.altKey) return;
+    const [dx, dy] = direction;
+    const tiles = [...this.tiles.values()];
+    const index = tiles.findIndex((tile) => tile.element === from);
+    const to = dx ? tiles[index + dx] : this.beside(tiles, from, dy);
+    if (!to) return;
+    event.preventDefault();
+    to.openButton.focus();
+  }
+
+  beside(tiles, from, dy) {
+    const { offsetTop: top, offsetLeft: left } = from;
+    const far = ({ element }) => Math.hypot(element.offsetLeft - left, (element.offsetTop - top) * 4);
+    return tiles.filter(({ element }) => (element.offsetTop - top) * dy > 0).sort((a, b) => far(a) - far(b))[0];
   }
 }
 
-login.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const body = JSON.stringify({ key: new FormData(login).get("key") });
-  try {
-    const answer = await fetch("api/v1/auth/login", { method: "POST", body, headers: { "Content-Type": "application/json" } });
-    const error = answer.ok ? null : await answer.json().catch(() => ({}));
-    refusal = error && (error.detail ?? `error ${answer.status}`);
-    if (answer.ok) login.reset();
-  } catch {
-    note.textContent = "healthd does not answer";
-  }
-  look();
-});
-
-// A page that nobody sees asks for nothing, so nothing of before may be there when somebody looks again.
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden) for (const tile of tiles.values()) tile.say("…");
-  else look();
-});
-
-look();
-setInterval(look, PERIOD);
+const wall = new Wall();
+if (kiosk) startKiosk();
+document.addEventListener("visibilitychange", () => wall.turn());
+for (const [event, frozen] of [["freeze", true], ["resume", false]]) {
+  document.addEventListener(event, () => {
+    wall.frozen = frozen;
+    wall.turn();
+  });
+}
+for (const [event, frozen] of [["pagehide", true], ["pageshow", false]]) {
+  window.addEventListener(event, () => {
+    wall.frozen = frozen;
+    wall.turn();
+  });
+}
+window.addEventListener("popstate", () => wall.route());
+window.addEventListener("hashchange", () => wall.route());
+window.addEventListener("online", () => wall.look());
+window.addEventListener("resize", () => wall.fit());
+wall.element.addEventListener("keydown", (event) => wall.press(event));
+at("logout").addEventListener("click", () => wall.leaveSession());
+setInterval(() => wall.tick(), TICK);
+wall.route();
+wall.look();
+whoAmI().then((session) => wall.admit(session), () => {});

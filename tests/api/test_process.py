@@ -139,7 +139,8 @@ async def test_the_state_tells_the_daemon_at_a_glance() -> None:
         assert (told["version"], told["viewers"], told["models_loaded"]) == (__version__, 0, 0)
         assert (told["status"], told["waiting_for"], told["cameras"]["live"]) == ("ready", [], 1)
         assert datetime.fromisoformat(told["started_at"]).tzinfo is not None
-        assert set(told["process"]) == {"cpu_seconds", "resident_memory_bytes", "threads", "open_fds"}
+        usage = {"cpu_seconds", "cpu_share", "cpus", "resident_memory_bytes", "threads", "open_fds"}
+        assert set(told["process"]) == usage
         assert told["process"]["cpu_seconds"] > 0
 
 

@@ -141,11 +141,12 @@ async def test_what_needs_a_key_says_so_and_what_needs_an_admin_too(document: di
         else:
             assert {name for need in operation["security"] for name in need} == schemes, f"{method} {path}"
             assert "401" in operation["responses"], f"{method} {path}"
-        assert ("403" in operation["responses"]) is (method not in {"get", "head"}), f"{method} {path}"
+        asking = method in {"get", "head"}
+        assert ("403" in operation["responses"]) is (not asking or path == "/api/v1/diagnostics"), f"{method} {path}"
         if "403" in operation["responses"]:
             told = operation["responses"]["403"]["description"]
             assert ("scope `admin`" in told) is not (is_open or (method, path) in ASKING), f"{method} {path}"
-            assert "another site" in told, f"{method} {path}"
+            assert ("another site" in told) is not asking, f"{method} {path}"
 
 
 async def test_where_no_key_is_needed_none_is_described() -> None:

@@ -2,9 +2,11 @@
 
 import base64
 import html
+import io
 import json
 import random
 import string
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +184,11 @@ def shown(
         for name in house.cameras:
             for path in ["", "/snapshot", "/snapshot?overlay=true", "/prediction", "/no-such-thing"]:
                 seen.add(f"{name}{path}", everything(daemon.get(f"/api/v1/cameras/{name}{path}")))
+        for path in ["/api/v1/settings", "/api/v1/logs?limit=1000", "/api/v1/cameras/right/history"]:
+            seen.add(path, everything(daemon.get(path)))
+        with zipfile.ZipFile(io.BytesIO(daemon.get("/api/v1/diagnostics").raise_for_status().content)) as archive:
+            for member in archive.namelist():
+                seen.add(f"diagnostics/{member}", archive.read(member).decode())
         seen.add("change", everything(daemon.client.patch("/api/v1/cameras/c0", json={"quality": KEY.text})))
         seen.add("wrong key", everything(daemon.get("/api/v1/state", token=KEY.text)))
         stranger = httpx.get(f"{daemon.url}/api/v1/state", headers={"Authorization": f"Basic {KEY.text}"}, timeout=30)

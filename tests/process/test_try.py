@@ -233,7 +233,7 @@ def test_everything_can_be_reached_and_used_with_the_keyboard(tab: Tab) -> None:
     for _ in range(14):
         tab.press("Tab", code=9)
         reached.append(focused())
-    for name in ("the wall", "file", "camera", "take", "webcam", "model", "conf", "iou", "max_det"):
+    for name in ("Wall", "theme", "file", "camera", "take", "webcam", "model", "conf", "iou", "max_det"):
         assert name in reached, reached
     outline = tab.run(
         "{document.getElementById('webcam').focus(); 0}; getComputedStyle(document.activeElement).outlineStyle"
