@@ -155,6 +155,22 @@ def test_a_hidden_tab_asks_for_nothing_and_shows_nothing_old_when_it_is_seen_aga
         assert wall.run("window.seen") == [False, 0]
 
 
+def test_a_page_that_the_browser_has_kept_shows_nothing_old_when_one_goes_back_to_it(house: House) -> None:
+    shows = "document.querySelectorAll('canvas:not([hidden])').length"
+    with Chromium() as browser:
+        wall = browser.tab(house.url)
+        until(lambda: wall.run(shows), what="pictures")
+        wall.run(f"addEventListener('pageshow', (event) => {{ window.back = [event.persisted, {shows}]; }}); 0")
+        wall.call("Page.navigate", url=f"{house.url}/try")
+        until(lambda: wall.run("document.title") == "healthd: try a model", what="another page")
+        history = wall.call("Page.getNavigationHistory")
+        before = history["entries"][history["currentIndex"] - 1]
+        wall.call("Page.navigateToHistoryEntry", entryId=before["id"])
+        until(lambda: wall.run("window.back"), what="the page as it was kept")
+        assert wall.run("window.back") == [True, 0]
+        until(lambda: wall.run(shows), seconds=5, what="pictures again")
+
+
 def test_after_the_machine_slept_no_picture_of_before_is_shown(house: House, open_page: Open) -> None:
     watched = open_page("about:blank", width=500, height=640)
     page = watched.page
