@@ -258,6 +258,7 @@ async def test_crumbs_of_a_message_close_the_socket(monkeypatch: pytest.MonkeyPa
         (b"\xff\xff\xff\xff", 1002),
         (b"\x89\xfe\x00\x7e" + b"\0" * 130, 1002),
     ],
+    ids=["text", "fragments", "continuation", "unmasked", "reserved", "long ping"],  # masks differ from run to run
 )
 async def test_what_breaks_the_protocol_closes_the_socket_with_a_code_and_no_noise(
     data: bytes, code: int, caplog: pytest.LogCaptureFixture
