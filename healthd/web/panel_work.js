@@ -96,15 +96,20 @@ let leaving = 0;
 // Says what happened. An error stays until it is dismissed, or something else happens.
 export function tell(words, { failed = false } = {}) {
   clearTimeout(leaving);
-  toast.hidden = false;
+  show(true);
   toast.classList.toggle("failed", failed);
   said.textContent = "";
   said.textContent = words;
   if (!failed) leaving = setTimeout(hush, 8000);
 }
 
+function show(shown) {
+  toast.classList.toggle("away", !shown); // a region that is not there cannot be heard when it is filled
+  document.getElementById("dismiss").hidden = !shown;
+}
+
 export function hush() {
-  toast.hidden = true;
+  show(false);
   said.textContent = "";
 }
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ SECONDS = 60.0
 READ_KEY, ADMIN_KEY = "k3y-of-the-wall-page", "k3y-of-the-admin-panel"
 PASSWORD, TOKEN = "hunter2-of-the-attic", "t0ken-of-the-attic"
 SECRETS = (READ_KEY, ADMIN_KEY, PASSWORD, TOKEN)
+HISTORY = "/api/v1/cameras/gym/history"
 SECTIONS = ("cameras", "viewers", "models", "plugins", "jobs", "settings", "logs", "process")
 
 FILLED = "#section-{0} :is(tbody tr, .empty:not([hidden]), .log li, .facts > div)"
@@ -211,7 +213,7 @@ def test_a_hot_change_of_predict_fps_is_seen_in_the_chart(daemon: Daemon, panel:
     said(page, "gym: predictions per second, at most: 1")
     assert daemon.camera("gym")["tuning"]["predict_fps"] == 1
     until(lambda: rate() <= 1.3, seconds=25, what=lambda: chart(page, "Frames per second"))
-    points = daemon.get("/api/v1/cameras/gym/history").json()["points"]
+    points = daemon.get(HISTORY).json()["points"]
     assert points[-1]["predicted_fps"] <= 1.3
     slider = page.locator("#more-gym input[type=range][name=quality]")
     slider.focus()
@@ -354,11 +356,14 @@ def test_the_diagnostics_are_downloaded_without_secrets(daemon: Daemon, panel: W
 # -- how it looks, and what goes on while nobody does ------------------------------------------------------------------
 
 
+@pytest.mark.timeout(500)  # for the docs it waits for charts that are worth looking at
 def test_every_section_is_accessible_dark_and_light_and_fits_a_phone(
     daemon: Daemon, panel: Watched, tmp_path: Path
 ) -> None:
     page = section(panel, "cameras")
     details(page, "gym")
+    if os.environ.get("HEALTHD_WRITE_SCREENSHOTS") == "1":
+        until(lambda: len(daemon.get(HISTORY).json()["points"]) > 50, seconds=300, what="a few minutes")
     for scheme, width, height in (("light", 1280, 800), ("dark", 1280, 800), ("light", 390, 844)):
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": height})
