@@ -79,7 +79,7 @@ class _Given:
     answer: tuple[bytes, bytes]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Question:
     """A plain request for the newest picture of a camera, by somebody who may have it."""
 
@@ -89,8 +89,6 @@ class Question:
     """What `If-None-Match` says."""
     secret: bool
     """Whether a key or a cookie was sent with it: nothing of it is kept."""
-    given: _Given | None = None
-    """The newest answer."""
 
 
 class CachedSnapshots:
@@ -105,6 +103,8 @@ class CachedSnapshots:
         self._told: dict[tuple[str, bool], dict[Variant, _Told]] = {}
         """By camera, plain or predicted: the variants of its newest frame that were asked for."""
         self._by_heart: dict[bytes, Question] = {}
+        self._given: dict[Question, _Given] = {}
+        """Answers that were good a moment ago. No longer: each holds a picture, and a question may never come again."""
         self._counters: dict[int, Counter] = {}
 
     def known(self, request: bytes) -> Question | None:
@@ -169,12 +169,14 @@ class CachedSnapshots:
 
     def _answer(self, question: Question, defaults: RawHeaders) -> tuple[bytes, bytes] | None:
         runner, overlay = question.runner, question.asked.overlay
-        now, given = self._services.clock.monotonic(), question.given
+        now, given = self._services.clock.monotonic(), self._given.get(question)
         shown = runner.shown.predicted if overlay else runner.shown.frame
         if given is None or now >= given.until or given.shown is not shown or given.defaults is not defaults:
-            given = question.given = self._made(question, defaults, now)
+            self._given = {other: it for other, it in self._given.items() if now < it.until}
+            given = self._made(question, defaults, now)
             if given is None:
                 return None
+            self._given[question] = given
         self._count(given.status)
         runner.jpegs.hits += given.status == HTTPStatus.OK
         return given.answer
