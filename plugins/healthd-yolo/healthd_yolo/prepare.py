@@ -208,7 +208,8 @@ class Preparation:
             "pictures": _named(self._compared),
             "told": {"what": pictures, "own": given is not None},
         }
-        inputs = {"origin": origin.sha256, "network": checksums(result), "pictures": told(self._compared), **task}
+        inputs = {"origin": origin.sha256, "network": checksums(result), "tools": self._tools()}
+        inputs |= {**task, "pictures": told(self._compared)}
 
         def make(place: Path) -> None:
             (place / "report.json").write_text(json.dumps(self._child(work, "compare", task)), encoding="utf-8")
