@@ -242,8 +242,8 @@ def _parsed(query: bytes) -> _Asked | None:
             if key in numbers or len(value) > 12 or not value.isdigit():
                 return None
             lowest, highest = _BOUNDS[key]
-            numbers[key] = int(value)
-            if not lowest <= numbers[key] <= highest:
+            number = numbers[key] = int(value)
+            if not lowest <= number <= highest or b"%d" % number != value:  # `060` is no number to the router
                 return None
         elif key == b"overlay":
             known = _BOOLEANS.get(value)
