@@ -206,7 +206,7 @@ class Preparation:
             "imgsz": self._request.imgsz,
             "threads": self._spec.threads,
             "pictures": _named(self._compared),
-            "told": {"what": pictures, "own": given is not None},
+            "about": {"what": pictures, "own": given is not None},
         }
         inputs = {"origin": origin.sha256, "network": checksums(result), "tools": self._tools()}
         inputs |= {**task, "pictures": told(self._compared)}

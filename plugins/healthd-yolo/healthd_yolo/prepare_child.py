@@ -4,6 +4,7 @@ The first line of standard input is the task; its end is the end of this process
 the parent; whatever the vendors print goes to standard error.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -39,6 +40,8 @@ _SECONDS = 10.0
 _FEW = 10
 _BUSY = 2.0
 """Load for each processor, from which on what is measured means little."""
+_FULL_BYTES = 1_000_000
+"""A disk with less than that is full."""
 
 
 def download(advance: Advance, *, name: str, directory: str) -> Mapping[str, Any]:
@@ -113,11 +116,11 @@ def compare(
     imgsz: int | None,
     threads: int | None,
     pictures: list[tuple[str, int | None]],
-    told: Mapping[str, Any],
+    about: Mapping[str, Any],
 ) -> Mapping[str, Any]:
     """Run the original and what was prepared from it, and will have that name, on the same pictures.
 
-    `told`: of the pictures, `what` they are, and whether they are the user's `own`.
+    `about`: of the pictures, `what` they are, and whether they are the user's `own`.
     """
     load = os.getloadavg()[0]
     shown = list(images(_samples(pictures))) if pictures else list(noise())
@@ -127,12 +130,12 @@ def compare(
     precisions = ["f32" if what.endswith("f32") else "int8" if what.endswith("int8") else "half" for what in models]
     wrong = [beyond(one, precision) for one, precision in zip(parity, precisions[1:], strict=True)]
     report = PrepareReport(
-        pictures=told["what"],
+        pictures=about["what"],
         original=speeds[0],
         prepared=tuple(speeds[1:]),
         parity=tuple(parity),
         beyond=next((one for one in wrong if one is not None), None),
-        notes=tuple(_notes(parity[0], load, own=told["own"])),
+        notes=tuple(_notes(parity[0], load, own=about["own"])),
     )
     return report.model_dump()
 
@@ -213,14 +216,29 @@ def main() -> None:
     threading.Thread(target=_end_with_input, daemon=True, name="parent").start()
     try:
         answer = TASKS_OF_CHILD[order["task"]](_advance_to(tell), **order["arguments"])
-    except SettingsError as exc:
-        _say(tell, error=str(exc), kind="settings")
-    except (ModelError, MemoryError) as exc:
-        _say(tell, error=str(exc) or repr(exc), kind="model")
-    except OSError as exc:
-        _say(tell, error=exc.strerror or repr(exc), kind="system", errno=exc.errno)
+    except Exception as exc:
+        said = told(exc)
+        if said is None:
+            raise
+        _say(tell, **said)
     else:
         _say(tell, answer=answer)
+
+
+def told(error: Exception) -> Mapping[str, Any] | None:
+    """Return what the parent is told of an error; None: it is a bug.
+
+    On a full disk that is what it hears, whatever the libraries made of it.
+    """
+    if shutil.disk_usage(os.environ.get("TMPDIR", ".")).free < _FULL_BYTES:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if isinstance(error, SettingsError):
+        return {"error": str(error), "kind": "settings"}
+    if isinstance(error, ModelError | MemoryError):
+        return {"error": str(error) or repr(error), "kind": "model"}
+    if isinstance(error, OSError):
+        return {"error": error.strerror or repr(error), "kind": "system", "errno": error.errno}
+    return None
 
 
 def _own_output() -> TextIO:

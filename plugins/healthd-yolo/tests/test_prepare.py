@@ -1,6 +1,7 @@
 """`healthd models prepare`, as somebody types it, on real weights: what it makes, what it survives, what it refuses."""
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -20,6 +22,7 @@ import pytest
 from healthd.errors import SettingsError
 from healthd.models.model import Detection, Keypoint, ModelSpec
 from healthd.models.prepare import Parity, PrepareReport, PrepareRequest, Speed
+from healthd_yolo import prepare_child
 from healthd_yolo.family import YoloFamily
 from healthd_yolo.model_options import YoloModelOptions
 from healthd_yolo.parity import Changes, beyond
@@ -379,3 +382,15 @@ def test_pictures_or_tools_that_changed_are_compared_anew(tmp_path: Path, monkey
     monkeypatch.setattr("healthd_yolo.prepare.version", lambda name: "99")
     prepare()
     assert done[3:] == ["export", "compare"]
+
+
+def test_a_child_whose_libraries_fail_on_a_full_disk_says_that_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = SimpleNamespace(free=100_000_000)
+    monkeypatch.setattr(prepare_child.shutil, "disk_usage", lambda _: left)
+    vague = SettingsError("a.pt cannot be exported by ultralytics: RuntimeError: basic_ios::clear: iostream error")
+    assert prepare_child.told(vague) == {"error": str(vague), "kind": "settings"}
+    assert prepare_child.told(RuntimeError("a bug")) is None
+    left.free = 0
+    for error in (vague, RuntimeError("basic_ios::clear: iostream error")):
+        said = prepare_child.told(error)
+        assert said == {"error": "No space left on device", "kind": "system", "errno": errno.ENOSPC}
