@@ -386,7 +386,7 @@ def test_pictures_or_tools_that_changed_are_compared_anew(tmp_path: Path, monkey
 
 def test_a_child_whose_libraries_fail_on_a_full_disk_says_that_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     left = SimpleNamespace(free=100_000_000)
-    monkeypatch.setattr(prepare_child.shutil, "disk_usage", lambda _: left)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: left)
     vague = SettingsError("a.pt cannot be exported by ultralytics: RuntimeError: basic_ios::clear: iostream error")
     assert prepare_child.told(vague) == {"error": str(vague), "kind": "settings"}
     assert prepare_child.told(RuntimeError("a bug")) is None
