@@ -2,7 +2,7 @@
 
 Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start, its server died, `top --once` got no answer,
 `infer` failed, for one picture at least, or `models` did; 2 wrong usage or configuration; 130 or 143 a second SIGINT or
-SIGTERM cut the stop short, or the first one ended `infer` or `models prepare`.
+SIGTERM cut the stop short, or the first one ended `infer`, `models` or `check-config`.
 """
 
 # Heavy imports stand inside the verbs, asyncio too: as PID 1 a process without handlers ignores SIGTERM, so the first
@@ -249,7 +249,14 @@ def _run_loop(main: Coroutine[None, None, int]) -> int:
     return loop.run_until_complete(main)
 
 
+def _signals_cut_short() -> None:
+    """Let the first signal end a verb whose answer is its exit code: nobody may take it for the answer."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda caught, _: os._exit(128 + caught))
+
+
 def _check_config(chosen: argparse.Namespace) -> int:
+    _signals_cut_short()
     from healthd.check import check_cameras  # noqa: PLC0415
     from healthd.settings import ConfigError, load_settings, settings_hints  # noqa: PLC0415
 
@@ -277,6 +284,7 @@ def _plugins(chosen: argparse.Namespace) -> int:
 
 
 def _infer(chosen: argparse.Namespace) -> int:
+    _signals_cut_short()
     from pydantic import ValidationError  # noqa: PLC0415
 
     from healthd.infer_command import InferOptions, infer  # noqa: PLC0415
@@ -307,6 +315,7 @@ def _infer(chosen: argparse.Namespace) -> int:
 
 
 def _models(chosen: argparse.Namespace) -> int:
+    _signals_cut_short()
     from healthd import models_command  # noqa: PLC0415
     from healthd.models.prepare import PrepareRequest  # noqa: PLC0415
     from healthd.settings import ConfigError, load_settings  # noqa: PLC0415

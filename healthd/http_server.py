@@ -116,6 +116,7 @@ class DroppableProtocol(HttpToolsProtocol):
         if self._answers_at_once():
             self._answers_now = True
             return
+        self._unset_keepalive_if_required()  # set by an answer to what came in the same piece
         busy = self.cycle is not None and not self.cycle.response_complete
         self._upgrades = not busy and self.parser.get_method() == b"GET" and super()._should_upgrade()
         super().on_headers_complete()

@@ -32,10 +32,9 @@ _PIPE_WIDTH = 120
 async def prepare(settings: Settings, name: str, request: PrepareRequest) -> int:
     """Prepare a model and say what came of it; return the exit code. Blocks: nothing else runs in this process."""
     try:
-        with _signals():
-            family, spec = await _asked(settings, name)
-            with _Bars() if sys.stderr.isatty() else _Lines() as progress:
-                made = family.prepare(spec, request, progress)
+        family, spec = await _asked(settings, name)
+        with _signals(), _Bars() if sys.stderr.isatty() else _Lines() as progress:  # no `await` in it: see `_Stopped`
+            made = family.prepare(spec, request, progress)
     except _Stopped as exc:
         return _say("stopped; the same command goes on after the last stage that was done", 128 + exc.number)
     except HealthdError as exc:
@@ -98,7 +97,10 @@ async def verify(settings: Settings, name: str) -> int:
 
 
 class _Stopped(KeyboardInterrupt):
-    """Somebody wants it to end. No `Exception`: nobody on the way may take it for a failure."""
+    """Somebody wants it to end. No `Exception`: nobody on the way may take it for a failure.
+
+    Raised wherever the process is, which must not be inside the event loop: nobody catches it there.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number

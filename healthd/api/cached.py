@@ -107,6 +107,7 @@ class CachedSnapshots:
         """By camera, plain or predicted: the variants of its newest frame that were asked for."""
         self._by_heart: dict[bytes, Question] = {}
         self._kept: deque[tuple[Question, _Given]] = deque()
+        """Answers that were good a moment ago. No longer: each holds a picture, and a question may never come again."""
         self._counters: dict[int, Counter] = {}
 
     def known(self, request: bytes) -> Question | None:
@@ -261,8 +262,8 @@ def _parsed(query: bytes) -> _Asked | None:
             if key in numbers or len(value) > 12 or not value.isdigit():
                 return None
             lowest, highest = _BOUNDS[key]
-            numbers[key] = int(value)
-            if not lowest <= numbers[key] <= highest:
+            number = numbers[key] = int(value)
+            if not lowest <= number <= highest or b"%d" % number != value:  # `060` is no number to the router
                 return None
         elif key == b"overlay":
             known = _BOOLEANS.get(value)

@@ -70,22 +70,30 @@ class Workshop:
             return place
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        make(place)
+        try:
+            make(place)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)  # perhaps it is what fills the disk
+            raise
         self._write({**self._stages(), name: {"key": key, "files": checksums(place)}})
         return place
 
     def publish(self, result: Path, manifest: Manifest) -> None:
-        """Put a result in its place, with its manifest, and clear the folder. What lies there is replaced."""
+        """Put a result in its place, with its manifest, and clear the folder. What lies there is replaced.
+
+        Raises:
+            OSError: the disk is full, or the models directory cannot be written; what was done is kept.
+        """
         final = self.folder / "final"
         shutil.rmtree(final, ignore_errors=True)
         final.mkdir()
         ready = final / self.target.name
-        if result.is_dir():
-            shutil.copytree(result, ready)
-        else:
-            shutil.copyfile(result, ready)
-        text = manifest.model_dump_json(indent=2).encode() + b"\n"
-        write_whole(manifest_place(ready), text)
+        try:
+            _copy(result, ready)
+            write_whole(manifest_place(ready), manifest.model_dump_json(indent=2).encode() + b"\n")
+        except OSError:
+            shutil.rmtree(final, ignore_errors=True)
+            raise
         if ready.is_dir():
             if self.target.exists():  # a folder cannot be renamed over another
                 self.target.rename(final / "replaced")
@@ -135,3 +143,16 @@ class Workshop:
         except FileNotFoundError:
             return False
         return (found.st_dev, found.st_ino) == (named.st_dev, named.st_ino)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder on the same disk, without taking room for it where the disk can do so."""
+    if source.is_dir():
+        target.mkdir()
+        for file in source.iterdir():
+            _copy(file, target / file.name)
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

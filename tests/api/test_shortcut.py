@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import re
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -285,3 +287,29 @@ async def test_only_whole_requests_without_secrets_are_learnt_by_heart(monkeypat
                 await receive(sock, 1)
         assert len(learnt) == MAX_KNOWN
         assert len(holding) < 20  # a picture is not kept for each
+
+
+async def test_what_was_answered_holds_no_pictures_once_newer_ones_are_shown() -> None:
+    async with open_house({"gym": Feed()}) as house:
+        shown = []
+        async with connected(house.url) as sock:
+            for number in range(20):
+                await house.show(picture(number))
+                frame = house.runner().shown.frame
+                assert frame is not None
+                shown.append(weakref.ref(frame.image))
+                del frame
+                for _ in range(2):  # encoded, and then from the cache
+                    await send(sock, GET.replace(b"snapshot", b"snapshot?t=%d" % number))
+                    await receive(sock, 1)
+        gc.collect()
+        assert sum(image() is not None for image in shown) <= 4
+
+
+async def test_what_is_asked_in_one_breath_with_a_picture_may_take_its_time() -> None:
+    async with open_house({"gym": Feed()}) as house:
+        await encoded(house, picture(1))
+        slow = GET.replace(b"snapshot", b"snapshot?after=1&wait=700")
+        async with serving(create_app(house.services), timeout_keep_alive=0.3) as served, connected(served.url) as sock:
+            await send(sock, GET + slow)
+            assert [status for status, _, _ in await receive(sock, 2)] == [200, 304]

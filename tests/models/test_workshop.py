@@ -1,6 +1,10 @@
 """What was prepared stage by stage survives the process, is checked, and appears at once."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -60,6 +64,7 @@ def test_a_stage_that_was_cut_off_counts_for_nothing_and_leaves_nothing(tmp_path
         work.stage("export", {}, Maker())
         with pytest.raises(KeyboardInterrupt):
             work.stage("quantize", {}, Maker(dies=True))
+        assert not (work.folder / "quantize").exists()
     again, first = Maker(), Maker()
     with Workshop(tmp_path / "a.onnx") as work:
         work.stage("export", {}, first)
@@ -81,6 +86,30 @@ def test_a_result_replaces_what_was_there_and_nothing_else_is_left(name: str, tm
     assert found is not None
     assert found.report == REPORT
     assert damages(target, found) == []
+
+
+@pytest.mark.parametrize("name", ["a_openvino_model", "a.onnx"])
+def test_a_disk_that_is_full_at_the_end_is_told_in_its_own_words_and_filled_no_further(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: object, target: Path, **_: object) -> NoReturn:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    def no_links(*_: object) -> NoReturn:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    target = tmp_path / "models" / name
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with Workshop(target) as work:
+        made = work.stage("export", {}, Maker())
+        result = made if "openvino" in name else made / "weights.bin"
+        with pytest.raises(OSError, match="No space left on device") as raised:
+            work.publish(result, manifest(result, name))
+        assert raised.value.errno == errno.ENOSPC
+        assert sorted(path.name for path in work.folder.iterdir()) == ["export", "stages.json"]
+    assert not target.exists()
 
 
 def test_files_that_were_changed_added_or_lost_are_named(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """`healthd models`, as somebody types it, with a family that serves models and prepares none."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from healthd.models.manifest import Manifest, Source, checksums, manifest_place
 from healthd.models.prepare import PrepareReport, Speed
-from tests.process.daemon import run_verb
+from tests.process.daemon import environment, run_verb, until
 
 pytestmark = pytest.mark.process
 
@@ -42,6 +46,30 @@ def test_what_lies_in_the_directory_is_listed_with_what_it_was_made_from(tmp_pat
     assert line == ["counter", "faulty", "2.5", "MB"]
     said = run_verb("models", "verify", "whole.onnx", folder=tmp_path).stdout
     assert said == "whole.onnx: 1 file, as made from whole.pt\n"
+
+
+@pytest.mark.parametrize("verb", ["models verify whole.onnx", "check-config"])
+def test_a_verb_that_was_cut_short_has_said_nothing(verb: str, tmp_path: Path) -> None:
+    models_of(tmp_path)
+    config = tmp_path / "config.toml"
+    os.mkfifo(config)
+    arguments = [sys.executable, "-m", "healthd", *verb.split(), "--config", str(config)]
+    with subprocess.Popen(arguments, cwd=tmp_path, env=environment()) as running:
+        try:
+            writing = until(lambda: opened_by_a_reader(config) or running.poll() is not None)
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(10) == 143
+            os.close(writing)
+        finally:
+            running.kill()
+
+
+def opened_by_a_reader(pipe: Path) -> int | None:
+    """Open a named pipe to write, once somebody reads it."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 def models_of(folder: Path) -> None:

@@ -129,11 +129,13 @@ def fingerprint(path: Path) -> str:
 def _with_neighbours(path: Path) -> list[Path]:
     """Return the file and those that are read with it: metadata, and weights that lie in a file of their own.
 
-    Of an `.xml` they are in the `.bin`; of an `.onnx` in `NAME.onnx.data`, `NAME.onnx_data` or `NAME.data`.
+    Of an `.xml` they are in the `.bin`; of an `.onnx` in `NAME.onnx.data`, `NAME.onnx_data` or `NAME.data`. A copy that
+    somebody puts beside it is none of them.
     """
     beside = {path.with_suffix(".bin").name} if path.suffix == ".xml" else {path.with_suffix(".data").name}
     beside.add("metadata.yaml")
-    others = (file for file in path.parent.iterdir() if file.name in beside or file.name.startswith(path.name))
+    pieces = (f"{path.name}.data", f"{path.name}_data")
+    others = (file for file in path.parent.iterdir() if file.name in beside or file.name.startswith(pieces))
     return [path, *sorted(file for file in others if file != path and file.is_file())]
 
 

@@ -199,16 +199,16 @@ class Preparation:
         pictures = f"{len(self._compared)} pictures of {given}" if given else "the two pictures of ultralytics"
         if not self._compared:
             pictures = "black and noise, which says little of parity"
-        task = {
+        task: dict[str, Any] = {
             "original": str(source.absolute()),
             "prepared": str(result.absolute()),
             "imgsz": self._request.imgsz,
             "threads": self._spec.threads,
             "pictures": _named(self._compared),
-            "told": {"what": pictures, "own": given is not None},
+            "about": {"what": pictures, "own": given is not None},
         }
-        inputs = {"origin": origin.sha256, "network": checksums(result), "pictures": told(self._compared), **task}
-        inputs["tools"] = self._tools()
+        inputs = {**task, "pictures": told(self._compared)}
+        inputs |= {"origin": origin.sha256, "network": checksums(result), "tools": self._tools()}
 
         def make(place: Path) -> None:
             (place / "report.json").write_text(json.dumps(self._child(work, "compare", task)), encoding="utf-8")

@@ -9,9 +9,7 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import threading
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,10 +40,11 @@ _TIMED = 4
 """Pictures that are timed; the models take turns, and the best of each for each picture counts."""
 _SECONDS = 10.0
 """So long is timed at most, once two rounds are done."""
-_FULL_BYTES = 1 << 20
 _FEW = 10
 _BUSY = 2.0
 """Load for each processor, from which on what is measured means little."""
+_FULL_BYTES = 1_000_000
+"""A disk with less than that is full."""
 
 
 def download(advance: Advance, *, name: str, directory: str) -> Mapping[str, Any]:
@@ -119,11 +118,11 @@ def compare(
     imgsz: int | None,
     threads: int | None,
     pictures: list[tuple[str, int | None]],
-    told: Mapping[str, Any],
+    about: Mapping[str, Any],
 ) -> Mapping[str, Any]:
     """Run the original and what was prepared from it on the same pictures.
 
-    `told`: of the pictures, `what` they are, and whether they are the user's `own`.
+    `about`: of the pictures, `what` they are, and whether they are the user's `own`.
     """
     load = os.getloadavg()[0]
     batches = _batches(list(images(_samples(pictures))) if pictures else list(noise()))
@@ -139,12 +138,12 @@ def compare(
     parity = comparison.parity()
     wrong = [beyond(one, one.what.rpartition(" ")[2]) for one in parity]
     report = PrepareReport(
-        pictures=told["what"],
+        pictures=about["what"],
         original=speeds[0],
         prepared=tuple(speeds[1:]),
         parity=tuple(parity),
         beyond=next((one for one in wrong if one is not None), None),
-        notes=tuple(_notes(parity[0], load, own=told["own"])),
+        notes=tuple(_notes(parity[0], load, own=about["own"])),
     )
     return report.model_dump()
 
@@ -254,26 +253,29 @@ def main() -> None:
     threading.Thread(target=_end_with_input, daemon=True, name="parent").start()
     try:
         answer = TASKS_OF_CHILD[order["task"]](_advance_to(tell), **order["arguments"])
-    except Exception as exc:  # noqa: BLE001  the parent tells it
-        _say(tell, **_failure(exc))
+    except Exception as exc:
+        said = told(exc)
+        if said is None:
+            raise
+        _say(tell, **said)
     else:
         _say(tell, answer=answer)
 
 
-def _failure(exc: Exception) -> Mapping[str, Any]:
-    """Say which kind of failure it was; a full disk has as many names as there are libraries."""
-    if shutil.disk_usage(tempfile.gettempdir()).free < _FULL_BYTES:
-        exc = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    match exc:
-        case SettingsError():
-            return {"error": str(exc), "kind": "settings"}
-        case OSError():
-            return {"error": exc.strerror or repr(exc), "kind": "system", "errno": exc.errno}
-        case ModelError():
-            return {"error": str(exc), "kind": "model"}
-        case _:
-            traceback.print_exception(exc)
-            return {"error": repr(exc), "kind": "model"}
+def told(error: Exception) -> Mapping[str, Any] | None:
+    """Return what the parent is told of an error; None: it is a bug.
+
+    On a full disk that is what it hears, whatever the libraries made of it.
+    """
+    if shutil.disk_usage(os.environ.get("TMPDIR", ".")).free < _FULL_BYTES:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if isinstance(error, SettingsError):
+        return {"error": str(error), "kind": "settings"}
+    if isinstance(error, ModelError | MemoryError):
+        return {"error": str(error) or repr(error), "kind": "model"}
+    if isinstance(error, OSError):
+        return {"error": error.strerror or repr(error), "kind": "system", "errno": error.errno}
+    return None
 
 
 def _own_output() -> TextIO:

@@ -150,6 +150,9 @@ def test_weights_and_metadata_beside_an_onnx_file_count_as_well(beside: str, tmp
         (tmp_path / beside).write_bytes(data)
         prints.append(fingerprint(tmp_path / "a.onnx"))
     assert len(set(prints)) == 3
+    for other in ("a.onnx.bak", "a.onnx.healthd.json"):
+        (tmp_path / other).write_bytes(b"nothing that is read")
+    assert fingerprint(tmp_path / "a.onnx") == prints[-1]
 
 
 def test_a_file_that_was_replaced_meanwhile_is_not_mixed_with_what_was_loaded(load: Load, tmp_path: Path) -> None:

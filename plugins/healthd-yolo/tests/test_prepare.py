@@ -1,6 +1,7 @@
 """`healthd models prepare`, as somebody types it, on real weights: what it makes, what it survives, what it refuses."""
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -19,10 +21,12 @@ import pytest
 
 from healthd.errors import SettingsError
 from healthd.models.model import Detection, Keypoint, ModelSpec
-from healthd.models.prepare import Parity, PrepareRequest
+from healthd.models.prepare import Parity, PrepareReport, PrepareRequest, Speed
+from healthd_yolo import prepare_child
 from healthd_yolo.family import YoloFamily
 from healthd_yolo.model_options import YoloModelOptions
 from healthd_yolo.parity import Changes, beyond
+from healthd_yolo.prepare import Preparation
 from healthd_yolo.sample_pictures import Sample, divided, images, samples
 
 RESULT = "yolo11n-pose_openvino_model"
@@ -339,3 +343,54 @@ def test_pictures_are_compared_that_were_not_calibrated_with() -> None:
     assert not set(calibrating) & set(comparing)
     few = found[:3]
     assert divided(few, calibrating=300, comparing=24) == (few, few)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ultralytics"), reason="needs ultralytics")
+def test_pictures_or_tools_that_changed_are_compared_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def child(task: str, arguments: Mapping[str, Any], *, folder: Path, **_: Any) -> Mapping[str, Any]:
+        done.append(task)
+        if task == "export":
+            (Path(arguments["folder"]) / RESULT).mkdir()
+        speed = Speed(what="it", ms_per_picture=1.0)
+        return PrepareReport(
+            pictures="some", original=speed, prepared=(speed,), parity=(), beyond="too far"
+        ).model_dump()
+
+    monkeypatch.setattr("healthd_yolo.prepare.in_child", child)
+    (tmp_path / "yolo11n-pose.pt").write_bytes(b"weights")
+    picture = tmp_path / "pictures" / "one.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"before")
+    spec = ModelSpec("yolo11n-pose.pt", tmp_path / "yolo11n-pose.pt", tmp_path, YoloModelOptions())
+
+    class Silent:
+        def stage(self, title: str) -> None: ...
+
+        def advance(self, done: int, total: int) -> None: ...
+
+    def prepare() -> None:
+        assert not Preparation(spec, PrepareRequest(calibration=picture.parent), Silent()).run().in_place
+
+    prepare()
+    prepare()
+    assert done == ["export", "compare"]
+    picture.write_bytes(b"and after")
+    prepare()
+    assert done == ["export", "compare", "compare"]
+    monkeypatch.setattr("healthd_yolo.prepare.version", lambda name: "99")
+    prepare()
+    assert done[3:] == ["export", "compare"]
+
+
+def test_a_child_whose_libraries_fail_on_a_full_disk_says_that_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = SimpleNamespace(free=100_000_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: left)
+    vague = SettingsError("a.pt cannot be exported by ultralytics: RuntimeError: basic_ios::clear: iostream error")
+    assert prepare_child.told(vague) == {"error": str(vague), "kind": "settings"}
+    assert prepare_child.told(RuntimeError("a bug")) is None
+    left.free = 0
+    for error in (vague, RuntimeError("basic_ios::clear: iostream error")):
+        said = prepare_child.told(error)
+        assert said == {"error": "No space left on device", "kind": "system", "errno": errno.ENOSPC}
