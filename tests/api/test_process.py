@@ -133,7 +133,7 @@ async def test_health_is_degraded_while_an_enabled_camera_is_not_live_and_503_on
 
 async def test_the_state_tells_the_daemon_at_a_glance() -> None:
     async with open_house({"gym": FakeSource()}) as house:
-        await eventually(lambda: house.runner().health.state == "live")
+        await eventually(lambda: house.runner().health.state == "live" and house.runner().waiting_for is None)
         told = (await house.get("/api/v1/state")).json()
         assert {"version", "uptime_seconds", "cameras", "viewers", "models_loaded", "waiting_for"} <= set(told)
         assert (told["version"], told["viewers"], told["models_loaded"]) == (__version__, 0, 0)
