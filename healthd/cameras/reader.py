@@ -1,5 +1,6 @@
 """The reader: from opening a camera to losing it. Straight lines that never catch; the runner does."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -46,7 +47,7 @@ class Reader:
     ) -> None:
         self.info = StreamInfo()
         self.recording = source.recording
-        self.waits_for_predictor = False
+        self._waits = False
         """A recording stands still until the predictor takes its newest frame."""
         self.sessions = 0
         self.backoff = Backoff(longest_seconds=settings.reconnect_max_seconds)
@@ -64,6 +65,14 @@ class Reader:
         self.last_frame_id = 0
         self.arrived_at = 0.0
         """When the newest frame came, its pixels wanted or not, in seconds of the monotonic clock."""
+        self._released_at = -math.inf
+
+    @property
+    def waits_for_predictor(self) -> bool:
+        """Whether a recording stands still because its predictor is not done, or has only just been read again."""
+        reading = self.arrived_at < self._released_at
+        late = self._clock.monotonic() - self._released_at > self._settings.stale_after_seconds
+        return self._waits or (reading and not late)
 
     async def session(self) -> None:
         """Read from opening the camera to losing it, or to leaving it on order."""
@@ -99,10 +108,13 @@ class Reader:
 
     async def _wait_for_predictor(self, generation: int) -> None:
         """Pace a recording by its predictor: every frame, in order."""
-        self.waits_for_predictor = self.recording
-        while self.recording and self._latest and self._control.staying("reader", generation):
+        if not self.recording:
+            return
+        self._waits = True
+        while self._latest and self._control.staying("reader", generation):
             await self._latest.wait_changed()
-        self.waits_for_predictor = False
+        self._waits = False
+        self._released_at = self._clock.monotonic()
 
     def _accept(self, pulled: Pulled) -> bool:
         """Number, stamp and publish what the camera delivered; False when it was too old to be shown."""

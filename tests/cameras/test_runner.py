@@ -639,7 +639,13 @@ async def test_an_error_that_cannot_say_what_it_is_and_one_that_says_too_much_ar
 
 
 async def test_a_recording_that_waits_for_a_slow_but_healthy_model_is_live() -> None:
-    source = FakeSource(read=listed([picture(n) for n in range(1, 200)]), predict=prediction, recording=True)
+    read = listed([picture(n) for n in range(1, 200)])
+
+    def slowly() -> object:
+        time.sleep(0.05)  # the picture before is old already, and the next one is not read yet
+        return read()
+
+    source = FakeSource(read=slowly, predict=prediction, recording=True)
     async with running(make_runner(source, predict_fps=2, stale_after_seconds=0.2)) as runner:
         await eventually(lambda: runner.counts.predicted >= 2)
         states = set()
