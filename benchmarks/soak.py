@@ -13,9 +13,11 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from benchmarks.assets import pose_network, street
@@ -147,6 +149,20 @@ def soak(minutes: float) -> Day:
     return day
 
 
+def growth(samples: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return by how many percent a line through samples of time and size rises from end to end, and twice its error.
+
+    What is in hand at a moment moves single samples by some percent, and so any two of them say little. The error is
+    that of least squares; samples that follow each other are alike, which makes the true one somewhat larger.
+    """
+    times, sizes = np.array(samples).T
+    slope, start = np.polyfit(times, sizes, 1)
+    rest = sizes - (slope * times + start)
+    error = np.sqrt(rest.var(ddof=2) / ((times - times.mean()) ** 2).sum())
+    percent = 100 * (times[-1] - times[0]) / (slope * times[0] + start)
+    return float(slope * percent), float(2 * error * percent)
+
+
 def measure(*, quick: bool) -> list[Figure]:
     """Measure what memory does over `MINUTES` (30), or over one minute when in a hurry, then without a goal."""
     minutes = 1.0 if quick else float(os.environ.get("MINUTES", "30"))
@@ -154,6 +170,7 @@ def measure(*, quick: bool) -> list[Figure]:
     first, window = (FIRST_MINUTES, WINDOW_MINUTES) if long else (minutes / 4, minutes / 4)
     day = soak(minutes)
     before, after = day.between(first, first + window), day.between(day.samples[-1].minute - window, minutes)
+    percent, uncertain = growth([(one.minute, one.rss_mb) for one in day.samples if one.minute >= first])
     plot = Plot(
         "soak",
         f"Resident memory over {minutes:g} minutes of {CAMERAS} cameras with reconnects and viewers who come and go",
@@ -165,12 +182,13 @@ def measure(*, quick: bool) -> list[Figure]:
         Figure(
             f"growth of memory, {CAMERAS} cameras with reconnects and viewers who come and go,"
             f" from minute {first:g} to minute {minutes:g}",
-            100 * (after.rss_mb / before.rss_mb - 1),
+            percent,
             "%",
             ("<=", 2.0) if long else None,
             f"minute {first:g} on: {before.rss_mb:.1f} MB, {before.threads} threads, {before.descriptors} descriptors",
             f"at the end: {after.rss_mb:.1f} MB, {after.threads} threads, {after.descriptors} descriptors; median of"
-            f" {window:g} min each; {day.troubles} troubles, {day.reconnects} reconnects, {day.streams} streams,"
+            f" {window:g} min each; the growth is that of a straight line through all samples, ± {uncertain:.1f};"
+            f" {day.troubles} troubles, {day.reconnects} reconnects, {day.streams} streams,"
             f" {day.snapshots} snapshots; RTSP, 720p, {FPS} fps, {PREDICT_FPS} predictions per s each, {day.network}",
             plot=plot,
         )

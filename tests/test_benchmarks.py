@@ -110,3 +110,12 @@ def test_only_parts_that_exist_can_be_asked_for() -> None:
     assert benchmarks.chosen("soak,engine") == ["engine", "soak"]
     with pytest.raises(Exception, match="there is no part `speed`"):
         benchmarks.chosen("speed")
+
+
+def test_growth_is_that_of_the_line_through_all_samples() -> None:
+    times = [number / 12 for number in range(324)]
+    percent, uncertain = soak.growth(
+        [(3 + time, 500 + 10 * time / 27 + 20 * (-1) ** n) for n, time in enumerate(times)]
+    )
+    assert percent == pytest.approx(2.0, abs=0.1)
+    assert 0.5 < uncertain < 2
