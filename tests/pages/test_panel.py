@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -220,6 +221,12 @@ def test_a_hot_change_of_predict_fps_is_seen_in_the_chart(daemon: Daemon, panel:
     slider.press("ArrowLeft")
     said(page, "gym: jpeg quality: 74")
     assert daemon.camera("gym")["tuning"]["quality"] == 74
+    panel.asked.clear()
+    for _ in range(20):  # a key that is held
+        slider.press("ArrowLeft")
+    said(page, "gym: jpeg quality: 54")
+    assert daemon.camera("gym")["tuning"]["quality"] == 54
+    assert sum(url.endswith("/cameras/gym") for url in panel.asked) <= 8, "each step was sent"
     panel.assert_quiet()
     daemon.client.patch("/api/v1/cameras/gym", json={"predict_fps": 10, "quality": 75})
 
@@ -238,6 +245,19 @@ def test_a_viewer_is_ended(daemon: Daemon, panel: Watched) -> None:
         for _ in stream.iter_raw():  # to its end
             continue
     until(lambda: rack.count() == 0, what="the row to go")
+    panel.assert_quiet()
+
+
+def test_however_many_viewers_come_and_go_the_panel_asks_seldom(daemon: Daemon, panel: Watched) -> None:
+    page = section(panel, "viewers")
+    page.locator("#section-viewers tbody tr", has_text="events").wait_for()
+    panel.asked.clear()
+    begun = time.monotonic()
+    for _ in range(12):
+        with daemon.client.stream("GET", "/api/v1/cameras/rack/stream"):
+            continue
+    page.wait_for_timeout(600)
+    assert 1 <= panel.count("/api/v1/viewers") <= 2 + (time.monotonic() - begun) / 0.5
     panel.assert_quiet()
 
 
