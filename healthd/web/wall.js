@@ -185,6 +185,7 @@ class Wall {
 
   // The page is newer than healthd, or older: a kiosk loads itself anew, somebody at a desk may want to choose when.
   async checkVersion() {
+    if (document.hidden || this.frozen) return;
     if (Date.now() - this.versionAt < VERSION_PERIOD && Date.now() >= this.versionAt) return;
     const { version } = await ask("state");
     this.versionAt = Date.now();
@@ -265,8 +266,11 @@ class Wall {
   }
 
   async leaveSession() {
-    await logOut().catch(() => {});
-    at("logout").hidden = true;
+    const ended = await logOut().then(
+      () => true,
+      () => false, // still logged in; why it failed, the list will tell
+    );
+    at("logout").hidden = ended;
     this.look();
   }
 
