@@ -173,6 +173,20 @@ def test_an_answer_that_comes_when_nobody_looks_any_more_leads_to_no_question(ho
     watched.assert_quiet()
 
 
+def test_who_clicks_twice_to_leave_the_full_view_stays_on_the_wall(house: House, open_page: Open) -> None:
+    page = open_page(house.url, width=500, height=640).page
+    until_shown(page, NAMES[0])
+    tile(page, NAMES[0]).locator(".open").click()
+    until(lambda: page.locator("#view").get_attribute("data-frame"), what="the stream")
+    page.evaluate("const close = document.getElementById('view-close'); close.click(); close.click()")
+    page.wait_for_timeout(500)
+    assert page.url.rstrip("/#") == house.url
+    until_shown(page, NAMES[0])
+    tile(page, NAMES[0]).locator(".open").click()
+    page.keyboard.press("Escape")
+    until(lambda: page.locator("#view").is_hidden(), what="the wall again")
+
+
 def test_a_stream_that_makes_no_sense_is_not_read_on(house: House, open_page: Open) -> None:
     watched = open_page(f"{house.url}/?cameras=nobody")
     told = watched.page.evaluate(
