@@ -45,7 +45,10 @@ from healthd.api.unread import UnreadBodies
 from healthd.api.viewers import ViewerController
 
 WEB = Path(__file__).parent / "web"
-CSP = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'self'"
+CSP = (
+    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+)
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 EXPOSED = (
     *("ETag", "Retry-After", "X-Camera-State", "X-Frame-Age-Ms", "X-Frame-Id", "X-Frame-Timestamp"),

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 import sys
 import sysconfig
 import threading
@@ -17,6 +18,8 @@ from healthd.redact import MASK, SCRUBBER
 
 _PRIVATE = frozenset({"client"})
 """Fields that say who asked: no secret, and nobody else's business."""
+_ASKED_BY = re.compile(r"^\S+(?= - \")")
+"""Where the HTTP server writes who asked."""
 
 
 def packed(parts: Mapping[str, object], *, at: datetime, home: Path | None = None) -> bytes:
@@ -83,7 +86,10 @@ def _written(part: object, *, lines: bool) -> str:
 
 def _without_people(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: MASK if key in _PRIVATE else _without_people(inner) for key, inner in value.items()}
+        clean = {key: MASK if key in _PRIVATE else _without_people(inner) for key, inner in value.items()}
+        if str(clean.get("logger", "")).startswith("uvicorn"):
+            clean["event"] = _ASKED_BY.sub(MASK, str(clean.get("event", "")))
+        return clean
     if isinstance(value, list):
         return [_without_people(inner) for inner in value]
     return value

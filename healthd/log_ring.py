@@ -71,16 +71,16 @@ class LogRing:
     def add(self, event: Mapping[str, Any]) -> None:
         """Keep an event as the log writes it."""
         rest = {key: _short(key, value) for key, value in event.items() if key not in _OWN}
-        fields = json.dumps(rest, default=str) if rest else "{}"
+        fields = _writable(json.dumps(rest, default=str, ensure_ascii=False)) if rest else "{}"
         camera, logger = event.get("camera"), event.get("logger")
         with self._lock:
             line = LogLine(
                 line_id=next(self._ids),
                 at=str(event.get("timestamp", "")),
                 level=str(event.get("level", "info")),
-                event=_short("event", str(event.get("event", ""))),
-                logger=None if logger is None else str(logger),
-                camera=None if camera is None else str(camera),
+                event=_writable(_short("event", str(event.get("event", "")))),
+                logger=None if logger is None else _writable(str(logger)),
+                camera=None if camera is None else _writable(str(camera)),
                 fields=fields if len(fields) <= LONGEST_LINE else '{"cut": true}',
             )
             self._lines.append(line)
@@ -97,6 +97,11 @@ class LogRing:
 
 
 _OWN = frozenset({"timestamp", "level", "event", "logger", "camera"})
+
+
+def _writable(text: str) -> str:
+    """Return a text that UTF-8 can write: a name of a file may hold what it cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _short(key: str, value: Any) -> Any:

@@ -12,14 +12,18 @@ export async function readStream(path, { query, signal, onPart }) {
   if (!answer.ok) throw await refusal(answer);
   const reader = answer.body.getReader();
   let left = new Uint8Array(0);
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    left = joined(left, value);
-    for (let part = firstPart(left); part; part = firstPart(left)) {
-      left = left.subarray(part.end);
-      onPart(part);
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      left = joined(left, value);
+      for (let part = firstPart(left); part; part = firstPart(left)) {
+        left = left.subarray(part.end);
+        onPart(part);
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {}); // what makes no sense is not read to an end that may never come
   }
 }
 

@@ -16,6 +16,7 @@ const COLUMNS = [
   { head: "Orders", class: "orders" },
 ];
 const MOST_POINTS = 60;
+const follows = (last, point) => point && Date.parse(point.at) - Date.parse(last.at) < 2 * PERIOD;
 const sum = (counts) => Object.values(counts).reduce((total, one) => total + one, 0);
 
 export class Cameras {
@@ -47,9 +48,9 @@ export class Cameras {
     for (const { name } of this.house.cameras) {
       const one = this.rows.get(name);
       if (!one) continue;
-      const after = one.points.at(-1)?.id;
-      const { points } = await this.history(name, { after }, signal);
-      if (points.length || after === undefined) one.show([...one.points, ...points]);
+      const last = one.points.at(-1);
+      const { points } = await this.history(name, { after: last?.id }, signal);
+      if (!last || follows(last, points[0])) one.show([...one.points, ...points]);
       else one.show((await this.history(name, {}, signal)).points); // perhaps a new daemon counts anew
     }
   }

@@ -10,6 +10,7 @@ export class House extends EventTarget {
   constructor(context) {
     super();
     this.cameras = [];
+    this.newer = new Map(); // what was told since the question that is being answered
     this.poll = new Poll(PERIOD, (signal) => this.ask(signal), {
       onError: context.failed,
       onAnswer: context.answered,
@@ -32,7 +33,9 @@ export class House extends EventTarget {
   }
 
   async ask(signal) {
-    this.cameras = await ask("cameras", { signal });
+    this.newer.clear();
+    const cameras = await ask("cameras", { signal });
+    this.cameras = cameras.map((camera) => this.newer.get(camera.name) ?? camera);
     this.tell();
   }
 
@@ -41,6 +44,7 @@ export class House extends EventTarget {
     const place = this.cameras.findIndex(({ name }) => name === camera.name);
     if (place < 0) return;
     this.cameras[place] = camera;
+    this.newer.set(camera.name, camera);
     this.tell();
   }
 

@@ -10,6 +10,7 @@ const WORDS = {
   iou: "Overlap (IoU), at most",
   max_det: "Detections, at most",
 };
+const RESTING = 250; // milliseconds that a hand rests until what it chose is sent
 const COARSE = 10; // a range wider than that is stepped through by tenths, else by hundredths
 
 let asked = null;
@@ -58,7 +59,7 @@ export class TuningForm {
 
 class Field {
   constructor(bound, form) {
-    Object.assign(this, { bound, form, value: undefined });
+    Object.assign(this, { bound, form, value: undefined, chosen: undefined, timer: 0, sending: false });
     const { name, minimum: min, maximum: max, step, nullable } = bound;
     const label = WORDS[name] ?? name;
     this.slider = guarded(el("input", { type: "range", name, min, max, step, "aria-label": `${label}, slider` }));
@@ -72,21 +73,37 @@ class Field {
       this.free && el("label", { class: "small" }, this.free, " as many as it can"),
     );
     this.slider.addEventListener("input", () => (this.number.value = this.slider.value));
-    this.slider.addEventListener("change", () => this.send(this.slider.valueAsNumber));
+    this.slider.addEventListener("change", () => this.choose(this.slider.valueAsNumber));
     this.number.addEventListener("input", () => (this.slider.value = this.number.value));
-    this.number.addEventListener("change", () => this.number.reportValidity() && this.send(this.number.valueAsNumber));
-    this.free?.addEventListener("change", () => this.send(this.free.checked ? null : this.slider.valueAsNumber));
+    this.number.addEventListener("change", () => this.number.reportValidity() && this.choose(this.number.valueAsNumber));
+    this.free?.addEventListener("change", () => this.choose(this.free.checked ? null : this.slider.valueAsNumber));
   }
 
-  async send(value) {
+  // An arrow key that is held chooses many times a second: the last choice is sent, and never two at a time.
+  choose(value) {
+    this.chosen = value;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.send(), RESTING);
+  }
+
+  async send() {
+    if (this.sending || this.chosen === undefined) return;
+    const value = this.chosen;
+    this.chosen = undefined;
+    this.sending = true;
     await this.form.change(this.bound.name, value);
+    this.sending = false;
+    if (this.chosen !== undefined) {
+      this.choose(this.chosen);
+      return;
+    }
     this.value = undefined; // what was refused is taken back
     this.show(this.form.tuning[this.bound.name]);
   }
 
   // Nobody's hand is pulled away: what is being changed now stays as it is until it is sent.
   show(value) {
-    if (value === this.value || this.element.contains(document.activeElement?.closest(":active"))) return;
+    if (value === this.value || this.sending || this.chosen !== undefined || this.element.contains(document.activeElement?.closest(":active"))) return;
     this.value = value;
     const without = value === null;
     if (this.free) {

@@ -15,7 +15,7 @@ export class Viewers {
     this.content = [el("div", { class: "card list" }, element), this.empty];
     this.list = new KeyedList(body, ({ id }) => id, ({ id }) => this.make(id));
     this.poll = new Poll(2000, (signal) => this.ask(signal), { onError: context.failed });
-    house.addEventListener("viewer", () => this.poll.now());
+    house.addEventListener("viewer", () => this.poll.soon());
   }
 
   start() {

@@ -3,12 +3,13 @@ import { ApiError, address, ask } from "./api.js";
 import { el, say } from "./panel_dom.js";
 
 const SLOWEST = 15_000;
+const SOON = 500; // milliseconds: so seldom it is asked again, however much happens
 
 // Asks again and again while started: one question at a time, more slowly while it fails.
 export class Poll {
   // `work(signal)` throws ApiError; `onError(error)` is told, `onAnswer()` after each success.
   constructor(period, work, { onError = () => {}, onAnswer = () => {} } = {}) {
-    Object.assign(this, { period, work, onError, onAnswer, running: null, timer: 0, failures: 0 });
+    Object.assign(this, { period, work, onError, onAnswer, running: null, timer: 0, hurried: 0, asking: false, failures: 0 });
   }
 
   start() {
@@ -20,11 +21,22 @@ export class Poll {
   stop() {
     this.running?.abort();
     this.running = null;
-    this.failures = 0;
     clearTimeout(this.timer);
+    clearTimeout(this.hurried);
+    Object.assign(this, { failures: 0, hurried: 0, asking: false });
   }
 
-  // Ask now: something has just been changed.
+  // Ask before long: something has changed, perhaps one of many things.
+  soon() {
+    if (!this.running || this.hurried) return;
+    this.hurried = setTimeout(() => {
+      this.hurried = 0;
+      if (this.asking) this.soon();
+      else this.now();
+    }, SOON);
+  }
+
+  // Ask now: something has just been changed here.
   now() {
     if (!this.running) return;
     this.stop();
@@ -32,6 +44,7 @@ export class Poll {
   }
 
   async go(signal) {
+    this.asking = true;
     try {
       await this.work(signal);
       if (signal.aborted) return;
@@ -43,6 +56,7 @@ export class Poll {
       this.failures += 1;
       this.onError(error);
     }
+    this.asking = false;
     const wait = Math.min(this.period * 2 ** Math.min(this.failures, 4), Math.max(SLOWEST, this.period));
     this.timer = setTimeout(() => this.go(signal), this.failures ? wait : this.period);
   }
@@ -81,7 +95,8 @@ export class Events {
   // The browser does not tell what was answered: ask once more, for the API's own words.
   async refused(source) {
     if (source !== this.source) return;
-    await ask(this.path, { read: (answer) => answer.body.cancel() }).catch(this.onError);
+    const query = new URLSearchParams(this.query());
+    await ask(this.path, { query: Object.fromEntries(query), read: (answer) => answer.body.cancel() }).catch(this.onError);
     if (source !== this.source) return;
     this.timer = setTimeout(() => this.restart(), 5000);
   }

@@ -24,7 +24,7 @@ const columns = Math.min(12, Math.max(0, Number.parseInt(parameters.get("columns
 class Wall {
   constructor() {
     Object.assign(this, { cameras: new Map(), tiles: new Map(), link: "new", skew: 0, failures: 0, version: null, news: null });
-    Object.assign(this, { timer: null, looking: false, frozen: false, ticked: Date.now(), versionAt: 0, begun: Date.now() });
+    Object.assign(this, { timer: null, looking: false, frozen: false, leaving: false, ticked: Date.now(), versionAt: 0, begun: Date.now() });
     this.element = at("wall");
     this.overlays = recall("overlay", {});
     this.seeing = new IntersectionObserver((entries) => entries.forEach((entry) => this.sight(entry)));
@@ -80,7 +80,8 @@ class Wall {
 
   leave() {
     if (history.state?.opened) {
-      history.back();
+      if (!this.leaving) history.back(); // it takes a moment: a second click would lead off the wall
+      this.leaving = true;
       return;
     }
     history.replaceState(null, "", location.pathname + location.search);
@@ -185,6 +186,7 @@ class Wall {
 
   // The page is newer than healthd, or older: a kiosk loads itself anew, somebody at a desk may want to choose when.
   async checkVersion() {
+    if (document.hidden || this.frozen) return;
     if (Date.now() - this.versionAt < VERSION_PERIOD && Date.now() >= this.versionAt) return;
     const { version } = await ask("state");
     this.versionAt = Date.now();
@@ -251,6 +253,7 @@ class Wall {
       // no name of a camera
     }
     const before = this.view.name;
+    this.leaving = false;
     if (name && this.link !== "locked") this.view.show(name);
     else if (this.view.open) this.view.close();
     this.adjust();
@@ -265,8 +268,11 @@ class Wall {
   }
 
   async leaveSession() {
-    await logOut().catch(() => {});
-    at("logout").hidden = true;
+    const ended = await logOut().then(
+      () => true,
+      () => false, // still logged in; why it failed, the list will tell
+    );
+    at("logout").hidden = ended;
     this.look();
   }
 

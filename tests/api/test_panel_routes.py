@@ -11,10 +11,12 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 
 from healthd import __version__
+from healthd.api.logs import shape
 from healthd.log_ring import LogRing, Wanted
 from healthd.logs import configure_logging
 from healthd.process import versions
@@ -120,6 +122,15 @@ def test_the_ring_is_bounded_in_lines_and_in_characters() -> None:
     assert sum(line.size for line in ring.lines()) <= 10_000
 
 
+def test_what_utf8_cannot_write_does_not_end_the_log() -> None:
+    ring = LogRing()
+    ring.add({"level": "info", "event": "odd\udcff", "camera": "gym\udcff", "file": "clip\udcff.mp4", "größe": 1})
+    (line,) = ring.lines()
+    told = msgspec.to_builtins(shape(line))
+    assert (told["event"], told["fields"]) == ("odd?", {"file": "clip?.mp4", "größe": 1})
+    assert msgspec.json.encode(told)
+
+
 @pytest.mark.usefixtures("logged")
 async def test_the_log_is_filtered_and_scrubbed_and_followed() -> None:
     async with open_house({"gym": FakeSource()}, auth={"keys": KEYS}) as house:
@@ -177,6 +188,7 @@ async def test_the_diagnostics_hold_everything_but_secrets(
         await eventually(lambda: house.runner().has_frame)
         structlog.get_logger("healthd.test").error("request_bug", camera="gym", reason=f"no route to {URL}")
         structlog.get_logger("healthd.test").info("viewer_opened", client="192.0.2.7")
+        logging.getLogger("uvicorn.error").info('%s - "WebSocket %s" [accepted]', "192.0.2.7:5000", "/api/v1/infer/ws")
         house.services.history.sample()
         assert_error(await house.get("/api/v1/diagnostics"), 401)
         assert "may only read" in assert_error(await house.get("/api/v1/diagnostics", headers=READ), 403)["detail"]
@@ -197,6 +209,7 @@ async def test_the_diagnostics_hold_everything_but_secrets(
     assert "camera-gym" in parts["tasks.txt"]
     assert 'healthd_camera_state{camera="gym",state="live"} 1.0' in parts["metrics.txt"]
     assert "no route to rtsp://***@cam.lan" in parts["log.jsonl"]
+    assert '*** - \\"WebSocket /api/v1/infer/ws' in parts["log.jsonl"]
 
 
 # -- who one is --------------------------------------------------------------------------------------------------------

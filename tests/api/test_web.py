@@ -18,6 +18,7 @@ async def test_a_page_loads_nothing_from_elsewhere(path: str) -> None:
         assert page.headers["cache-control"] == "no-cache"
         policy = page.headers["content-security-policy"]
         assert "default-src 'self'" in policy
+        assert "form-action 'none'" in policy  # no default covers it; scripts send what is typed
         assert "unsafe" not in policy
         assert "//" not in policy
         assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page.text)

@@ -4,11 +4,14 @@ import io
 import json
 import os
 import re
+import time
 import zipfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -220,8 +223,40 @@ def test_a_hot_change_of_predict_fps_is_seen_in_the_chart(daemon: Daemon, panel:
     slider.press("ArrowLeft")
     said(page, "gym: jpeg quality: 74")
     assert daemon.camera("gym")["tuning"]["quality"] == 74
+    panel.asked.clear()
+    for _ in range(20):  # a key that is held
+        slider.press("ArrowLeft")
+    said(page, "gym: jpeg quality: 54")
+    assert daemon.camera("gym")["tuning"]["quality"] == 54
+    assert sum(url.endswith("/cameras/gym") for url in panel.asked) <= 8, "each step was sent"
     panel.assert_quiet()
     daemon.client.patch("/api/v1/cameras/gym", json={"predict_fps": 10, "quality": 75})
+
+
+def test_the_past_of_a_daemon_of_before_is_not_drawn_before_that_of_the_next(panel: Watched) -> None:
+    """It counts anew, and may have come as far as the last one while nobody looked."""
+    now, started_anew = datetime.now(UTC), False
+    fields = {"state": "live", "predicted_fps": 1, "predict_ms": 1, "frame_age_ms": 1, "dropped": {}}
+
+    def points(count: int, fps: float, end: datetime) -> list[dict[str, Any]]:
+        times = [(end - timedelta(seconds=5 * (count - number))).isoformat() for number in range(1, count + 1)]
+        return [{"id": number, "at": at, "fps": fps, **fields} for number, at in enumerate(times, 1)]
+
+    def answer(route: Any) -> None:
+        after = int(parse_qs(urlsplit(route.request.url).query).get("after", ["0"])[0])
+        told = points(5, 5.0, now) if started_anew else points(3, 99.0, now - timedelta(hours=1))
+        route.fulfill(json={"points": [point for point in told if point["id"] > after]})
+
+    page = section(panel, "cameras")
+    page.route("**/cameras/gym/history*", answer)
+    for least in ("99.0", "5.0"):
+        started_anew = least == "5.0"
+        section(panel, "models")
+        section(panel, "cameras")
+        words = f"frames: now {least}, between {least} and {least}"
+        until(lambda words=words: words in chart(page, "Frames per second"), seconds=4, what=words)
+    page.unroute("**/cameras/gym/history*")
+    panel.assert_quiet()
 
 
 # -- viewers, models, plugins, jobs ------------------------------------------------------------------------------------
@@ -238,6 +273,19 @@ def test_a_viewer_is_ended(daemon: Daemon, panel: Watched) -> None:
         for _ in stream.iter_raw():  # to its end
             continue
     until(lambda: rack.count() == 0, what="the row to go")
+    panel.assert_quiet()
+
+
+def test_however_many_viewers_come_and_go_the_panel_asks_seldom(daemon: Daemon, panel: Watched) -> None:
+    page = section(panel, "viewers")
+    page.locator("#section-viewers tbody tr", has_text="events").wait_for()
+    panel.asked.clear()
+    begun = time.monotonic()
+    for _ in range(12):
+        with daemon.client.stream("GET", "/api/v1/cameras/rack/stream"):
+            continue
+    page.wait_for_timeout(600)
+    assert 1 <= panel.count("/api/v1/viewers") <= 2 + (time.monotonic() - begun) / 0.5
     panel.assert_quiet()
 
 

@@ -68,6 +68,7 @@ def test_tiles_advance_and_a_paused_camera_says_so_within_two_polls(
     screenshot(dark.page, "wall-dark", tmp_path)
     assert_accessible(dark.page)
 
+    until(lambda: dark.page.evaluate("performance.now()") > 4000, what="the time after which changes are news")
     asked = dark.count("rack/snapshot")
     demo.client.post("/api/v1/cameras/rack/pause").raise_for_status()
     until(lambda: "rack" not in shown(dark.page), seconds=2 + SLACK_SECONDS, what="the tile that says so")

@@ -155,6 +155,53 @@ def test_a_hidden_tab_asks_for_nothing_and_shows_nothing_old_when_it_is_seen_aga
         assert wall.run("window.seen") == [False, 0]
 
 
+def test_an_answer_that_comes_when_nobody_looks_any_more_leads_to_no_question(house: House, open_page: Open) -> None:
+    watched = open_page(house.url, width=500, height=640)
+    page, held = watched.page, []
+    until_shown(page, NAMES[0])
+    page.evaluate("Object.defineProperty(document, 'hidden', {get: () => window.away})")
+    page.route("**/api/v1/cameras", lambda route: held.append(route))  # noqa: PLW0108  playwright marks what it is given
+    for away in ("true", "false"):
+        page.evaluate(f"window.away = {away}; document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_timeout(100)
+    page.evaluate("window.away = true; document.dispatchEvent(new Event('visibilitychange'))")
+    watched.asked.clear()
+    held[-1].continue_()
+    page.wait_for_timeout(500)
+    assert watched.asked == []
+    assert shown(page) == {}
+    watched.assert_quiet()
+
+
+def test_who_clicks_twice_to_leave_the_full_view_stays_on_the_wall(house: House, open_page: Open) -> None:
+    page = open_page(house.url, width=500, height=640).page
+    until_shown(page, NAMES[0])
+    tile(page, NAMES[0]).locator(".open").click()
+    until(lambda: page.locator("#view").get_attribute("data-frame"), what="the stream")
+    page.evaluate("const close = document.getElementById('view-close'); close.click(); close.click()")
+    page.wait_for_timeout(500)
+    assert page.url.rstrip("/#") == house.url
+    until_shown(page, NAMES[0])
+    tile(page, NAMES[0]).locator(".open").click()
+    page.keyboard.press("Escape")
+    until(lambda: page.locator("#view").is_hidden(), what="the wall again")
+
+
+def test_a_stream_that_makes_no_sense_is_not_read_on(house: House, open_page: Open) -> None:
+    watched = open_page(f"{house.url}/?cameras=nobody")
+    told = watched.page.evaluate(
+        """async () => {
+          let cancelled = false;
+          const pull = (stream) => stream.enqueue(new Uint8Array(5000));
+          window.fetch = async () => new Response(new ReadableStream({ pull, cancel: () => (cancelled = true) }));
+          const { readStream } = await import(new URL("static/mjpeg.js", location));
+          const failed = await readStream("x", { onPart: () => {} }).catch((error) => error.message);
+          return [failed, cancelled];
+        }"""
+    )
+    assert told == ["this is no stream of healthd", True]
+
+
 def test_a_page_that_the_browser_has_kept_shows_nothing_old_when_one_goes_back_to_it(house: House) -> None:
     shows = "document.querySelectorAll('canvas:not([hidden])').length"
     with Chromium() as browser:

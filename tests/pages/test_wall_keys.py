@@ -58,7 +58,14 @@ def test_below_a_path_of_nginx_one_logs_in_with_a_key_and_out_again(url: str, op
     until(lambda: page.locator("#view").get_attribute("data-frame"), what="the full view")
     page.keyboard.press("Escape")
     until_shown(page, "gym")
-    page.get_by_role("button", name="Log out").click()
+    leave = page.get_by_role("button", name="Log out")
+    page.route("**/auth/session", lambda route: route.abort())
+    with page.expect_event("requestfailed"):
+        leave.click()
+    page.unroute("**/auth/session")
+    page.wait_for_timeout(100)
+    assert leave.is_visible(), "one is still logged in"
+    leave.click()
     page.get_by_label("API key").wait_for()
     assert shown(page) == {}
     assert all(one.startswith(url) for one in watched.asked)
