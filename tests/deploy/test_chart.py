@@ -336,6 +336,12 @@ def test_what_healthd_writes_to_is_mounted_and_nothing_else_is_writable() -> Non
         assert any(path == mount or path.startswith(f"{mount}/") for mount in mounts)
 
 
+def test_a_claim_that_is_shared_is_left_alone() -> None:
+    """Read-only as a volume too: else Kubernetes hands its files to the group of this pod."""
+    claims = {item["name"]: item["persistentVolumeClaim"] for item in pod(case("hardened"))["volumes"][1:3]}
+    assert claims == {"models": {"claimName": "models", "readOnly": True}, "state": {"claimName": "cams-healthd-state"}}
+
+
 def test_the_start_may_take_as_long_as_loading_a_model() -> None:
     for values, least in (({}, 120), ({"models": {"load_timeout_seconds": 600}}, 600)):
         probe = pod(rendered(values))["containers"][0]["startupProbe"]

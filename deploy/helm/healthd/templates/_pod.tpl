@@ -133,6 +133,9 @@ envFrom:
   {{- if $volume.enabled }}
   persistentVolumeClaim:
     claimName: {{ default (printf "%s-%s" (include "healthd.fullname" $) $kind) $volume.existingClaim }}
+    {{- if $volume.readOnly }}
+    readOnly: true
+    {{- end }}
   {{- else }}
   emptyDir:
     sizeLimit: {{ $volume.size }}
