@@ -1,10 +1,13 @@
 """The chart: what it makes of its values, and which values it does not take."""
 
+import base64
+import http.server
 import importlib.util
 import json
 import re
 import shutil
 import sys
+import threading
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -109,7 +112,17 @@ def test_the_schema_is_closed_everywhere() -> None:
             ["the key of `a` would stand in a ConfigMap"],
         ),
         ({"cameras": {"gym": {"plugin": "x", "url": "rtsp://u:pw@cam"}}}, ["cameras.gym.url", "secretEnv"]),
+        ({"cameras": {"gym": {"plugin": "x", "url": "rtsp://${U}:u:pw@cam"}}}, ["cameras.gym.url", "secretEnv"]),
+        ({"cameras": {"gym": {"plugin": "x", "url": "http://cam/a?user=b&pwd=u:pw@"}}}, ["cameras.gym.url"]),
+        ({"jobs": {"redis_url": "redis://:u:pw@queue/0"}}, ["jobs.redis_url", "secretEnv"]),
+        (
+            {"cameras": {"gym": {"plugin": "x", "options": {"login": [{"apiKey": "plain-text-key-123"}]}}}},
+            ["cameras.gym.options.login.apiKey: would stand in a ConfigMap"],
+        ),
         ({"existingConfig": {"secret": "s"}, "cameras": {"a": {"plugin": "x"}}}, ["cameras: would not be read"]),
+        ({"existingConfig": {"secret": "s"}, "jobs": {"enabled": False}}, ["jobs.enabled: would not be read"]),
+        ({"shutdown": {"grace_seconds": None}}, ["shutdown.grace_seconds: the chart must know it"]),
+        ({"env": {"HEALTHD_SERVER__PORT": "9000"}}, ["HEALTHD_SERVER__PORT: the chart must know it", "server.port"]),
         ({"existingConfig": {"secret": "s", "configMap": "c"}}, ["not both"]),
         ({"v4l2": {"devices": ["/dev/video0"]}}, ["v4l2.privileged"]),
         ({"ingress": {"enabled": True}}, ["ingress.hosts"]),
@@ -199,6 +212,13 @@ def test_the_defaults_are_taken_and_check_config_names_what_is_wrong(tmp_path: P
     assert "no-such-plugin" in told
 
 
+def test_a_url_or_an_option_that_holds_no_secret_is_taken() -> None:
+    urls = ["rtsp://u:${PW}@cam:554/x@y", "rtsp://u:${PW}@[::1]:554/", "rtsp://${HOST}:${PORT}/x@y", "/dev/video0"]
+    options = {"keypoints": "all", "password": "${PW}", "tokens": 5, "token_file": "", "a": {"secret": "file:/run/x"}}
+    cameras = {f"c{index}": {"plugin": "x", "url": url, "options": options} for index, url in enumerate(urls)}
+    assert len(tomllib.loads(config(rendered({"cameras": cameras})))["cameras"]) == len(urls)
+
+
 def test_a_file_of_ones_own_is_told_what_the_chart_must_know() -> None:
     container = pod(case("hardened"))["containers"][0]
     told = {item["name"]: item["value"] for item in container["env"]}
@@ -210,6 +230,55 @@ def test_a_file_of_ones_own_is_told_what_the_chart_must_know() -> None:
         "models": {"directory": "/var/lib/healthd/models", "cache_directory": "/var/lib/healthd/state/cache"},
         "jobs": {"directory": "/var/lib/healthd/state/jobs"},
     }
+
+
+def test_what_else_the_chart_must_know_is_told_too() -> None:
+    values = {"server": {"root_path": "/cams"}, "models": {"load_timeout_seconds": 600}}
+    container = pod(rendered({**values, "existingConfig": {"secret": "s"}}))["containers"][0]
+    told = {item["name"]: item["value"] for item in container["env"]}
+    settings = load_settings(None, {**told, "HEALTHD_AUTH__MODE": "none"})
+    assert (settings.server.root_path, settings.models.load_timeout_seconds) == ("/cams", 600)
+
+
+def test_an_upgrade_keeps_the_random_key(tmp_path: Path) -> None:
+    """Helm asks a cluster which of its objects it has: here one that has nothing but the Secret of the key."""
+    kept = base64.b64encode(b"kept over upgrades").decode()
+    has = {
+        "/api/v1": {"groupVersion": "v1", "resources": [{"name": "secrets", "namespaced": True, "kind": "Secret"}]},
+        "/api/v1/namespaces/home/secrets/cams-healthd-api-key": {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "cams-healthd-api-key"},
+            "data": {"api-key": kept},
+        },
+    }
+
+    class Cluster(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(has.get(self.path.partition("?")[0], {"kind": "Status", "code": 404})).encode()
+            self.send_response(404 if b'"code"' in body else 200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Cluster) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        named = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
+        context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+        access = {"clusters": [named], "contexts": [context], "users": [{"name": "u", "user": {}}]}
+        file = tmp_path / "kubeconfig"
+        file.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "c", **access}), "utf-8")
+        command = ("template", "cams", CHART, "--namespace", "home", "--show-only", "templates/secret.yaml")
+        done = run(tool("helm"), *command, "--dry-run=server", "--kubeconfig", file)
+        server.shutdown()
+        thread.join()
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["data"] == {"api-key": kept}
+    assert one(case("default"), "Secret")["data"]["api-key"] != kept
 
 
 def test_a_changed_configuration_starts_a_new_pod() -> None:
@@ -265,6 +334,12 @@ def test_what_healthd_writes_to_is_mounted_and_nothing_else_is_writable() -> Non
     settings = tomllib.loads(config(case("default")))
     for path in (settings["models"]["directory"], settings["models"]["cache_directory"], settings["jobs"]["directory"]):
         assert any(path == mount or path.startswith(f"{mount}/") for mount in mounts)
+
+
+def test_a_claim_that_is_shared_is_left_alone() -> None:
+    """Read-only as a volume too: else Kubernetes hands its files to the group of this pod."""
+    claims = {item["name"]: item["persistentVolumeClaim"] for item in pod(case("hardened"))["volumes"][1:3]}
+    assert claims == {"models": {"claimName": "models", "readOnly": True}, "state": {"claimName": "cams-healthd-state"}}
 
 
 def test_the_start_may_take_as_long_as_loading_a_model() -> None:

@@ -52,6 +52,8 @@ def test_the_service_leads_to_the_pod_and_routes_and_monitors_to_the_service() -
         test_pod = one(objects, "Pod")
         assert not service["spec"]["selector"].items() <= test_pod["metadata"]["labels"].items()
         assert test_pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+        for where in ("nodeSelector", "tolerations"):  # the image may be for one kind of node
+            assert test_pod["spec"].get(where) == deployment["spec"]["template"]["spec"].get(where)
         port = service["spec"]["ports"][0]["port"]
         assert test_pod["spec"]["containers"][0]["command"][-1] == f"http://{service['metadata']['name']}:{port}"
     full = case("full")

@@ -2,6 +2,7 @@
 
 import http.server
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -70,6 +71,16 @@ def _exec_form(instruction: str) -> list[str]:
     return list(yaml.safe_load(found))
 
 
+def test_every_build_argument_that_is_documented_reaches_the_build() -> None:
+    """One that no stage declares is dropped with a warning."""
+    docs = (DEPLOY.parent / "docs" / "deploy.md").read_text(encoding="utf-8")
+    told = docs[docs.index("## The image") : docs.index("### Size")]
+    names = set(re.findall(r"\b([A-Z][A-Z_]+)=", told)) | {"PIP_EXTRA_INDEX_URL"}
+    names -= {name for name in names if name.startswith("HEALTHD_")}
+    declared = set(re.findall(r"\b([A-Z_]+)\b", " ".join(re.findall(r"^ARG (.*)$", DOCKERFILE, flags=re.MULTILINE))))
+    assert {"EXTRAS", "PIP_INDEX_URL"} <= names <= declared
+
+
 def test_the_scripts_of_the_image_are_scripts() -> None:
     for script in ("install.sh", "slim.sh", "bytecode.sh", "check.sh"):
         assert run("sh", "-n", DOCKER / script).returncode == 0, script
@@ -128,6 +139,7 @@ def test_compose_knows_every_key_of_the_compose_file() -> None:
 def test_compose_is_as_closed_as_the_chart() -> None:
     service = compose()
     assert service["read_only"] is True
+    assert service["environment"]["HOME"] == "/tmp"
     assert service["cap_drop"] == ["ALL"]
     assert service["user"] == "10001:10001"
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -166,3 +178,22 @@ def test_the_unit_sets_what_healthd_knows() -> None:
     settings = load_settings(None, {key: value.replace("%S", "/s").replace("%C", "/c") for key, value in found.items()})
     assert str(settings.jobs.directory).startswith("/s/healthd/")
     assert unit("RestartPreventExitStatus") == ["2"], "docs/operations.md: a wrong configuration"
+    assert not unit("ExecStartPre"), "systemd would start it again and again: the line above is for the main process"
+
+
+def test_the_unit_checks_the_configuration_first_and_then_becomes_healthd(tmp_path: Path) -> None:
+    """As systemd would split the line; the exit code of the check is that of the main process."""
+    config = tmp_path / "config.toml"
+    (line,) = unit("ExecStart")
+    line = line.replace("/opt/healthd/bin/healthd", f"{sys.executable} -m healthd")
+    command = shlex.split(line.replace("/etc/healthd/config.toml", str(config)))
+    config.write_text("[server]\nprot = 1\n", encoding="utf-8")
+    done = run(*command)
+    assert done.returncode == 2
+    assert "prot" in done.stderr
+    config.write_text("[server]\nport = 0\n", encoding="utf-8")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stderr is not None
+        assert "daemon_started" in daemon.stderr.readline()
+        daemon.terminate()
+        assert daemon.wait(timeout=30) == 0

@@ -40,6 +40,10 @@ capabilities:
   value: {{ .Values.server.host | quote }}
 - name: HEALTHD_SERVER__PORT
   value: {{ .Values.server.port | toString | quote }}
+{{- with .Values.server.root_path }}
+- name: HEALTHD_SERVER__ROOT_PATH
+  value: {{ . | quote }}
+{{- end }}
 - name: HEALTHD_SHUTDOWN__GRACE_SECONDS
   value: {{ .Values.shutdown.grace_seconds | toString | quote }}
 - name: HEALTHD_SHUTDOWN__DRAIN_SECONDS
@@ -48,6 +52,10 @@ capabilities:
   value: {{ .Values.models.directory | quote }}
 - name: HEALTHD_MODELS__CACHE_DIRECTORY
   value: {{ .Values.models.cache_directory | quote }}
+{{- with .Values.models.load_timeout_seconds }}
+- name: HEALTHD_MODELS__LOAD_TIMEOUT_SECONDS
+  value: {{ . | toString | quote }}
+{{- end }}
 - name: HEALTHD_JOBS__DIRECTORY
   value: {{ .Values.jobs.directory | quote }}
 {{- end }}
@@ -125,6 +133,9 @@ envFrom:
   {{- if $volume.enabled }}
   persistentVolumeClaim:
     claimName: {{ default (printf "%s-%s" (include "healthd.fullname" $) $kind) $volume.existingClaim }}
+    {{- if $volume.readOnly }}
+    readOnly: true
+    {{- end }}
   {{- else }}
   emptyDir:
     sizeLimit: {{ $volume.size }}
