@@ -10,7 +10,7 @@
 {{- fail (printf "%s.%s: the chart must know it: leave it at its default, or say another" $section $key) -}}
 {{- end -}}
 {{- $variable := upper (printf "HEALTHD_%s__%s" $section $key) -}}
-{{- if or (hasKey $values.env $variable) (hasKey $values.secretEnv $variable) -}}
+{{- if or (hasKey (default dict $values.env) $variable) (hasKey (default dict $values.secretEnv) $variable) -}}
 {{- fail (printf "%s: the chart must know it: say it as %s.%s" $variable $section $key) -}}
 {{- end -}}
 {{- end -}}
