@@ -78,7 +78,7 @@ def _place(filename: str) -> str:
 def _written(part: object, *, lines: bool) -> str:
     if isinstance(part, str):
         return SCRUBBER.scrub(part)
-    clean = _without_people(SCRUBBER.scrub_object(part))
+    clean = SCRUBBER.scrub_object(_without_people(part))  # in this order: a word that is secret may be a key
     if lines and isinstance(clean, list):
         return "".join(f"{json.dumps(line, default=str)}\n" for line in clean)
     return json.dumps(clean, indent=1, default=str, ensure_ascii=False) + "\n"

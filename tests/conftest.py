@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from healthd.redact import SCRUBBER
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -15,6 +17,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_secrets() -> Iterator[None]:
+    """What one test calls a secret is an ordinary word to the next."""
+    known, patterns = dict(SCRUBBER._known), SCRUBBER._patterns
+    yield
+    SCRUBBER._known, SCRUBBER._patterns = known, patterns
 
 
 @pytest.fixture(scope="session")
