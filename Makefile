@@ -26,10 +26,10 @@ lint: $(VENV)/full ## ruff: rules and format
 types: $(VENV)/full ## mypy, strict
 	$(BIN)/python -m mypy
 
-# Tests that start daemons measure how fast they answer, so they run alone; the others share the cores.
+# Two at a time, not more: tests that start daemons measure how soon they answer, and most of their time they wait.
 pytest: $(VENV)/full ## all tests
-	$(BIN)/python -m pytest -m 'not process' -n auto --maxprocesses 4 --dist loadfile
-	$(BIN)/python -m pytest -m process
+	$(BIN)/python -m pytest -m 'not process' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m process -n 2 --dist loadfile
 
 bench: $(VENV)/full ## all figures and plots of docs/benchmarks.md, measured here (an hour, half of it the soak)
 	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks
