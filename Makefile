@@ -34,7 +34,7 @@ pytest: $(VENV)/full ## all tests
 bench: $(VENV)/full ## all figures and plots of docs/benchmarks.md, measured here (an hour, half of it the soak)
 	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/full ## most of them in two minutes, less exact; writes nothing
+bench-quick: $(VENV)/full ## most of them in three minutes, less exact; writes nothing
 	$(BIN)/python -m benchmarks --quick
 
 soak: $(VENV)/full ## MINUTES=30 of cameras and viewers who come and go, and what memory does

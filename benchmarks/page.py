@@ -13,7 +13,7 @@ TEXT = """# Benchmarks
 Written by `make bench` on {day}; do not edit. All figures are from one run on one machine, described
 [below](#the-machine). Absolute times depend on it; what stands beside a figure was measured in the same run. The peers
 are in `benchmarks/peers/`: small programs, each as its users would write it. Where the time of a frame goes, and what
-was tried where a goal is missed, stands in [performance.md](performance.md). `make bench-quick` takes two minutes, is
+was tried where a goal is missed, stands in [performance.md](performance.md). `make bench-quick` takes three minutes, is
 less exact and writes nothing; `python -m benchmarks --only engine,soak` measures some parts.
 
 {summary}
