@@ -137,4 +137,6 @@ class Shown:
             raise NotLive(replace(health, reason=f"the picture is {age:.1f} s old: it took too long to encode"))
 
     def _is_old(self, frame: Dated) -> bool:
-        return self.age_seconds(frame) > self._stale_after and not self._may_be_old()
+        """Whether a frame is too old; not those that a recording stands at, in line, in prediction and predicted."""
+        stands_there = self._may_be_old() and frame.frame_id >= self._newest_id() - 2
+        return self.age_seconds(frame) > self._stale_after and not stands_there

@@ -655,6 +655,23 @@ async def test_a_recording_that_waits_for_a_slow_but_healthy_model_is_live() -> 
         assert states == {"live"}
 
 
+async def test_an_old_prediction_of_a_recording_that_goes_on_is_not_shown() -> None:
+    read = listed([picture(1)] * 500)
+
+    def slowly() -> object:
+        time.sleep(0.02)
+        return read()
+
+    still = {"predict_when": "motion", "motion_hold_seconds": 0, "motion_detections_hold_seconds": 0}
+    source = FakeSource(read=slowly, predict=prediction, recording=True)
+    async with running(make_runner(source, stale_after_seconds=0.3, **still)) as runner:
+        await eventually(lambda: runner.counts.predicted >= 1)
+        await eventually(lambda: runner.newest_frame_id >= 40)
+        assert runner.health.state.value == "live"
+        with pytest.raises(NotLive, match="newest predicted frame is"):
+            runner.predicted_frame()
+
+
 async def test_one_users_short_patience_gives_up_no_model_of_another() -> None:
     def slow(image: np.ndarray) -> object:
         time.sleep(0.3)
