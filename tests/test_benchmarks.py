@@ -43,7 +43,7 @@ def test_the_page_has_table_plots_and_machine_and_the_plots_are_the_same_each_ti
     pytest.importorskip("matplotlib")
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "old.svg").write_text("of the last run", encoding="utf-8")
-    written = page.write(FIGURES, {"processor": "a fast one"}, tmp_path).read_text(encoding="utf-8")
+    written = page.write(FIGURES, {"processor": "a fast one"}, tmp_path, older={}).read_text(encoding="utf-8")
     assert table(FIGURES) in written
     assert "| processor | a fast one |" in written
     linked = re.findall(r"!\[.+\]\((benchmarks/.+\.svg)\)", written)
@@ -53,20 +53,23 @@ def test_the_page_has_table_plots_and_machine_and_the_plots_are_the_same_each_ti
     for svg in before.values():
         assert ET.fromstring(svg).tag.endswith("svg")
         assert str(tmp_path).encode() not in svg
-    page.write(FIGURES, {}, tmp_path)
+    page.write(FIGURES, {}, tmp_path, older={})
     assert {name: (tmp_path / name).read_bytes() for name in linked} == before
 
 
-def test_a_run_may_be_cut_into_several(tmp_path: Path) -> None:
-    file = tmp_path / "figures.json"
-    kept.beside(file, {"engine": FIGURES[:2], "soak": FIGURES[1:2]})
-    together = kept.beside(file, {"soak": FIGURES[2:4], "held": FIGURES[4:]})
-    assert {name: table(figures) for name, figures in together.items()} == {
-        "engine": table(FIGURES[:2]),
-        "soak": table(FIGURES[2:4]),
-        "held": table(FIGURES[4:]),
+def test_a_run_may_be_cut_into_several_and_the_page_names_the_parts_of_another_run(tmp_path: Path) -> None:
+    file, first, last = tmp_path / "figures.json", "2026-01-01 17:59", "2026-01-02 08:00"
+    kept.beside(file, {name: kept.Part(begun=first, figures=FIGURES[:2]) for name in ("engine", "soak")})
+    together = kept.beside(file, {name: kept.Part(begun=last, figures=FIGURES[2:]) for name in ("engine", "held")})
+    assert {name: table(part.figures) for name, part in together.items()} == {
+        "engine": table(FIGURES[2:]),
+        "soak": table(FIGURES[:2]),
+        "held": table(FIGURES[2:]),
     }
-    assert together["engine"][0].plot == FIGURES[0].plot
+    assert together["soak"].figures[0].plot == FIGURES[0].plot
+    assert kept.other_runs(together) == {first: ["soak"]}
+    written = page.write(FIGURES, {}, tmp_path, older=kept.other_runs(together)).read_text(encoding="utf-8")
+    assert "from one run and `soak` from one of 2026-01-01 17:59 UTC." in written
 
 
 def test_how_much_of_a_goal_is_reached_is_more_where_the_figure_is_better() -> None:
