@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from benchmarks.figures import Figure
 
 
 class Part(BaseModel):
     """The figures of one part, from one run."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     begun: str
     """When the run began that measured it: day and time, UTC, to the minute."""
