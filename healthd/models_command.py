@@ -142,8 +142,14 @@ async def _asked(settings: Settings, name: str) -> tuple[ModelFamily, ModelSpec]
             f"no installed plugin has a family for `{name}`; `healthd models list` shows what is served"
         )
     path = make_manager(settings, families, Tally()).resolve(name)
-    threads = settings.performance.threads or None
-    return served_by, ModelSpec(name, path, wanted.directory, served_by.options_model(), threads)
+    return served_by, ModelSpec(
+        name,
+        path,
+        wanted.directory,
+        served_by.options_model(),
+        settings.performance.threads or None,
+        allow_pickle=wanted.allow_pickle,
+    )
 
 
 class _Bars:

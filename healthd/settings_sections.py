@@ -164,6 +164,11 @@ class ModelsSettings(Section):
         ge=0,
         description="How much is kept there at most, what was used longest ago goes first; 0: nothing.",
     )
+    allow_pickle: bool = Field(
+        True,
+        description="`false`: no model file is loaded that may be a program, such as a `.pt`; `.onnx` and OpenVINO are "
+        "none.",
+    )
     idle_unload_seconds: SecondsOrOff = Field(
         300, description="A model that nobody used for so long is unloaded; 0: never."
     )

@@ -116,6 +116,8 @@ class ModelSpec:
     """`models.cache_directory`: where a family may keep what it compiles, in a folder of its own; None: nowhere."""
     cache_max_bytes: int = 0
     """`models.cache_max_bytes`: how much it may keep there."""
+    allow_pickle: bool = True
+    """`models.allow_pickle`; False: a family refuses files that may run code when they are read (SettingsError)."""
 
 
 class Model(ABC):
