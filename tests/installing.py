@@ -2,7 +2,6 @@
 
 import sys
 import textwrap
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from typing import Self
@@ -25,6 +24,41 @@ GOOD = """
             yield lambda: None
 """
 
+IN_C = """
+import ctypes
+library = ctypes.CDLL(None)
+library.signal.restype, library.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+library.signal({number}, ctypes.cast(library.abort, ctypes.c_void_p))
+"""
+"""Sets a handler of a signal below Python."""
+
+
+def install(
+    folder: Path,
+    module: str,
+    code: str,
+    *,
+    distribution: str | None = None,
+    version: str = "1.2",
+    group: str = SOURCES,
+    **points: str,
+) -> None:
+    """Put a distribution of one module into a folder."""
+    distribution = distribution or f"dist-{module}"
+    (folder / f"{module}.py").write_text(textwrap.dedent(code))
+    info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    lines = [
+        f"{name.replace('_', '-')} = {target}" for name, target in (points or {module: f"{module}:Source"}).items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
+
+
+def after(code: str, plugin: str = GOOD) -> str:
+    """Return the code of a plugin that does something before it is a plugin."""
+    return f"{textwrap.dedent(code)}\n{textwrap.dedent(plugin)}"
+
 
 class Site:
     """The folder. What was imported from it is forgotten at the end of the block."""
@@ -43,31 +77,11 @@ class Site:
         for name in set(sys.modules) - self._known:
             del sys.modules[name]
 
-    def __call__(
-        self,
-        module: str,
-        code: str,
-        *,
-        distribution: str | None = None,
-        version: str = "1.2",
-        group: str = SOURCES,
-        **points: str,
-    ) -> list[EntryPoint]:
+    def __call__(self, module: str, code: str, *, group: str = SOURCES, **named: str) -> list[EntryPoint]:
         """Install a distribution of one module; return all entry points of the group that are here now."""
-        distribution = distribution or f"dist-{module}"
-        (self.folder / f"{module}.py").write_text(textwrap.dedent(code))
-        info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        lines = [
-            f"{name.replace('_', '-')} = {target}" for name, target in (points or {module: f"{module}:Source"}).items()
-        ]
-        (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
-        return list(self._points(group))
-
-    def _points(self, group: str) -> Iterator[EntryPoint]:
-        for one in distributions(path=[str(self.folder)]):
-            yield from (point for point in one.entry_points if point.group == group)
+        install(self.folder, module, code, group=group, **named)
+        found = [point for one in distributions(path=[str(self.folder)]) for point in one.entry_points]
+        return [point for point in found if point.group == group]
 
 
 async def loaded(

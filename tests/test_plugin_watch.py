@@ -9,7 +9,7 @@ import pytest
 
 from healthd.logs import configure_logging
 from healthd.plugin_watch import _SHARED, _read
-from tests.installing import GOOD, Site, loaded, loaded_one
+from tests.installing import IN_C, Site, after, loaded, loaded_one
 
 
 @pytest.fixture
@@ -26,18 +26,6 @@ def restored() -> Iterator[None]:
     for shared, value in before:
         if shared.put_back is not None:
             shared.put_back(value)
-
-
-def misdeed(code: str) -> str:
-    return f"{code}\n{GOOD.replace(chr(10) + '    ', chr(10))}"
-
-
-IN_C = """
-import ctypes
-library = ctypes.CDLL(None)
-library.signal.restype, library.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
-library.signal({number}, ctypes.cast(library.abort, ctypes.c_void_p))
-"""
 
 
 @pytest.mark.usefixtures("restored")
@@ -73,7 +61,7 @@ library.signal({number}, ctypes.cast(library.abort, ctypes.c_void_p))
 async def test_what_belongs_to_all_is_put_back_and_named(site: Site, code: str, note: str) -> None:
     logging.getLogger("healthd.elsewhere")  # exists before, so that `dictConfig` disables it
     before = [_read(shared) for shared in _SHARED]
-    plugin = await loaded_one(site("guest", misdeed(code), distribution="healthd-guest"))
+    plugin = await loaded_one(site("guest", after(code), distribution="healthd-guest"))
     assert plugin.state == "loaded", plugin.reason
     assert plugin.notes == (f"it changed {note}",)
     changed = [shared.what for shared, value in zip(_SHARED, before, strict=True) if _read(shared) != value]
@@ -81,14 +69,14 @@ async def test_what_belongs_to_all_is_put_back_and_named(site: Site, code: str, 
 
 
 async def test_a_plugin_that_leaves_all_as_it_was_has_no_notes(site: Site) -> None:
-    assert (await loaded_one(site("guest", misdeed("import asyncio; asyncio.get_event_loop_policy()")))).notes == ()
+    assert (await loaded_one(site("guest", after("import asyncio; asyncio.get_event_loop_policy()")))).notes == ()
 
 
 async def test_threads_that_go_on_are_named(site: Site) -> None:
     code = (
         "import threading\nend = threading.Event()\nthreading.Thread(target=end.wait, args=(10,), name='poll').start()"
     )
-    plugin = await loaded_one(site("guest", misdeed(code)))
+    plugin = await loaded_one(site("guest", after(code)))
     assert plugin.notes == ("it started a thread that goes on: poll",)
     sys.modules["guest"].end.set()
 
@@ -109,7 +97,7 @@ async def test_what_it_prints_goes_to_the_log_without_secrets_and_to_nobody_else
     site: Site, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure_logging("info", "json")
-    plugin = await loaded_one(site("guest", misdeed(PRINTING), distribution="healthd-guest"))
+    plugin = await loaded_one(site("guest", after(PRINTING), distribution="healthd-guest"))
     out, err = capfd.readouterr()
     assert plugin.notes == ("it printed 6 lines: hello",)
     assert out == ""
@@ -126,7 +114,7 @@ async def test_what_it_prints_goes_to_the_log_without_secrets_and_to_nobody_else
 
 async def test_streams_that_it_replaces_are_put_back(site: Site) -> None:
     before = sys.stdout, sys.stderr
-    plugin = await loaded_one(site("guest", misdeed("import io, sys; sys.stderr = io.StringIO(); sys.stdout.close()")))
+    plugin = await loaded_one(site("guest", after("import io, sys; sys.stderr = io.StringIO(); sys.stdout.close()")))
     assert plugin.notes == ("it replaced sys.stderr; put back",)
     assert (sys.stdout, sys.stderr) == before
 
