@@ -98,7 +98,7 @@ class Plugins(Generic[T]):
         plugin = self._plugins.get(name)
         if plugin is None:
             near = get_close_matches(name, self._plugins, n=1)
-            remedy = f"did you mean `{near[0]}`, or else {_install(name)}?" if near else _install(name)
+            remedy = f"did you mean `{near[0]}`? Otherwise {_install(name)}" if near else _install(name)
             known = ", ".join(self._plugins) or "none"
             raise PluginError(f"no plugin `{name}` is installed (installed: {known}); {remedy}")
         return plugin.require()

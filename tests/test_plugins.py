@@ -157,7 +157,7 @@ async def test_an_unknown_plugin_is_answered_with_the_nearest_name_and_what_is_i
         plugins.get("yolo-pos")
     assert str(raised.value) == (
         "no plugin `yolo-pos` is installed (installed: yolo-detect, yolo-pose); "
-        "did you mean `yolo-pose`, or else pip install the distribution that brings it?"
+        "did you mean `yolo-pose`? Otherwise pip install the distribution that brings it"
     )
     brings = "pip install the distribution that brings it"
     with pytest.raises(PluginError, match=rf"\(installed: yolo-detect, yolo-pose\); {brings}$"):

@@ -1,4 +1,4 @@
-"""Plugins that misbehave while they are imported, beside a real daemon: it goes on, says who it was, and safe mode helps."""
+"""Plugins that misbehave while they are imported, beside a real daemon: it goes on, names them, and safe mode helps."""
 
 import json
 from pathlib import Path
