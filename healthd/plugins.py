@@ -219,7 +219,10 @@ class _Loading(Generic[T]):
                     lambda: _load(point, self._check), timeout=self._timeout_seconds, late="not imported"
                 )
             except WorkerTimeout as exc:
-                plugin = _failed(point, f"{exc}: open cameras and load models in camera() and model(), not at import")
+                others = "".join(f", or it waits for the import of `{name}`" for name in self._running())
+                plugin = _failed(
+                    point, f"{exc}: open cameras and load models in camera() and model(), not at import{others}"
+                )
                 self._given_up[point.module] = (point.name, worker)
             finally:
                 worker.close()
@@ -231,9 +234,13 @@ class _Loading(Generic[T]):
             log.warning("plugin_broken", plugin=point.name, distribution=distribution, reason=reason, exc_info=error)
         return self._noted(plugin, watch)
 
+    def _running(self) -> list[str]:
+        """Return the plugins whose import was given up and goes on."""
+        return [name for name, worker in self._given_up.values() if worker.alive]
+
     def _noted(self, plugin: Plugin[T], watch: ImportWatch) -> Plugin[T]:
         notes = list(watch.notes)
-        others = [name for name, worker in self._given_up.values() if worker.alive and name != plugin.name]
+        others = [name for name in self._running() if name != plugin.name]
         if notes and others:
             notes.append(f"or it was {', '.join(others)}, whose import was given up and still runs")
         who = {"plugin": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
