@@ -73,6 +73,11 @@ class ServerSettings(Section):
             "They count where it listens on loopback and needs no key.",
         )
     )
+    safe_mode: bool = Field(
+        False,
+        description="Load no plugins but those that the healthd project publishes, as `healthd run --safe-mode` does: "
+        "the way out when another one hurts the daemon.",
+    )
 
 
 class ApiKey(Section):

@@ -172,7 +172,8 @@ class Model(ABC):
 class ModelFamily(ABC):
     """One family of models, e.g. `yolo`. Made once per process, without arguments; does nothing in its constructor."""
 
-    contract: ClassVar[int] = CONTRACT
+    contract: ClassVar[int]
+    """The version of this contract that the plugin was written for, in so many words: `contract = 1`."""
     options_model: ClassVar[type[ModelOptions]] = ModelOptions
 
     @abstractmethod
