@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from healthd.errors import ModelError
 from healthd.frames import Image
 from healthd.models.model import (
@@ -30,8 +32,8 @@ MANY = 10_000
 class FaultsModelOptions(ModelOptions):
     """What the model does wrong, and when. Cameras with equal ones share one model, its count and its clock."""
 
-    faults: tuple[ModelFault, ...] = ()
-    seed: int = 0
+    faults: tuple[ModelFault, ...] = Field((), description="What it does wrong, and when.")
+    seed: int = Field(0, description="Of what happens by `probability`.")
 
 
 class FaultsFamily(ModelFamily):

@@ -26,7 +26,7 @@ def numbered_picture(number: int, *, width: int, height: int) -> Image:
 def square_of(number: int, *, width: int, height: int) -> tuple[int, int, int, int]:
     """Return where the square of a picture is: left, top, right, bottom."""
     side = height // _SQUARE
-    left = number * 4 % max(1, width - side)
+    left = round(number * 4 % 256 / 256 * (width - side))
     top = height - 2 * side
     return left, top, left + side, top + side
 

@@ -117,15 +117,16 @@ class _Session:
         bursts = any(fault.kind == "burst" for fault in source.options.faults)
         self._gate = BacklogGate(clocked=True) if bursts else None
         self._made_at = time.monotonic()
+        self._piled = False
+        """What piled up in a burst is being delivered."""
         self._frozen: Image | None = None
 
     def read(self) -> Any:
         """Wait for the next picture, and deliver it or whatever was asked for in its place."""
-        self._made_at += 1 / self._options.fps
-        time.sleep(max(0.0, self._made_at - time.monotonic()))
+        self._wait()
         number = self._source.next_number()
         change: Callable[[Image], Any] | None = None
-        scale, frozen, begun = 1.0, False, time.monotonic()
+        scale, frozen = 1.0, False
         for fault, left in self._source.active("read", number):
             match fault.kind:
                 case "burst":
@@ -138,8 +139,6 @@ class _Session:
                     change = _corruption(fault.corrupt, number)
                 case _:
                     self._source.do(fault, left)
-                    self._made_at += time.monotonic() - begun  # a camera that is slow makes no pictures meanwhile
-                    begun = time.monotonic()
         if self._gate is not None and not self._gate.admits(time.monotonic(), self._made_at):
             return None
         image = self._picture(number, scale, frozen=frozen)
@@ -155,10 +154,19 @@ class _Session:
         self._frozen = numbered_picture(number, width=width, height=height)
         return self._frozen.copy()
 
+    def _wait(self) -> None:
+        """Wait until the next picture is made. Who comes late gets the newest one, except after a burst."""
+        interval = 1 / self._options.fps
+        now = time.monotonic()
+        self._piled = self._piled and self._made_at < now - interval
+        self._made_at = self._made_at + interval if self._piled else max(self._made_at + interval, now - interval)
+        time.sleep(max(0.0, self._made_at - now))
+
     def _pile_up(self, seconds: float) -> None:
         """Deliver nothing for a while, and then all at once what was made meanwhile; not while that goes on."""
-        if time.monotonic() - self._made_at < 1 / self._options.fps:
+        if not self._piled:
             hang(seconds)
+            self._piled = True
 
 
 def _corruption(what: Corrupt, number: int) -> Callable[[Image], Any]:
