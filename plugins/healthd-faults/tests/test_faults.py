@@ -61,7 +61,7 @@ def test_it_keeps_its_rate() -> None:
         begun = time.monotonic()
         for _ in range(20):
             read()
-    assert 0.36 < time.monotonic() - begun < 0.8
+    assert 0.36 < time.monotonic() - begun < 3
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_reads_end_as_they_were_asked_to(fault: dict[str, Any], outcomes: list[s
 @pytest.mark.parametrize("spin", [False, True])
 @pytest.mark.parametrize("at", ["open", "read", "close"])
 def test_it_hangs_where_and_for_as_long_as_it_is_asked_to(at: str, spin: bool) -> None:  # noqa: FBT001
-    source = source_of({"kind": "hang", "at": at, "seconds": 0.3, "for_frames": 1, "spin": spin})
+    source = source_of({"kind": "hang", "at": at, "seconds": 0.5, "for_frames": 1, "spin": spin})
     times = [time.monotonic()]
     with source.camera() as read:
         times.append(time.monotonic())
@@ -131,7 +131,7 @@ def test_it_hangs_where_and_for_as_long_as_it_is_asked_to(at: str, spin: bool) -
         read()
         times.append(time.monotonic())
     times.append(time.monotonic())
-    long = [after - before > 0.3 for before, after in itertools.pairwise(times)]
+    long = [after - before > 0.45 for before, after in itertools.pairwise(times)]
     assert long == [at == "open", at == "read", at == "close"]
 
 
@@ -140,7 +140,7 @@ def test_a_hang_ends_with_its_time_and_one_without_end_does_not() -> None:
         begun = time.monotonic()
         while time.monotonic() - begun < 0.4:
             read()
-        assert time.monotonic() - begun < 0.6
+        assert time.monotonic() - begun < 3
     done = threading.Event()
 
     def for_ever() -> None:
@@ -266,7 +266,7 @@ def test_a_model_says_what_cannot_be_true() -> None:
 def test_a_slow_model_takes_its_time() -> None:
     begun = time.monotonic()
     answers({"kind": "slow", "seconds": 0.1}, {"kind": "hang", "seconds": 0.1, "for_frames": 1})
-    assert 0.4 <= time.monotonic() - begun < 0.7
+    assert 0.4 <= time.monotonic() - begun < 3
 
 
 def test_no_request_can_ask_for_a_fault_by_name() -> None:

@@ -75,7 +75,10 @@ class Login(httpx.Auth):
             if response.status_code != 401 or not offered:
                 return
             self._chosen = self._digest if "digest" in offered else self._basic
-        yield from self._chosen.auth_flow(request)
+        try:
+            yield from self._chosen.auth_flow(request)
+        except (KeyError, NotImplementedError):
+            raise httpx.ProtocolError("this kind of Digest is not spoken") from None
 
 
 class Fetcher:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ class TinyCamera:
 
     answers: Callable[[int, Request], Answer | None] = lambda number, _: TinyCamera.answer(TinyCamera.jpeg(number))
     """None: the connection is closed without an answer."""
+    tls: ssl.SSLContext | None = None
     login: tuple[str, str, str] | None = None
     """Scheme, user and password."""
     requests: list[Request] = field(default_factory=list)
@@ -96,38 +98,46 @@ class TinyCamera:
             threading.Thread(target=self._serve, args=(connection, self.connections), daemon=True).start()
 
     def _serve(self, connection: socket.socket, number: int) -> None:
-        data = b""
         try:
-            while True:
-                while b"\r\n\r\n" not in data:
-                    more = connection.recv(4096)
-                    if not more:
-                        return
-                    data += more
-                    if data.startswith(b"\x16"):  # somebody speaks TLS
-                        connection.sendall(self.answer(b"", "400 Bad Request"))
-                        return
-                head, _, data = data.partition(b"\r\n\r\n")
-                first, *lines = head.decode().split("\r\n")
-                headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-                request = Request(first.split()[1], headers, number)
-                if not self._let_in(request):
-                    self.refused += 1
-                    connection.sendall(self._challenge())
-                    continue
-                self.requests.append(request)
-                said = self.answers(len(self.requests), request)
-                if said is None:
-                    return
-                for piece in [said] if isinstance(said, bytes) else said:
-                    connection.sendall(piece)
-                    if not piece:
-                        return
+            if self.tls is not None:
+                connection = self.tls.wrap_socket(connection, server_side=True)
+            while (head := self._head(connection)) and self._answer(connection, head, number):
+                pass
         except OSError:
             return
         finally:
             self.open.discard(connection)
             connection.close()
+
+    def _head(self, connection: socket.socket) -> str | None:
+        """Read one request, which has no body."""
+        data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            more = connection.recv(4096)
+            data += more
+            if data.startswith(b"\x16"):  # somebody speaks TLS
+                connection.sendall(self.answer(b"", "400 Bad Request"))
+                return None
+            if not more:
+                return None
+        return data.decode()
+
+    def _answer(self, connection: socket.socket, head: str, number: int) -> bool:
+        """Answer one request; False: the connection is over."""
+        first, *lines = head.strip().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        request = Request(first.split()[1], headers, number)
+        if not self._let_in(request):
+            self.refused += 1
+            connection.sendall(self._challenge())
+            return True
+        self.requests.append(request)
+        said = self.answers(len(self.requests), request)
+        for piece in [said] if isinstance(said, bytes) else said or [b""]:
+            connection.sendall(piece)
+            if not piece:
+                return False
+        return True
 
     def _challenge(self) -> bytes:
         assert self.login is not None
