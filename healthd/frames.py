@@ -101,11 +101,11 @@ class JpegImage:
             return self._pixels
 
     def tell_of_decode(self, tell: Decoded) -> None:
-        """Have `tell` called when its pixels have been made, on whatever thread; at once if that is over."""
+        """Have `tell` called once, when its pixels have been made, on whatever thread; at once if that is over."""
         with self._lock:
-            self._tell = tell
-            if self._seconds is not None:
+            if self._seconds is not None and self._tell is None:
                 tell(self._seconds, self._broken is None)
+            self._tell = tell
 
     def _decode(self) -> None:
         try:
