@@ -2,10 +2,12 @@
 
 import itertools
 import math
+import re
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +274,12 @@ def test_a_slow_model_takes_its_time() -> None:
 def test_no_request_can_ask_for_a_fault_by_name() -> None:
     assert FaultsFamily().serves("faults")
     assert not FaultsFamily().serves("faults-hang")
+
+
+def test_the_examples_of_the_readme_are_settings() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    blocks = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", readme, flags=re.DOTALL)]
+    cameras = {name: camera["options"] for block in blocks for name, camera in block["cameras"].items()}
+    assert len(cameras) == 7
+    for options in cameras.values():
+        FaultsOptions.model_validate(options)
