@@ -1,8 +1,14 @@
 """The errors of healthd, in two kinds: those that may pass by themselves, and those that will not."""
 
+from typing import ClassVar
+
 
 class HealthdError(Exception):
     """Base of every error that healthd raises on purpose."""
+
+    crash: ClassVar[bool] = False
+    """True: something broke that does not break by itself, a decoder's process for instance. It counts against the
+    camera's `max_crashes` however long all was well before."""
 
 
 class SettingsError(HealthdError):
