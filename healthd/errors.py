@@ -62,6 +62,10 @@ class InUseError(HealthdError):
     """It cannot be taken away: somebody uses it; the message says who."""
 
 
+class NotHereError(HealthdError):
+    """This daemon was not started in a way that allows it; the message says which would."""
+
+
 class PictureError(HealthdError):
     """What was sent is no picture, is broken or cut short, or is of a kind that is not read; the message says which."""
 

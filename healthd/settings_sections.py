@@ -135,6 +135,14 @@ class LogSettings(Section):
     )
 
 
+class ConfigSettings(Section):
+    """`[config]`: how changes of the file are noticed."""
+
+    watch: bool = Field(
+        False, description="`true`: the file is read again when it has changed; else on SIGHUP or by the API alone."
+    )
+
+
 class SnapshotsSettings(Section):
     """`[snapshots]`: the pictures that are served."""
 

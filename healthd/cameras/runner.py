@@ -14,6 +14,7 @@ from healthd.cameras.health import State
 from healthd.cameras.intensity import TASKS
 from healthd.cameras.parts import CameraParts, Fitting
 from healthd.cameras.records import Tuning
+from healthd.cameras.source import CameraSource
 from healthd.errors import EndOfStream, SettingsError
 from healthd.models.model import InferenceParams
 from healthd.settings import CameraSettings
@@ -46,9 +47,9 @@ class CameraRunner(CameraParts):
         self._wake()
 
     @property
-    def stopping(self) -> bool:
-        """Whether the camera is to end, or has ended: nothing more is to be had of it."""
-        return self._control.stopping
+    def configured_source(self) -> CameraSource | None:
+        """What the camera is made of, or is about to be."""
+        return self.source if self._pending is None else self._pending.source
 
     def pause(self) -> None:
         """Close the camera until `resume`; the model stays loaded. A camera that has failed stays `failed`."""
