@@ -101,7 +101,8 @@ def camera_difference(before: CameraSettings, after: CameraSettings) -> CameraDi
     """Compare two configurations of one camera."""
     one, other = before.options, after.options
     options = {key for key in one.keys() | other.keys() if _unlike(one.get(key, ...), other.get(key, ...))}
-    return CameraDifference(frozenset(_differing(before, after)), frozenset(options))
+    keys = {key for key in _differing(before, after) if key != "options"} | ({"options"} if options else set())
+    return CameraDifference(frozenset(keys), frozenset(options))
 
 
 def section_differences(before: Settings, after: Settings, effect: Effect) -> list[str]:
@@ -138,7 +139,7 @@ def in_effect(started: Settings, wanted: Settings) -> Settings:
 
 
 def _differing(before: BaseModel, after: BaseModel) -> Iterator[str]:
-    return (key for key in type(before).model_fields if _unlike(getattr(before, key), getattr(after, key)))
+    return (key for key in type(before).model_fields if getattr(before, key) != getattr(after, key))
 
 
 def _unlike(one: object, other: object) -> bool:
