@@ -44,11 +44,11 @@ camera of 20 fps got 7 with Python's own 5 ms, and 15 with this; without such pl
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process, whatever threads still hang in a driver."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(OK))  # nothing has been started yet: nothing has to be stopped
     words = [word for word in (sys.argv[1:] if arguments is None else arguments) if not word.startswith("-")]
     if words[:1] in (["run"], ["demo"]) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda number, _: _HANGUPS.append(number))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(OK))  # nothing has been started yet: nothing has to be stopped
     code = FAILED
     try:
         code = _run_verb(arguments)
