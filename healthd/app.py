@@ -106,7 +106,7 @@ def create_app(services: Services) -> Litestar:
             *(AuthController, state, plugins, settings, reload, history, LogController, diagnostics),
         ],
         guards=[guard],
-        security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
+        security=[{"key": []}, {"bearer": []}, {"session": []}],
     )
     cors = _cors(services.settings.server.cors_origins)
     app = Litestar(
@@ -133,9 +133,7 @@ def create_app(services: Services) -> Litestar:
             description=DESCRIPTION,
             path="/schema",
             servers=[Server(url=services.settings.server.root_path or "/")],
-            render_plugins=[
-                CompleteSchema(path="/", keys_required=services.auth.required, hosts_guarded=guards_hosts(services))
-            ],
+            render_plugins=[CompleteSchema(path="/", variant=lambda: (services.auth.required, guards_hosts(services)))],
             openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, after_request=_no_page),
             components=Components(
                 security_schemes={

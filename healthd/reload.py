@@ -68,7 +68,10 @@ class Reloader:
         on_changed: Callable[[Settings], None] = lambda _: None,
     ) -> None:
         """`on_changed` is told of the settings that are in effect from now on."""
+        if services.new_camera is None:
+            raise ValueError("nobody makes cameras here")
         self._services = services
+        self._new_camera = services.new_camera
         self._started = services.settings
         self._file = file
         self._on_changed = on_changed
@@ -234,7 +237,7 @@ class Reloader:
     def _add(self, name: str, source: CameraSource | str) -> None:
         services = self._services
         log.info("camera_added", camera=name)
-        runner = services.new_camera(
+        runner = self._new_camera(
             name,
             services.settings.cameras[name],
             source,

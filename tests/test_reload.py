@@ -1,6 +1,7 @@
 """A changed configuration takes effect while the daemon runs: what differs is touched, and nothing else."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,8 +10,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from healthd.cameras import runner as runner_module
 from healthd.cameras.source import PredictOptions
 from healthd.errors import BusyError, HealthdError, NotHereError
+from healthd.frames import Image
 from healthd.plugins import SOURCES, Plugin
 from healthd.reload import Reloader
 from healthd.settings import Settings
@@ -31,10 +34,11 @@ class MadePlugin(FakeSource):
     """A plugin that makes a camera of its own each time, as real ones do."""
 
     options_model: ClassVar = MadeOptions
+    predicting: ClassVar[Any] = staticmethod(prediction)
     made: ClassVar[list["MadePlugin"]] = []
 
     def __init__(self, name: str, *, url: Any = None, options: Any = None) -> None:
-        super().__init__(name, predict=prediction, fps=options.pace)
+        super().__init__(name, predict=type(self).predicting, fps=options.pace)
         self.options, self.params, self.url = options, options.params(), url
         if options.pace == 13:
             raise ValueError("thirteen")
@@ -357,3 +361,44 @@ async def test_a_camera_that_hangs_while_it_is_removed_is_abandoned_and_its_succ
         assert new.counts.read == 0
         await eventually(lambda: new.health.state == "live", seconds=5)
         assert old.health.state == "stopped"
+
+
+async def test_a_camera_whose_plugin_was_wrong_is_mended_by_the_file_and_broken_ones_do_not_keep_others_back() -> None:
+    async with reloading({}) as here:
+        with pytest.raises(ConfigError):
+            await here.reload({"gym": {**LIVE, "options": {"pase": 1}}})
+    broken = {"gym": {"plugin": "nope"}, "rack": {}}
+    async with open_house(
+        cameras={name: {"plugin": "made", **it} for name, it in broken.items()}, plugins=(MADE,)
+    ) as house:
+        here = Reloading(house, {"jobs": house.services.settings.jobs.model_dump()})
+        gym = house.runner("gym")
+        assert gym.health.state == "failed"
+        await here.reload({"gym": {**LIVE, "plugin": "nope"}, "rack": LIVE, "new": LIVE})
+        assert gym.health.state == "failed"
+        await here.reload({"gym": LIVE, "rack": LIVE, "new": LIVE})
+        await eventually(lambda: gym.health.state == "live")
+
+
+async def test_a_camera_whose_model_hangs_is_made_anew_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "REFIT_SECONDS", 0.2)
+    hang, free = threading.Event(), threading.Event()
+
+    def predict(image: Image) -> object:
+        hang.set()
+        free.wait(20)
+        return prediction(image)
+
+    monkeypatch.setattr(MadePlugin, "predicting", staticmethod(predict))
+    async with reloading({"gym": {"predict_timeout_seconds": 60}}) as here:
+        runner = here.house.runner()
+        await eventually(hang.is_set)
+        monkeypatch.setattr(MadePlugin, "predicting", staticmethod(prediction))
+        await here.reload({"gym": LIVE})
+        runner.pause()
+        runner.resume()
+        await eventually(lambda: runner.health.state == "live" and runner.model_health.state == "ready", seconds=5)
+        assert runner.stuck_workers == 1
+        assert runner.counts.dropped["failed"] == 1
+        free.set()
+        await eventually(lambda: runner.stuck_workers == 0)

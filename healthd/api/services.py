@@ -64,11 +64,12 @@ class Services:
     boot_id: str = field(default_factory=lambda: secrets.token_hex(4))
     """Makes ETags of this process differ from those of any other."""
     draining: bool = False
-    new_camera: NewCamera
     viewers: Viewers
     events: EventHub
     signs: SignCache
     log_ring: LogRing = RECENT
+    new_camera: NewCamera | None = None
+    """None: the cameras stay what they are."""
     reload: Callable[[], Awaitable[Reloaded]] | None = None
     """Reads the configuration again; None where there is nobody who could."""
     restart_needed: tuple[str, ...] = ()

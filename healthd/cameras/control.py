@@ -31,6 +31,11 @@ class Control:
         return self.stopping or self.refitting
 
     @property
+    def may_pause(self) -> bool:
+        """Whether there is a camera to be paused, also one that is about to be made of something else."""
+        return not self.stopping and self.failure is None
+
+    @property
     def active(self) -> bool:
         """Whether the camera should run at all."""
         return not self.leaving and self.failure is None

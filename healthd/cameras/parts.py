@@ -278,5 +278,7 @@ class CameraParts:
 
     def _health_changed(self, before: Health, after: Health) -> None:
         if before.state is not after.state:
-            log.info("camera_state", state=after.state.value, was=before.state.value, reason=after.reason)
+            log.info(
+                "camera_state", camera=self.name, state=after.state.value, was=before.state.value, reason=after.reason
+            )
         self.published.notify_all()

@@ -22,6 +22,8 @@ from healthd.waiting import Backoff
 from healthd.worker import EnterTimeout, WorkerTimeout
 
 log = structlog.get_logger(__name__)
+REFIT_SECONDS = 10.0
+"""How long the sessions of a camera that is to be made of something else may take to end; then they are left behind."""
 LOOK_SECONDS = 0.5
 """How often it is looked whether a stuck thread has come back."""
 
@@ -32,6 +34,8 @@ class CameraRunner(CameraParts):
     _pending: Fitting | None = None
     """What the camera is to be made of as soon as its sessions have ended."""
     _stopped_because: str | None = None
+    _keeping: tuple[asyncio.Task[None], ...] = ()
+    """What runs its sessions."""
 
     # -- what others order ---------------------------------------------------------------------------------------
 
@@ -53,7 +57,7 @@ class CameraRunner(CameraParts):
 
     def pause(self) -> None:
         """Close the camera until `resume`; the model stays loaded. A camera that has failed stays `failed`."""
-        if self._control.active and not self._control.paused:
+        if self._control.may_pause and not self._control.paused:
             self._control.paused = True
             self._forget_frames()
             self._health.set(State.PAUSED, "paused by request")
@@ -61,7 +65,7 @@ class CameraRunner(CameraParts):
 
     def resume(self) -> None:
         """Open a paused camera again."""
-        if self._control.active and self._control.paused and self._reader is not None:
+        if self._control.may_pause and self._control.paused and self._reader is not None:
             self._control.paused = False
             self._reader.backoff.reset()
             self._freeze.reset()
@@ -94,7 +98,10 @@ class CameraRunner(CameraParts):
         if thresholds:
             if self.source is None or self.source.params is None:
                 raise SettingsError(f"camera `{self.name}` has no {', '.join(thresholds)}: its plugin takes none")
-            self.source.params = InferenceParams.model_validate({**self.source.params.model_dump(), **thresholds})
+            params = InferenceParams.model_validate({**self.source.params.model_dump(), **thresholds})
+            for source in (self.source, self.configured_source):
+                if source is not None and source.params is not None:
+                    source.params = params
         self.tuning = tuning
         self._wake()
 
@@ -122,7 +129,14 @@ class CameraRunner(CameraParts):
         self._forget_frames()
         if self._health.current.state is not State.PAUSED:
             self._health.set(State.STARTING, "its configuration has changed")
+        asyncio.get_running_loop().call_later(REFIT_SECONDS, self._cut_short, self._control.generation)
         self._wake()
+
+    def _cut_short(self, generation: int) -> None:
+        """Leave sessions to their threads that have not ended in time."""
+        if self._control.refitting and generation == self._control.generation:
+            for task in self._keeping:
+                task.cancel()
 
     # -- the life of the camera ----------------------------------------------------------------------------------
 
@@ -143,8 +157,10 @@ class CameraRunner(CameraParts):
         """Run until stop, or until the camera is to be made of something else."""
         if self._reader is not None and self._predictor is not None:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep("reader", self._reader.session))
-                group.create_task(self._keep("predictor", self._predictor.session))
+                self._keeping = (
+                    group.create_task(self._keep("reader", self._reader.session)),
+                    group.create_task(self._keep("predictor", self._predictor.session)),
+                )
         while not self._control.leaving:
             await self._control.changed.wait()
 
