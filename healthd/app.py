@@ -22,6 +22,7 @@ from healthd import __version__
 from healthd.api.auth import COOKIE, AuthController, guard
 from healthd.api.cached import CachedSnapshots
 from healthd.api.cameras import CameraController
+from healthd.api.config import reload
 from healthd.api.connection import connection_of
 from healthd.api.diagnostics import diagnostics
 from healthd.api.errors import answer_error
@@ -102,10 +103,10 @@ def create_app(services: Services) -> Litestar:
         route_handlers=[
             *(CameraController, StreamController, ViewerController),
             *(InferController, ModelController, labels, predictions, no_socket, JobController),
-            *(AuthController, state, plugins, settings, history, LogController, diagnostics),
+            *(AuthController, state, plugins, settings, reload, history, LogController, diagnostics),
         ],
         guards=[guard],
-        security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
+        security=[{"key": []}, {"bearer": []}, {"session": []}],
     )
     cors = _cors(services.settings.server.cors_origins)
     app = Litestar(
@@ -132,9 +133,7 @@ def create_app(services: Services) -> Litestar:
             description=DESCRIPTION,
             path="/schema",
             servers=[Server(url=services.settings.server.root_path or "/")],
-            render_plugins=[
-                CompleteSchema(path="/", keys_required=services.auth.required, hosts_guarded=guards_hosts(services))
-            ],
+            render_plugins=[CompleteSchema(path="/", variant=lambda: (services.auth.required, guards_hosts(services)))],
             openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, after_request=_no_page),
             components=Components(
                 security_schemes={
@@ -151,7 +150,9 @@ def create_app(services: Services) -> Litestar:
     app.state.methods = Methods(app.routes)
     options = Options(app.asgi_handler, app.state.methods, cors=cors is not None)
     guarded = PageGuard(options, services, cors)
-    app.state.cached_snapshots = CachedSnapshots(services, is_ours=guarded.is_ours, headers=HEADERS)
+    snapshots = CachedSnapshots(services, is_ours=guarded.is_ours, headers=HEADERS)
+    app.state.cached_snapshots = snapshots
+    services.on_changed.append(snapshots.forget)
     app.asgi_handler = _Answers(UnreadBodies(guarded), services)  # around all: what no route answers is an answer too
     return app
 

@@ -9,7 +9,6 @@ SIGTERM cut the stop short, or the first one ended `infer`, `models` or `check-c
 # thing done here, before a second of imports, is to own the signals.
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
@@ -17,11 +16,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from healthd.arguments import every, file_name, interval, port, side
+
 if TYPE_CHECKING:
     from healthd.settings import Settings
+    from healthd.settings_changes import ConfigFile
 
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
-HIGHEST_PORT = 65535
 API_KEY_VARIABLE = "HEALTHD_API_KEY"
 
 INFER_PARAMETERS = {
@@ -33,6 +34,9 @@ INFER_PARAMETERS = {
     "question": "what to answer about each picture, for models that take it",
 }
 
+_HANGUPS: list[int] = []
+"""What asked to read the configuration again before the daemon was there to do it."""
+
 SWITCH_SECONDS = 0.0005
 """How long a thread that computes in Python may keep the others waiting. Beside three plugins that do so for ever, a
 camera of 20 fps got 7 with Python's own 5 ms, and 15 with this; without such plugins it costs nothing."""
@@ -40,6 +44,9 @@ camera of 20 fps got 7 with Python's own 5 ms, and 15 with this; without such pl
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process, whatever threads still hang in a driver."""
+    words = [word for word in (sys.argv[1:] if arguments is None else arguments) if not word.startswith("-")]
+    if words[:1] in (["run"], ["demo"]) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, _: _HANGUPS.append(number))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(OK))  # nothing has been started yet: nothing has to be stopped
     code = FAILED
@@ -80,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(verb=_run)
 
     demo = verbs.add_parser("demo", parents=[common], help="watch two filmed cameras that an installed plugin brings")
-    demo.add_argument("--port", type=_port, help="port to listen on (default 8080; 0: any that is free)")
+    demo.add_argument("--port", type=port, help="port to listen on (default 8080; 0: any that is free)")
     demo.set_defaults(verb=_demo)
 
     check = verbs.add_parser("check-config", parents=[common], help="say what is wrong with a configuration; exit 2")
@@ -106,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--api-key", metavar="KEY", help="default: HEALTHD_API_KEY , which `ps` does not show")
     top.add_argument("--once", action="store_true", help="look once (two polls) and end; exit 1 without an answer")
     top.add_argument("--json", action="store_true", help="one JSON object per look")
-    top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="0.1 to 3600 (default 1)")
+    top.add_argument("--interval", type=interval, default=1.0, metavar="SECONDS", help="0.1 to 3600 (default 1)")
     top.set_defaults(verb=_top)
     return parser
 
@@ -122,7 +129,7 @@ def _add_infer_arguments(infer: argparse.ArgumentParser) -> None:
     infer.add_argument("--output", type=Path, metavar="FILE", help="JSON Lines (default: standard output)")
     infer.add_argument("--overwrite", action="store_true", help="write over an output that is there already")
     infer.add_argument("--annotate", type=Path, metavar="DIR", help="write each picture there, with the results drawn")
-    infer.add_argument("--every", type=_every, default=1, metavar="N", help="every N-th frame of a video (default 1)")
+    infer.add_argument("--every", type=every, default=1, metavar="N", help="every N-th frame of a video (default 1)")
     for name, what in INFER_PARAMETERS.items():
         infer.add_argument(f"--{name.replace('_', '-')}", help=what, metavar="VALUE")
     infer.add_argument("--half", action="store_true", default=None, help="compute in half precision")
@@ -139,8 +146,8 @@ def _add_models_verbs(
     prepare.add_argument("--format", choices=["auto", "openvino", "onnx"], default="auto", help="default %(default)s")
     prepare.add_argument("--int8", action="store_true", help="quantize; needs --calibration")
     prepare.add_argument("--calibration", type=Path, metavar="FOLDER", help="pictures, or a clip, of your own cameras")
-    prepare.add_argument("--imgsz", type=_side, metavar="N", help="side of the input, 32 to 4096 (default: its own)")
-    prepare.add_argument("--output", type=_file_name, metavar="NAME", help="name of the result in models.directory")
+    prepare.add_argument("--imgsz", type=side, metavar="N", help="side of the input, 32 to 4096 (default: its own)")
+    prepare.add_argument("--output", type=file_name, metavar="NAME", help="name of the result in models.directory")
     prepare.add_argument("--force", action="store_true", help="replace what is there; keep what strays too far")
     prepare.set_defaults(verb=_models, models_verb="prepare")
     listing = verbs.add_parser("list", parents=[of_directory], help="list what lies in models.directory")
@@ -150,46 +157,28 @@ def _add_models_verbs(
     verify.set_defaults(verb=_models, models_verb="verify")
 
 
-def _side(text: str) -> int:
-    if text.isdecimal() and 32 <= int(text) <= 4096:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no number from 32 to 4096")
-
-
-def _file_name(text: str) -> str:
-    if Path(text).name == text and not text.startswith("."):
-        return text
-    raise argparse.ArgumentTypeError(f"{text!r} is no plain name: the result goes into models.directory")
-
-
-def _every(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-
-
-def _port(text: str) -> int:
-    port = int(text) if text.isdecimal() else -1
-    if not 0 <= port <= HIGHEST_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to {HIGHEST_PORT}")
-    return port
-
-
-def _interval(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0.1 <= (seconds := float(text)) <= 3600:
-            return seconds
-    raise argparse.ArgumentTypeError("must be a number from 0.1 to 3600")
-
-
 def _run(chosen: argparse.Namespace) -> int:
-    from healthd.settings import ConfigError, in_safe_mode, load_settings  # noqa: PLC0415
+    from healthd.settings import ConfigError, load_settings  # noqa: PLC0415
+    from healthd.settings_changes import ConfigFile  # noqa: PLC0415
 
+    path: Path | None = chosen.config
+    file = ConfigFile(path.absolute(), lambda: _commanded(chosen, load_settings(path))) if path else None
     try:
-        settings = load_settings(chosen.config)
+        settings = file.load() if file else _commanded(chosen, load_settings(None))
     except ConfigError as exc:
         return _say(f"{exc}", WRONG_CONFIG)
-    return _serve(chosen, in_safe_mode(settings) if chosen.safe_mode else settings)
+    return _serve(settings, file)
+
+
+def _commanded(chosen: argparse.Namespace, settings: "Settings") -> "Settings":
+    """Put what the command line says over the settings."""
+    from healthd.settings import in_safe_mode, with_command  # noqa: PLC0415
+
+    asked = {"level": chosen.log_level, "format": chosen.log_format}
+    said = {key: value for key, value in asked.items() if value}
+    names: dict[tuple[str | int, ...], str] = {("log", key): f"--log-{key}" for key in said}
+    commanded = with_command(settings, {"log": settings.log.model_copy(update=said)}, names)
+    return in_safe_mode(commanded) if getattr(chosen, "safe_mode", False) else commanded
 
 
 def _demo(chosen: argparse.Namespace) -> int:
@@ -202,10 +191,10 @@ def _demo(chosen: argparse.Namespace) -> int:
         settings = demo_settings(port=chosen.port)
     except SettingsError as exc:
         return _say(str(exc), WRONG_CONFIG)
-    return _serve(chosen, settings)
+    return _serve(_commanded(chosen, settings))
 
 
-def _serve(chosen: argparse.Namespace, settings: "Settings") -> NoReturn:
+def _serve(settings: "Settings", file: "ConfigFile | None" = None) -> NoReturn:
     """Run the daemon and end the process. Nothing in here waits for a reader of its output, the end neither."""
     from healthd.log_writer import patient_stdout  # noqa: PLC0415
     from healthd.native_log import NativeLog  # noqa: PLC0415
@@ -213,14 +202,14 @@ def _serve(chosen: argparse.Namespace, settings: "Settings") -> NoReturn:
     sys.setswitchinterval(SWITCH_SECONDS)
     with patient_stdout(), NativeLog():
         try:
-            code = _run_daemon(chosen, settings)
+            code = _run_daemon(settings, file)
         except Exception:  # noqa: BLE001  a bug; outside, the log would wait for its reader
             sys.excepthook(*sys.exc_info())
             code = FAILED
     os._exit(code)  # all is written that somebody reads
 
 
-def _run_daemon(chosen: argparse.Namespace, settings: "Settings") -> int:
+def _run_daemon(settings: "Settings", file: "ConfigFile | None") -> int:
     from healthd.memory import limit_arenas  # noqa: PLC0415
 
     limit_arenas()  # before OpenCV and NumPy are imported and start threads
@@ -228,13 +217,12 @@ def _run_daemon(chosen: argparse.Namespace, settings: "Settings") -> int:
 
     from healthd.daemon import StartError, serve  # noqa: PLC0415
     from healthd.logs import configure_logging  # noqa: PLC0415
-    from healthd.settings import settings_hints, with_command  # noqa: PLC0415
+    from healthd.settings import settings_hints  # noqa: PLC0415
 
-    asked = {"level": chosen.log_level, "format": chosen.log_format}
-    said = {key: value for key, value in asked.items() if value}
-    names: dict[tuple[str | int, ...], str] = {("log", key): f"--log-{key}" for key in said}
-    settings = with_command(settings, {"log": settings.log.model_copy(update=said)}, names)
-    configure_logging(settings.log.level, settings.log.format, sys.stderr)
+    def take_log(settings: "Settings") -> None:
+        configure_logging(settings.log.level, settings.log.format, sys.stderr)
+
+    take_log(settings)
     for hint in settings_hints(settings):
         structlog.get_logger("healthd.settings").warning("settings_hint", hint=hint)
 
@@ -242,7 +230,9 @@ def _run_daemon(chosen: argparse.Namespace, settings: "Settings") -> int:
         print(f"healthd is at {url}  (Ctrl-C stops it)", flush=True)
 
     try:
-        return _run_loop(serve(settings, on_listening=listening))
+        return _run_loop(
+            serve(settings, file=file, reload_asked=lambda: bool(_HANGUPS), take_log=take_log, on_listening=listening)
+        )
     except StartError as exc:
         return _say(str(exc), FAILED)
 

@@ -1,8 +1,14 @@
 """The errors of healthd, in two kinds: those that may pass by themselves, and those that will not."""
 
+from typing import ClassVar
+
 
 class HealthdError(Exception):
     """Base of every error that healthd raises on purpose."""
+
+    crash: ClassVar[bool] = False
+    """True: something broke that does not break by itself, a decoder's process for instance. It counts against the
+    camera's `max_crashes` however long all was well before."""
 
 
 class SettingsError(HealthdError):
@@ -58,6 +64,10 @@ class PredictError(ModelError):
 
 class InUseError(HealthdError):
     """It cannot be taken away: somebody uses it; the message says who."""
+
+
+class NotHereError(HealthdError):
+    """This daemon was not started in a way that allows it; the message says which would."""
 
 
 class PictureError(HealthdError):

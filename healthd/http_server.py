@@ -16,8 +16,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from healthd.api.cached import CachedSnapshots, Question
 from healthd.api.connection import EXTENSION, Connection
+from healthd.api.sockets import message_bytes
 from healthd.errors import HealthdError
 from healthd.http_refusals import bad_request
+from healthd.settings import Settings
 
 BACKLOG = 2048
 UNSENT_BYTES = 32 * 1024
@@ -268,6 +270,14 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone."""
         yield
+
+
+def take_server(config: uvicorn.Config, bound: socket.socket, settings: Settings) -> None:
+    """Take other limits, for connections that begin from now on."""
+    config.ws_max_size = message_bytes(settings.inference)
+    if sys.platform == "linux" and bound.fileno() >= 0:
+        dead_peer_seconds = 2 * settings.streams.write_timeout_seconds
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_peer_seconds * 1000))
 
 
 def listen(host: str, port: int, *, dead_peer_seconds: float) -> socket.socket:

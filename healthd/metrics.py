@@ -4,6 +4,7 @@ Values that somebody already keeps (frames, states, ages) are read when somebody
 remembers are counted here. Labels come from the configuration, never from a path, a frame or an error text.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -36,6 +37,8 @@ class Read:
 
 READ_METRICS = (
     Read("healthd_build_info", "gauge", ("version",), "Always 1; the version is the label."),
+    Read("healthd_config_reloads_total", "counter", ("outcome",), "Reloads of the configuration: ok or failed."),
+    Read("healthd_config_restart_needed", "gauge", (), "Settings of the file that wait for a restart of healthd."),
     Read("healthd_ready", "gauge", (), "1 when /readyz answers 200."),
     Read("healthd_camera_state", "gauge", ("camera", "state"), "1 for the state the camera is in, 0 for the others."),
     Read("healthd_camera_frames_read_total", "counter", ("camera",), "Images that the camera delivered."),
@@ -49,6 +52,7 @@ READ_METRICS = (
     Read("healthd_camera_reconnects_total", "counter", ("camera",), "Sessions after the first one."),
     Read("healthd_camera_failures_total", "counter", ("camera", "task"), "Failed sessions of the reader or predictor."),
     Read("healthd_camera_bugs_total", "counter", ("camera", "task"), "Failures that a plugin did not sort: its bugs."),
+    Read("healthd_camera_crash_loops_total", "counter", ("camera", "task"), "Times that it was given up: it crashed."),
     Read("healthd_camera_workers_abandoned_total", "counter", ("camera",), "Threads given up in a stuck call."),
     Read("healthd_camera_workers_stuck", "gauge", ("camera",), "Threads given up that have not come back."),
     Read("healthd_jpeg_encodes_total", "counter", ("camera", "variant"), "JPEGs encoded, by kind of variant."),
@@ -200,6 +204,15 @@ class Metrics:
         """Return what counts the decoded JPEGs of a camera."""
         fine, broken = (self.camera_decode_seconds.labels(camera, outcome) for outcome in ("ok", "broken"))
         return lambda seconds, ok: (fine if ok else broken).observe(seconds)
+
+    def forget_camera(self, name: str) -> None:
+        """Drop the series of a camera that is no longer configured."""
+        for histogram in (self.predict_seconds, self.predict_start_age_seconds, self.encode_seconds):
+            with contextlib.suppress(KeyError):
+                histogram.remove(name)
+        for outcome in ("ok", "broken"):
+            with contextlib.suppress(KeyError):
+                self.camera_decode_seconds.remove(name, outcome)
 
     def render(self) -> bytes:
         """Return all metrics as Prometheus text."""

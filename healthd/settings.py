@@ -22,6 +22,7 @@ from healthd.settings_sections import (
     ApiKey,
     AuthSettings,
     CameraSettings,
+    ConfigSettings,
     InferenceSettings,
     JobsSettings,
     LogSettings,
@@ -43,6 +44,7 @@ __all__ = [
     "AuthSettings",
     "CameraSettings",
     "ConfigError",
+    "ConfigSettings",
     "InferenceSettings",
     "JobsSettings",
     "LogSettings",
@@ -84,6 +86,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = Field(AuthSettings(), description="Who may call the API.")
     shutdown: ShutdownSettings = Field(ShutdownSettings(), description="How long a stop may take.")
     log: LogSettings = Field(LogSettings(), description="What is logged, and how.")
+    config: ConfigSettings = Field(ConfigSettings(), description="How changes of the file are noticed.")
     snapshots: SnapshotsSettings = Field(SnapshotsSettings(), description="The pictures that are served.")
     streams: StreamsSettings = Field(StreamsSettings(), description="Open streams of pictures and events.")
     models: ModelsSettings = Field(ModelsSettings(), description="The models that watch the cameras.")

@@ -140,6 +140,14 @@ class LogSettings(Section):
     )
 
 
+class ConfigSettings(Section):
+    """`[config]`: how changes of the file are noticed."""
+
+    watch: bool = Field(
+        False, description="`true`: the file is read again when it has changed; else on SIGHUP or by the API alone."
+    )
+
+
 class SnapshotsSettings(Section):
     """`[snapshots]`: the pictures that are served."""
 
@@ -320,6 +328,16 @@ class CameraSettings(Section):
     reconnect_max_seconds: Seconds = Field(30, description="Longest pause between two attempts to open the camera.")
     max_abandoned_workers: int = Field(
         4, ge=1, le=64, description="Threads stuck in a driver or model after which the camera is given up."
+    )
+    max_crashes: int = Field(
+        10,
+        ge=0,
+        le=1000,
+        description="Crashes within `crash_window_seconds` after which a camera, or its model, is given up; 0: never.",
+    )
+    crash_window_seconds: Seconds = Field(600, description="For how long a crash counts.")
+    crash_cooldown_seconds: SecondsOrOff = Field(
+        600, description="A camera or model that was given up is tried again after so long; 0: only when it is told to."
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Settings of the plugin, checked by the plugin: `healthd plugins` lists them."

@@ -45,7 +45,7 @@ class Backoff:
 
     def __init__(self, *, first_seconds: float = 0.5, longest_seconds: float = 30.0) -> None:
         self._first = first_seconds
-        self._longest = max(first_seconds, longest_seconds)
+        self.longest_seconds = longest_seconds
         self._attempts = 0
 
     @property
@@ -55,7 +55,7 @@ class Backoff:
 
     def next(self) -> float:
         """Return the next delay in seconds."""
-        delay = min(self._longest, self._first * 2.0 ** min(self._attempts, 30))
+        delay = min(max(self._first, self.longest_seconds), self._first * 2.0 ** min(self._attempts, 30))
         self._attempts += 1
         return delay * random.uniform(0.8, 1.0)  # noqa: S311  spreads reconnects, guards no secret
 

@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("top_report",),
     ("top_client",),
     ("daemon",),
+    ("reload", "signals"),
     ("http_server", "http_sockets", "http_refusals"),
     ("app",),
     ("api", "web"),
@@ -27,12 +28,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins", "plugin_watch"),
     (
         *("settings", "settings_sections", "settings_env", "settings_file", "settings_references", "settings_tree"),
-        *("settings_options", "settings_view"),
+        *("settings_options", "settings_view", "settings_changes", "config_watch"),
         *("metrics", "logs", "native_log", "log_writer", "log_ring", "printed", "signal_actions"),
     ),
     (
         *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
-        *("pictures", "picture_headers", "bundle", "memory", "__init__"),
+        *("pictures", "picture_headers", "bundle", "memory", "arguments", "__init__"),
     ),
 )
 """From the top down. Whoever adds a file says here where it stands."""

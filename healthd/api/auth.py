@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -64,12 +65,24 @@ class Authenticator:
         session_seconds: float = 86_400.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._keys = tuple(_Key(_digest(key), Identity(name, scope)) for name, key, scope in keys)
+        self._keys = _keys(keys)
         self.session_seconds = session_seconds
         self._clock = clock
         self._sessions: dict[bytes, _LogIn] = {}
         self.on_session_closed: Callable[[str], None] = lambda _session_id: None
-        """Called with the id of a page session that has ended, whatever way."""
+        """Called with the id of a session that has ended, whatever way."""
+
+    def replace(self, keys: Iterable[tuple[str, str, Scope]], *, session_seconds: float) -> None:
+        """Take other keys. What was opened with one that is gone, or whose scope is another, ends at once."""
+        before, self._keys = self._keys, _keys(keys)
+        self.session_seconds = session_seconds
+        kept = {known.identity for known in self._keys if known in before}
+        if not before and not self._keys:
+            kept.add(NOBODY_ASKED)
+        for digest in [digest for digest, log_in in self._sessions.items() if log_in.identity not in kept]:
+            self._close(digest)
+        for identity in ({known.identity for known in before} or {NOBODY_ASKED}) - kept:
+            self.on_session_closed(_session_of(identity))
 
     @property
     def required(self) -> bool:
@@ -140,6 +153,15 @@ def _key(headers: Mapping[str, str]) -> str:
     return headers.get("x-api-key") or (bearer[7:].strip() if bearer[:7].lower() == "bearer " else "")
 
 
+def _keys(keys: Iterable[tuple[str, str, Scope]]) -> tuple[_Key, ...]:
+    return tuple(_Key(_digest(key), Identity(name, scope)) for name, key, scope in keys)
+
+
+def _session_of(identity: Identity) -> str:
+    """Return what stands for the session of somebody who shows a key with each call, or needs none."""
+    return f"key {identity.name}"
+
+
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
@@ -166,15 +188,16 @@ def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None:  # typ
         raise PermissionDeniedException(f"the key `{identity.name}` may only read; this needs one with scope `admin`")
 
 
-def page_of(connection: ASGIConnection[Any, Any, Any, Any]) -> PageSession | None:
-    """Return the session of the page that asks, which what it opens must not outlive; None: it came by no log-in.
+def page_of(connection: ASGIConnection[Any, Any, Any, Any]) -> PageSession:
+    """Return the session of the page that asks, else its key: what it opens must not outlive either.
 
     Raises:
         NotAuthorizedException: it has logged out since the guard let it through.
     """
-    _recognised(connection)
+    identity = _recognised(connection)
     authenticator: Authenticator = connection.app.state.services.auth
-    return authenticator.page_session(connection.headers, connection.cookies)
+    page = authenticator.page_session(connection.headers, connection.cookies)
+    return page or PageSession(_session_of(identity), math.inf)
 
 
 def _recognised(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:

@@ -111,6 +111,12 @@ class CachedSnapshots:
         """Answers that were good a moment ago. No longer: each holds a picture, and a question may never come again."""
         self._counters: dict[int, Counter] = {}
 
+    def forget(self) -> None:
+        """Forget what was learnt: the cameras, or who may see them, are others than before."""
+        self._by_heart.clear()
+        self._told.clear()
+        self._kept.clear()
+
     def known(self, request: bytes) -> Question | None:
         """Return what a request asks that came before in the same bytes."""
         return self._by_heart.get(request)

@@ -153,7 +153,7 @@ class CameraController(Controller):
     async def change(
         self, services: House, name: Annotated[str, NAME], data: Annotated[schemas.CameraChange, Body()]
     ) -> schemas.Camera:
-        """Change rates and thresholds at once; lasts until the daemon is started anew."""
+        """Change rates and thresholds at once; lasts until the daemon is started anew, or its file changes."""
         runner = find(services, name)
         given = {key: value for key, value in msgspec.structs.asdict(data).items() if value is not msgspec.UNSET}
         _check_bounds(given)

@@ -94,6 +94,7 @@ def daemon_state(services: Services) -> schemas.DaemonState:
         models_loaded=len(services.models.loaded()),
         safe_mode=services.settings.server.safe_mode,
         waiting_for=[SCRUBBER.scrub_label(what) for what in services.waiting_for],
+        restart_needed=list(services.restart_needed),
         process=schemas.Process(
             cpu_seconds=round(usage.cpu_seconds, 3),
             cpu_share=round(share, 3) if share is not None else None,

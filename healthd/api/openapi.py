@@ -1,5 +1,7 @@
 """Completes the OpenAPI document with what is true of every route: errors, scopes, headers, media types."""
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 from litestar import Litestar, Request
@@ -34,18 +36,20 @@ DESCRIPTION = """What holds for every path:
 class CompleteSchema(JsonRenderPlugin):
     """Renders the document as JSON. Lives as long as the application."""
 
-    def __init__(self, *, path: str, keys_required: bool, hosts_guarded: bool) -> None:
+    def __init__(self, *, path: str, variant: Callable[[], tuple[bool, bool]]) -> None:
+        """`variant`: whether keys are required now, and whether the name asked for matters."""
         super().__init__(path=path)
-        self._keys_required = keys_required
-        self._hosts_guarded = hosts_guarded
-        self._rendered: bytes | None = None
+        self._variant = variant
+        self._rendered: dict[tuple[bool, bool], bytes] = {}
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """Return the completed document."""
-        if self._rendered is None:
-            complete(openapi_schema, request.app, keys_required=self._keys_required, hosts_guarded=self._hosts_guarded)
-            self._rendered = self.render_json(request, openapi_schema)
-        return self._rendered
+        variant = self._variant()
+        if variant not in self._rendered:
+            document = copy.deepcopy(openapi_schema)
+            complete(document, request.app, keys_required=variant[0], hosts_guarded=variant[1])
+            self._rendered[variant] = self.render_json(request, document)
+        return self._rendered[variant]
 
 
 def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool, hosts_guarded: bool) -> None:

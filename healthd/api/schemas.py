@@ -63,9 +63,25 @@ class DaemonState(Struct):
     safe_mode: bool
     """Whether only the plugins of the healthd project are loaded."""
     waiting_for: list[str]
+    restart_needed: list[str]
+    """Settings of the file that count from the next start of the daemon on."""
     process: Process
     versions: dict[str, str]
     """Of healthd, Python, the system and the libraries that matter."""
+
+
+class ConfigReload(Struct):
+    """What came of reading the configuration again."""
+
+    added: list[str]
+    """Cameras."""
+    removed: list[str]
+    restarted: list[str]
+    """Cameras that were left, and are opened anew with other settings."""
+    changed: list[str]
+    """Settings that count at once."""
+    restart_needed: list[str]
+    """Settings that count from the next start of the daemon on, those of earlier reloads included."""
 
 
 class FrameCounts(Struct):

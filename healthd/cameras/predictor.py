@@ -52,6 +52,9 @@ class Predictor:
         self.health = ModelHealth(source.model_id, "loading")
         self.backoff = Backoff(longest_seconds=settings.reconnect_max_seconds)
         self.rate = RateWindow(clock)
+        self.good_since: float | None = None
+        """When this session, which has predicted, had its model, in seconds of the monotonic clock; None: not yet."""
+        self._opened_at = -math.inf
         self._source = source
         self._settings = settings
         self._control = control
@@ -69,6 +72,11 @@ class Predictor:
         """The newest picture that came to its turn could not be decoded: that is logged once in a row."""
         self._start_age_seconds = metrics.predict_start_age_seconds.labels(source.name)
 
+    def adapt(self, settings: CameraSettings) -> None:
+        """Take settings that do not need a new session."""
+        self._settings = settings
+        self.backoff.longest_seconds = settings.reconnect_max_seconds
+
     def set_health(self, state: str, reason: str | None = None) -> None:
         """Say how the model is doing."""
         if (self.health.state, self.health.reason) != (state, reason):
@@ -76,7 +84,7 @@ class Predictor:
 
     async def session(self) -> None:
         """Predict from loading the model to leaving it on order. Losing the camera does not leave it."""
-        generation = self._control.generation
+        generation, self.good_since = self._control.generation, None
         if self.health.state != "retrying":
             self.set_health("loading")
         async with entered(
@@ -96,6 +104,7 @@ class Predictor:
                 raise TypeError(f"the plugin's model() yielded {type(predict).__name__}, not something to call")
             if self.health.state == "loading":
                 self.set_health("ready")
+            self._opened_at = self._clock.monotonic()
             self._attention.begin()
             try:
                 await self._keep_predicting(worker, predict, generation)
@@ -140,6 +149,7 @@ class Predictor:
             if prediction is None:
                 self._counts.drop(lost_as)
         self._broken = False
+        self.good_since = self._opened_at
         self._counts.predict()
         seconds = self._clock.monotonic() - begun
         self._counts.predict_seconds += seconds

@@ -34,6 +34,7 @@ FAREWELLS = {
     EndReason.STOP: ("stream ended", "healthd was stopped"),
     EndReason.ADMIN: ("stream ended", "by an administrator"),
     EndReason.LOGOUT: ("stream ended", "the page is no longer logged in; log in again"),
+    EndReason.REMOVED: ("stream ended", "this camera is no longer configured"),
     EndReason.LIMIT: ("stream ended", "it lasted as long as a stream may; open it again"),
 }
 """What the last picture of a stream says: a browser goes on showing it, and it must not look live."""

@@ -288,6 +288,8 @@ def test_a_changed_configuration_starts_a_new_pod() -> None:
 
     assert checksum({}) == checksum({"service": {"port": 9000}})
     assert checksum({}) != checksum({"snapshots": {"quality": 80}})
+    watching = one(rendered({"config": {"watch": True}}), "Deployment")["spec"]["template"]["metadata"]
+    assert "annotations" not in watching, "healthd reads the change by itself"
 
 
 # -- the pod -----------------------------------------------------------------------------------------------------------

@@ -278,10 +278,10 @@ def test_a_log_that_nobody_reads_any_more_does_not_keep_it_from_stopping(tmp_pat
 
 STUCK = """
 import asyncio, ctypes, time
-from healthd.daemon import _own_signals
+from healthd.signals import own_signals
 
 async def main():
-    with _own_signals(asyncio.Event(), force_seconds={force}):
+    with own_signals(asyncio.Event(), force_seconds=lambda: {force}):
         mutex = ctypes.create_string_buffer(256)
         lock = ctypes.CDLL(None).pthread_mutex_lock  # which no signal interrupts
         lock(mutex)
@@ -293,11 +293,11 @@ asyncio.run(main())
 
 FORKED = """
 import asyncio, os, signal, time
-from healthd.daemon import _own_signals
+from healthd.signals import own_signals
 
 async def main():
     stop = asyncio.Event()
-    with _own_signals(stop, force_seconds=30):
+    with own_signals(stop, force_seconds=lambda: 30):
         if not (child := os.fork()):
             time.sleep(30)
         time.sleep(0.2)
