@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 SOURCES := pyproject.toml plugins/healthd-yolo/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types pytest bench bench-quick soak chart format clean
+.PHONY: help run test lint types pytest bench bench-quick soak chaos chart format clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ bench-quick: $(VENV)/full ## most of them in three minutes, less exact; writes n
 
 soak: $(VENV)/full ## MINUTES=30 of cameras and viewers who come and go, and what memory does
 	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks --only soak
+
+chaos: $(VENV)/full ## break what may break around a running daemon; figures and bounds go to docs/reliability.md
+	$(BIN)/python -m benchmarks.chaos
 
 chart: $(VENV)/light ## make schema and table of the Helm chart anew, from its values and the settings
 	$(BIN)/python deploy/helm/generate.py

@@ -1,0 +1,1 @@
+"""Faults of files that play as cameras."""
