@@ -41,11 +41,14 @@ async def wait_or_timeout(event: asyncio.Event, timeout: float | None) -> bool: 
 
 
 class Backoff:
-    """Delays between attempts: doubling from `first_seconds` to `longest_seconds`, each with up to 20 % of jitter."""
+    """Delays between attempts: doubling from `first_seconds` to `longest_seconds`, each with up to 20 % of jitter.
+
+    The first is no longer than the longest.
+    """
 
     def __init__(self, *, first_seconds: float = 0.5, longest_seconds: float = 30.0) -> None:
-        self._first = first_seconds
-        self._longest = max(first_seconds, longest_seconds)
+        self._first = min(first_seconds, longest_seconds)
+        self._longest = longest_seconds
         self._attempts = 0
 
     @property

@@ -1,9 +1,9 @@
 """Cameras as processes of their own, which can be killed, stopped and told to misbehave.
 
 `python -m benchmarks.chaos.servers KIND [OPTIONS as JSON]` serves until its standard input ends, and dies with whoever
-has started it. KIND is `rtsp`, `mjpeg`, or `closing`, which closes each connection at once. It says its port in one
-line, and takes orders, a line each: `stall 1`, `stall 0`, `drop`, `do NAME` (of `manners.py`), `do` (as it should be).
-It answers `connections` with the number of connections taken so far.
+has started it. KIND is `rtsp`, `mjpeg`, `names`, which is a name server, or `closing`, which closes each connection at
+once. It says its port in one line, and takes orders, a line each: `stall 1`, `stall 0`, `drop`, `do NAME` (of
+`manners.py`), `do` (as it should be), `answer ADDRESS`, `answer` (not at all).
 """
 
 import contextlib
@@ -68,15 +68,11 @@ class Camera:
 
     def tell(self, order: str) -> None:
         """Give an order; returns when it is obeyed."""
-        self.ask(order)
-
-    def ask(self, order: str) -> str:
-        """Give an order, and return the answer."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(order + "\n")
         self._process.stdin.flush()
-        return self._said()
+        self._said()
 
     def kill(self) -> None:
         """SIGKILL, whatever state it is in."""
@@ -108,19 +104,42 @@ def die_with_parent() -> None:
         raise SystemExit(1)
 
 
+class _Names:
+    """A name server for one address: `answer ADDRESS` is what it says of every name, `answer` that it says nothing."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", port))
+        self.port = self._socket.getsockname()[1]
+        self.address = "127.0.0.1"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            question, sender = self._socket.recvfrom(512)
+            if self.address:
+                self._socket.sendto(self._answer(question), sender)
+
+    def _answer(self, question: bytes) -> bytes:
+        """Answer one question (RFC 1035): an address for type A, nothing for the others."""
+        end = question.index(b"\0", 12) + 5
+        found = question[end - 4 : end - 2] == b"\0\1"
+        head = question[:2] + b"\x81\x80" + b"\0\1" + (b"\0\1" if found else b"\0\0") + bytes(4)
+        record = b"\xc0\x0c\0\1\0\1" + bytes(4) + b"\0\4" + socket.inet_aton(self.address)
+        return head + question[12:end] + (record if found else b"")
+
+
 class _Closing:
     """Takes connections and closes them at once."""
 
     def __init__(self, port: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
         self.port = self._listener.getsockname()[1]
-        self.connections = 0
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
         while True:
             connection, _ = self._listener.accept()
-            self.connections += 1
             connection.close()
 
 
@@ -131,15 +150,15 @@ def _orders(server: object) -> dict[str, Callable[[str], object]]:
             "stall": lambda how: server.stall(stalled=how == "1"),
             "drop": lambda _: server.drop_clients(),
             "do": lambda name: setattr(server.behaviour, "spoil", manners.spoiler(name)),
-            "connections": lambda _: len(server.transports),
         }
     if isinstance(server, MjpegServer):
         return {
             "stall": lambda how: setattr(server.behaviour, "stalled", how == "1"),
             "do": lambda name: setattr(server.behaviour, "part", manners.part_maker(name)),
         }
-    assert isinstance(server, _Closing)
-    return {"connections": lambda _: server.connections}
+    if isinstance(server, _Names):
+        return {"answer": lambda address: setattr(server, "address", address)}
+    return {}
 
 
 def main() -> None:
@@ -147,7 +166,7 @@ def main() -> None:
     die_with_parent()
     kind, options = sys.argv[1], json.loads(sys.argv[2])
     with contextlib.ExitStack() as stack:
-        server: RtspServer | MjpegServer | _Closing
+        server: RtspServer | MjpegServer | _Names | _Closing
         if kind == "rtsp":
             behaviour = Behaviour(
                 announce_parameters=options.get("announce_parameters", True),
@@ -170,6 +189,8 @@ def main() -> None:
                     port=options["port"],
                 )
             )
+        elif kind == "names":
+            server = _Names(options["port"])
         else:
             server = _Closing(options["port"])
         orders = _orders(server)

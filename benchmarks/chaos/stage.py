@@ -170,6 +170,18 @@ class Stage:
         """Return the daemon's process."""
         return psutil.Process(self._running().pid)
 
+    def memory_mb(self) -> float:
+        """Return how much memory the daemon and its children hold, in MB."""
+        total = 0.0
+        for one in [self.process(), *self.process().children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss / 1e6
+        return total
+
+    def patient_state(self) -> str:
+        """Return the state that the patient is in."""
+        return str(self._patient()["state"])
+
     def stuck_threads(self) -> int:
         """Return how many threads of the daemon are given up and have not come back."""
         samples = self._running().samples()
