@@ -41,6 +41,7 @@ from healthd.models.manager import ModelManager
 from healthd.models.model import CONTRACT, ModelFamily
 from healthd.models.room import Limits
 from healthd.models.tally import Tally
+from healthd.native_log import TALLY
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
 from healthd.process import versions
 from healthd.settings import Settings
@@ -371,6 +372,7 @@ async def _keep_house(services: Services) -> None:
 
 def _samples(services: Services) -> Iterator[Sample]:
     yield Sample("healthd_build_info", 1, {"version": __version__})
+    yield Sample("healthd_native_output_lines_total", TALLY.lines)
     yield Sample("healthd_ready", float(services.readiness == "ready"))
     yield Sample("healthd_infer_uploads_open", services.uploads.open)
     loaded = services.models.loaded()

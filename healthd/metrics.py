@@ -37,6 +37,7 @@ class Read:
 READ_METRICS = (
     Read("healthd_build_info", "gauge", ("version",), "Always 1; the version is the label."),
     Read("healthd_ready", "gauge", (), "1 when /readyz answers 200."),
+    Read("healthd_native_output_lines_total", "counter", (), "Lines that C libraries wrote to standard error."),
     Read("healthd_camera_state", "gauge", ("camera", "state"), "1 for the state the camera is in, 0 for the others."),
     Read("healthd_camera_frames_read_total", "counter", ("camera",), "Images that the camera delivered."),
     Read("healthd_camera_frames_predicted_total", "counter", ("camera",), "Frames with a prediction."),

@@ -223,8 +223,9 @@ class Stage:
         seen = self.outcome.others
         if not seen:
             return
+        excused = {"frames_missed": seen["late_ms"] * WITNESS_FPS // 1e3}
         for what in ("polls_failed", "infers_failed", "frames_missed", "stream_breaks"):
-            if seen[what]:
+            if seen[what] > excused.get(what, 0.0):
                 self.problem(f"others: {seen[what]:.0f} {what.replace('_', ' ')}")
         usual = max(seen["gap_before_ms"], 1e3 / WITNESS_FPS)
         bound = usual + 2e3 / WITNESS_FPS + seen["late_ms"]
@@ -274,7 +275,7 @@ class Stage:
     def _plain(self, text: str) -> str:
         """Return a reason without what differs from run to run."""
         text = text.replace(str(self.folder), "...")
-        return re.sub(r"\bport \d+", "port PORT", text)
+        return re.sub(r" @ 0x[0-9a-f]+", "", re.sub(r"\bport \d+", "port PORT", text))
 
     # -- helpers -------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,8 @@ import cv2
 from pydantic import Field
 
 from healthd.cameras.backlog import BacklogGate
-from healthd.cameras.probe import PROBE_SECONDS, SourceKind, device_path, file_path, kind_of, why_not_open
+from healthd.cameras.ffmpeg import limit_blocks
+from healthd.cameras.probe import PROBE_SECONDS, SourceKind, device_path, file_path, kind_of, look_up, why_not_open
 from healthd.cameras.source import Read, SourceOptions, TwoStepRead
 from healthd.cpus import thread_budget
 from healthd.errors import CameraError, EndOfStream, SettingsError
@@ -49,6 +50,7 @@ _LONGEST_SLEEP_SECONDS = 2.0
 _CODECS = {"avc1": "h264", "hvc1": "hevc", "hev1": "hevc", "mjpg": "mjpeg", "mp4v": "mpeg4", "fmp4": "mpeg4"}
 
 os.environ["OPENCV_FFMPEG_IS_THREAD_SAFE"] = "1"
+limit_blocks()
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # what fails is said in a CameraError, once
 
 
@@ -168,6 +170,7 @@ class _Session:
 
     def open(self) -> None:
         """Open, or find out why it cannot be opened."""
+        look_up(self._url)
         began = time.monotonic()
         timeout = max(self._open_timeout / 2, self._open_timeout - PROBE_SECONDS - 0.2)
         opened = self._open_device() if self.kind is SourceKind.DEVICE else self._open_ffmpeg(timeout, _ANALYSE_SECONDS)
