@@ -77,6 +77,7 @@ class Beside:
         seen = self.seen
         before, after = _span(seen.polls, begun, broken), _span(seen.polls, broken, ended)
         infers = _span(seen.infers, broken, ended)
+        late = [seconds for at, seconds in seen.late if broken <= at <= ended]
         frames = [number for at, number in seen.parts if broken <= at <= ended]
         return {
             "polls": len(after),
@@ -90,7 +91,8 @@ class Beside:
             "gap_ms": 1e3 * _gap(seen.parts, broken, ended),
             "gap_before_ms": 1e3 * _gap(seen.parts, begun, broken),
             "stream_breaks": sum(broken <= at <= ended for at in seen.breaks),
-            "late_ms": 1e3 * max((late for at, late in seen.late if broken <= at <= ended), default=0.0),
+            "late_ms": 1e3 * max(late, default=0.0),
+            "late_in_all_ms": 1e3 * sum(late),
         }
 
 

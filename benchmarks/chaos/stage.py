@@ -223,7 +223,7 @@ class Stage:
         seen = self.outcome.others
         if not seen:
             return
-        excused = {"frames_missed": seen["late_ms"] * WITNESS_FPS // 1e3}
+        excused = {"frames_missed": seen["late_in_all_ms"] * WITNESS_FPS // 1e3}  # newest wins: who is late skips
         for what in ("polls_failed", "infers_failed", "frames_missed", "stream_breaks"):
             if seen[what] > excused.get(what, 0.0):
                 self.problem(f"others: {seen[what]:.0f} {what.replace('_', ' ')}")
