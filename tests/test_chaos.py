@@ -9,6 +9,7 @@ from benchmarks.chaos import __main__ as chaos
 from benchmarks.chaos import page
 from benchmarks.chaos.beside import Beside, Seen
 from benchmarks.chaos.faults import GROUPS, Fault, Outcome, all_faults
+from benchmarks.chaos.stage import Stage
 from healthd.metrics import documented_names
 
 FAULTS = all_faults()
@@ -82,6 +83,29 @@ def test_what_those_beside_saw_before_the_fault_is_told_from_what_they_saw_after
     assert compared["frames_missed"] == 5
     assert (compared["gap_before_ms"], compared["gap_ms"]) == (pytest.approx(100), pytest.approx(500))
     assert compared["late_ms"] == pytest.approx(30)
+
+
+@pytest.mark.parametrize(
+    ("seen", "problem"),
+    [
+        ({}, None),
+        ({"polls_failed": 1.0}, "1 polls failed"),
+        ({"frames_missed": 1.0}, "1 frames missed"),
+        ({"frames_missed": 1.0, "late_in_all_ms": 120.0}, None),
+        ({"gap_ms": 310.0}, "310 ms without a frame, bound 304 ms"),
+        ({"gap_ms": 310.0, "late_ms": 20.0}, None),
+        ({"poll_p99_ms": 57.0}, "p99 of polls 57 ms, bound 56 ms"),
+    ],
+)
+def test_whoever_else_is_hurt_is_a_problem_unless_the_machine_itself_was_late(
+    seen: dict[str, float], problem: str | None
+) -> None:
+    stage = Stage(FAULTS["server-killed"])
+    stage.outcome = outcome("server-killed", others={**OTHERS, **seen}, noticed=9.0, recovered=None)
+    stage._judge_times()
+    stage._judge_others()
+    times = ["noticed in 9.0 s, bound 3 s", "not recovered"]
+    assert stage.outcome.problems == [*times, *([f"others: {problem}"] if problem else [])]
 
 
 def test_a_run_may_be_cut_into_several(tmp_path: Path) -> None:
