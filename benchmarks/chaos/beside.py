@@ -87,12 +87,11 @@ class Beside:
             "infers": len(infers),
             "infers_failed": sum(status != 200 for _, _, status in infers),
             "frames": len(frames),
-            "frames_missed": sum(max(0, b - a - 1) for a, b in itertools.pairwise(frames)),
+            "frames_skipped": sum(max(0, b - a - 1) for a, b in itertools.pairwise(frames)),
             "gap_ms": 1e3 * _gap(seen.parts, broken, ended),
             "gap_before_ms": 1e3 * _gap(seen.parts, begun, broken),
             "stream_breaks": sum(broken <= at <= ended for at in seen.breaks),
             "late_ms": 1e3 * max(late, default=0.0),
-            "late_in_all_ms": 1e3 * sum(late),
         }
 
 

@@ -223,10 +223,11 @@ class Stage:
         seen = self.outcome.others
         if not seen:
             return
-        excused = {"frames_missed": seen["late_in_all_ms"] * WITNESS_FPS // 1e3}  # newest wins: who is late skips
-        for what in ("polls_failed", "infers_failed", "frames_missed", "stream_breaks"):
-            if seen[what] > excused.get(what, 0.0):
+        for what in ("polls_failed", "infers_failed", "stream_breaks"):
+            if seen[what]:
                 self.problem(f"others: {seen[what]:.0f} {what.replace('_', ' ')}")
+        if seen["frames_skipped"] > 1 + seen["frames"] // 50:
+            self.problem(f"others: {seen['frames_skipped']:.0f} of {seen['frames']:.0f} frames skipped")
         usual = max(seen["gap_before_ms"], 1e3 / WITNESS_FPS)
         bound = usual + 2e3 / WITNESS_FPS + seen["late_ms"]
         if seen["gap_ms"] > bound:
