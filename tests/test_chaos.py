@@ -119,3 +119,13 @@ def test_faults_are_chosen_by_name_or_by_group() -> None:
     assert {fault.group for fault in chaos.chosen("files")} == {"files"}
     with pytest.raises(Exception, match="there is no fault `fire`"):
         chaos.chosen("fire")
+
+
+@pytest.mark.parametrize(("problems", "code"), [([], 0), (["recovered in 9.0 s, bound 4 s"], 1)])
+def test_a_bound_that_is_exceeded_is_the_exit_code(
+    problems: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chaos, "run", lambda fault, *, loud: outcome(fault.name, problems=problems))
+    monkeypatch.setattr(chaos, "become_reaper", lambda: None)
+    monkeypatch.setattr("sys.argv", ["chaos", "--only", "server-killed"])
+    assert chaos.main() == code

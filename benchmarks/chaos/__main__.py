@@ -41,6 +41,12 @@ def namespaces() -> list[str]:
     return command
 
 
+def become_reaper() -> None:
+    """Become the parent of whatever a fault leaves, and end on SIGTERM as on Ctrl-C."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def run(fault: Fault, *, loud: bool) -> Outcome:
     """Run one fault in a process of its own, and leave nothing of it behind."""
     command = [sys.executable, "-m", "benchmarks.chaos.inside", fault.name]
@@ -121,8 +127,7 @@ def main() -> int:
         for fault in faults:
             print(f"{fault.group:8} {fault.name:28} {fault.title}")
         return 0
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    become_reaper()
     about, outcomes = machine(), []
     for fault in faults:
         outcomes.append(run(fault, loud=asked.verbose))
