@@ -9,7 +9,7 @@ SOURCES := pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt
 OUR_PLUGINS := -e plugins/healthd-snapshot-url -e plugins/healthd-faults
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types pytest bench bench-quick soak chart format clean
+.PHONY: help run test lint types pytest bench bench-quick soak chaos chart format clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ bench-quick: $(VENV)/full ## most of them in three minutes, less exact; writes n
 
 soak: $(VENV)/full ## MINUTES=30 of cameras, viewers and requests with a fault each minute, and what grows
 	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks --only soak
+
+chaos: $(VENV)/full ## break what may break around a running daemon; figures and bounds go to docs/reliability.md
+	$(BIN)/python -m benchmarks.chaos
 
 chart: $(VENV)/light ## make schema and table of the Helm chart anew, from its values and the settings
 	$(BIN)/python deploy/helm/generate.py

@@ -35,6 +35,7 @@ from healthd.models.manager import ModelManager
 from healthd.models.model import CONTRACT, ModelFamily
 from healthd.models.room import Limits
 from healthd.models.tally import Tally
+from healthd.native_log import TALLY
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
 from healthd.process import versions
 from healthd.reload import Reloader, make_catalog, take_auth
@@ -334,6 +335,7 @@ def _samples(services: Services) -> Iterator[Sample]:
     for outcome, number in services.reloads.items():
         yield Sample("healthd_config_reloads_total", number, {"outcome": outcome})
     yield Sample("healthd_config_restart_needed", len(services.restart_needed))
+    yield Sample("healthd_native_output_lines_total", TALLY.lines)
     yield Sample("healthd_ready", float(services.readiness == "ready"))
     yield Sample("healthd_infer_uploads_open", services.uploads.open)
     loaded = services.models.loaded()

@@ -40,6 +40,7 @@ READ_METRICS = (
     Read("healthd_config_reloads_total", "counter", ("outcome",), "Reloads of the configuration: ok or failed."),
     Read("healthd_config_restart_needed", "gauge", (), "Settings of the file that wait for a restart of healthd."),
     Read("healthd_ready", "gauge", (), "1 when /readyz answers 200."),
+    Read("healthd_native_output_lines_total", "counter", (), "Lines that C libraries wrote to standard error."),
     Read("healthd_camera_state", "gauge", ("camera", "state"), "1 for the state the camera is in, 0 for the others."),
     Read("healthd_camera_frames_read_total", "counter", ("camera",), "Images that the camera delivered."),
     Read("healthd_camera_frames_predicted_total", "counter", ("camera",), "Frames with a prediction."),

@@ -11,6 +11,7 @@ import select
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Self, TextIO
 
@@ -26,8 +27,19 @@ _UNSAFE_TAIL = 1024
 """Where a line was cut, half a secret may stand that nobody recognizes: so much of its end is not shown."""
 _LONGEST_SHOWN = 500
 _CONTROL = dict.fromkeys((*range(0x20), 0x7F))
+_MANY_LINES, _MANY_SECONDS, _CALM_SECONDS = 20, 2.0, 10.0
+"""So many lines within so long are many: a stream is damaged; without them for so long, it no longer is."""
 
 log = structlog.get_logger("healthd.native")
+
+
+class Tally:
+    """What C libraries have written since the process began; standard error is the process's, and so is this."""
+
+    lines = 0
+
+
+TALLY = Tally()
 
 
 class NativeLog:
@@ -35,12 +47,14 @@ class NativeLog:
 
     Python's own `sys.stderr` keeps writing to the true standard error, from a thread of its own (see `log_writer`).
     Writers never wait: the pipe does not block, and what does not fit is lost. At most `lines_per_second` are logged;
-    the rest is counted in `native_output_dropped`. Leaving takes two seconds at most. Where there is no standard error,
-    what is written there goes nowhere.
+    the rest is counted in `native_output_dropped`. When many come, `native_output_many` (warning) says so once:
+    pictures that cannot be decoded are told of nowhere else. Leaving takes two seconds at most. Where there is no
+    standard error, what is written there goes nowhere.
     """
 
     def __init__(self, *, lines_per_second: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = _RateLimit(lines_per_second, clock)
+        self._flood = _Flood(clock)
         self._kept: TextIO | None = None
         self._before: tuple[TextIO | None, TextIO | None] = (None, None)
         self._faults = False
@@ -94,7 +108,8 @@ class NativeLog:
         lines = _Lines()
         stopping = False
         while True:
-            wait = 0 if stopping else self._limit.seconds_to_report()
+            waits = (self._limit.seconds_to_report(), self._flood.seconds_to_look())
+            wait = 0 if stopping else min((wait for wait in waits if wait is not None), default=None)
             ready, _, _ = select.select([reading, woken], [], [], wait)
             stopping = stopping or woken in ready
             chunk = _read_some(reading) if reading in ready else None
@@ -110,17 +125,27 @@ class NativeLog:
         os.close(woken)
 
     def _log(self, line: bytes, *, cut: bool) -> None:
-        if not line.strip() or not self._limit.admit():
+        if not line.strip():
             return
+        TALLY.lines += 1
+        if self._flood.begins():
+            log.warning("native_output_many", text=self._shown(line, cut=cut)[0], lines=_MANY_LINES)
+        if self._limit.admit():
+            text, cut = self._shown(line, cut=cut)
+            log.debug("native_output", text=text, **({"cut": True} if cut else {}))
+
+    @staticmethod
+    def _shown(line: bytes, *, cut: bool) -> tuple[str, bool]:
+        """Return what may be shown of a line, and whether that is not all of it."""
         text = SCRUBBER.scrub(line.decode("utf-8", "backslashreplace"))
         if cut:
             text = text[:-_UNSAFE_TAIL]
         cut = cut or len(text) > _LONGEST_SHOWN
-        log.debug(
-            "native_output", text=text[:_LONGEST_SHOWN].translate(_CONTROL).strip(), **({"cut": True} if cut else {})
-        )
+        return text[:_LONGEST_SHOWN].translate(_CONTROL).strip(), cut
 
     def _report(self, *, last: bool) -> None:
+        if lines := self._flood.take_ended():
+            log.info("native_output_calm", lines=lines)
         dropped = self._limit.take_dropped(now=last)
         if dropped:
             log.debug("native_output_dropped", lines=dropped)
@@ -207,3 +232,36 @@ class _RateLimit:
         dropped, self._dropped = self._dropped, 0
         self._since, self._admitted = self._clock(), 0
         return dropped
+
+
+class _Flood:
+    """Tells when many lines begin to come, and when that is over."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._times: deque[float] = deque(maxlen=_MANY_LINES)
+        self._lines = 0
+        """Of the flood that goes on; 0: there is none."""
+
+    def begins(self) -> bool:
+        """Count one line; tell whether with it they are many."""
+        now = self._clock()
+        self._times.append(now)
+        if self._lines:
+            self._lines += 1
+            return False
+        if len(self._times) < _MANY_LINES or now - self._times[0] > _MANY_SECONDS:
+            return False
+        self._lines = _MANY_LINES
+        return True
+
+    def seconds_to_look(self) -> float | None:
+        """Return how long to wait until it may be over; None when there is none."""
+        return max(0.0, self._times[-1] + _CALM_SECONDS - self._clock()) if self._lines else None
+
+    def take_ended(self) -> int:
+        """Return how many lines a flood had that is over, once; 0 otherwise."""
+        if not self._lines or self._clock() - self._times[-1] < _CALM_SECONDS:
+            return 0
+        lines, self._lines = self._lines, 0
+        return lines

@@ -41,7 +41,10 @@ async def wait_or_timeout(event: asyncio.Event, timeout: float | None) -> bool: 
 
 
 class Backoff:
-    """Delays between attempts: doubling from `first_seconds` to `longest_seconds`, each with up to 20 % of jitter."""
+    """Delays between attempts: doubling from `first_seconds` to `longest_seconds`, each with up to 20 % of jitter.
+
+    The first is no longer than the longest.
+    """
 
     def __init__(self, *, first_seconds: float = 0.5, longest_seconds: float = 30.0) -> None:
         self._first = first_seconds
@@ -55,7 +58,7 @@ class Backoff:
 
     def next(self) -> float:
         """Return the next delay in seconds."""
-        delay = min(max(self._first, self.longest_seconds), self._first * 2.0 ** min(self._attempts, 30))
+        delay = min(self.longest_seconds, self._first * 2.0 ** min(self._attempts, 30))
         self._attempts += 1
         return delay * random.uniform(0.8, 1.0)  # noqa: S311  spreads reconnects, guards no secret
 

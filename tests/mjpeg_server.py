@@ -8,6 +8,7 @@ import hashlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -32,14 +33,16 @@ class MjpegBehaviour:
     """Produce nothing; the socket stays open."""
     dead: bool = False
     """Close every connection."""
+    part: Callable[[bytes], Iterable[bytes]] | None = None
+    """Makes of a JPEG what is sent of it, piece by piece; None: a part as it should be."""
 
 
 class MjpegServer:
     """The camera; a context manager that starts and stops it."""
 
-    def __init__(self, behaviour: MjpegBehaviour | None = None) -> None:
+    def __init__(self, behaviour: MjpegBehaviour | None = None, *, port: int = 0) -> None:
         self.behaviour = behaviour or MjpegBehaviour()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
         self._http.daemon_threads = True
         self._http.camera = self  # type: ignore[attr-defined]
         self.port = self._http.server_port
@@ -122,11 +125,17 @@ class _Handler(BaseHTTPRequestHandler):
                     camera.change.wait(0.2)
                     news = [] if camera.behaviour.held else [p for p in camera.pictures if p[0] > sent]
                 for number, _, jpeg in news:
-                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-                    self.wfile.write(head.encode() + jpeg + b"\r\n")
+                    for piece in (camera.behaviour.part or plain_part)(jpeg):
+                        self.wfile.write(piece)
                     sent = number
         except OSError:
             return
+
+
+def plain_part(jpeg: bytes) -> Iterable[bytes]:
+    """One part as it should be."""
+    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+    return (head.encode() + jpeg + b"\r\n",)
 
 
 def _authorised(behaviour: MjpegBehaviour, authorization: str) -> bool:

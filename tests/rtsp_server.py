@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +76,8 @@ class Behaviour:
     """How fast the link is, as a ratio to what the pictures need; below 1 it lags ever more."""
     clock_stops_in_stall: bool = False
     """Whether the timestamps go on after a stall as if nothing had happened."""
+    spoil: Callable[[list[bytes]], list[bytes]] | None = None
+    """Changes the NAL units of each picture before they are sent; a picture without any is not sent."""
 
 
 @dataclass
@@ -109,14 +111,20 @@ class RtspServer:
     """The camera. Lives from `start` to `stop`; a context manager that does both."""
 
     def __init__(
-        self, clip: Path = DEFAULT_CLIP, *, fps: float = 30, port: int = 0, behaviour: Behaviour | None = None
+        self,
+        clip: Path = DEFAULT_CLIP,
+        *,
+        fps: float = 30,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        behaviour: Behaviour | None = None,
     ) -> None:
         self.clip = AnnexB(clip)
         self.fps = fps
         self.behaviour = behaviour or Behaviour()
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", port))
+        self._listener.bind((host, port))
         self._listener.listen(16)
         self.port: int = self._listener.getsockname()[1]
         self.requests: list[str] = []
@@ -307,6 +315,8 @@ class RtspServer:
                 if picture is None:
                     return
                 unit = self.clip.units[picture.index % len(self.clip.units)]
+                if self.behaviour.spoil is not None:
+                    unit = self.behaviour.spoil(unit)
                 for payload, last in _payloads(unit):
                     marker = 0x80 if last else 0
                     header = struct.pack(

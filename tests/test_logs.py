@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from healthd.log_writer import QueuedWriter, patient
 from healthd.logs import configure_logging
-from healthd.native_log import _Lines, _RateLimit
+from healthd.native_log import _Flood, _Lines, _RateLimit
 from healthd.redact import SCRUBBER, SourceUrl
 
 RAW = "rtsp://admin:hunter22@cam.lan/live?token=Qz7Kx9vW"
@@ -488,3 +488,15 @@ def test_what_is_too_much_is_counted_and_told_when_the_second_is_over() -> None:
     assert limit.take_dropped(now=False) == 3
     assert limit.seconds_to_report() is None
     assert limit.admit()
+
+
+def test_many_lines_are_told_once_when_they_begin_and_once_when_they_are_over() -> None:
+    now = 0.0
+    flood = _Flood(lambda: now)
+    assert not any(flood.begins() for _ in range(19))
+    now = 2.5
+    assert not flood.begins()  # twenty, but not within two seconds
+    assert [flood.begins() for _ in range(40)].count(True) == 1
+    assert (flood.take_ended(), flood.seconds_to_look()) == (0, 10.0)
+    now = 12.5
+    assert (flood.take_ended(), flood.take_ended(), flood.seconds_to_look()) == (41, 0, None)

@@ -28,7 +28,9 @@ import cv2
 from pydantic import Field
 
 from healthd.cameras.backlog import BacklogGate
-from healthd.cameras.probe import PROBE_SECONDS, SourceKind, device_path, file_path, kind_of, why_not_open
+from healthd.cameras.ffmpeg import limit_blocks
+from healthd.cameras.names import LOOK_UP_SECONDS
+from healthd.cameras.probe import PROBE_SECONDS, SourceKind, device_path, file_path, kind_of, look_up, why_not_open
 from healthd.cameras.source import Read, SourceOptions, TwoStepRead
 from healthd.cpus import thread_budget
 from healthd.errors import CameraError, EndOfStream, SettingsError
@@ -50,6 +52,7 @@ _LONGEST_SLEEP_SECONDS = 2.0
 _CODECS = {"avc1": "h264", "hvc1": "hevc", "hev1": "hevc", "mjpg": "mjpeg", "mp4v": "mpeg4", "fmp4": "mpeg4"}
 
 os.environ["OPENCV_FFMPEG_IS_THREAD_SAFE"] = "1"
+limit_blocks()
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # what fails is said in a CameraError, once
 
 
@@ -99,10 +102,10 @@ def open_camera(
 ) -> Iterator[Read]:
     """Open a camera; yield a callable that waits for the next image. Blocking; all of it belongs on one thread.
 
-    Entering takes at most `open_timeout_seconds`, of which up to three are kept for finding out why it failed; only a
-    name server that does not answer can make it longer. The callable returns a `CapturedImage`, whose pixels belong to
-    the caller, or None for an image that is old (backlog). A read without an image fails after one to two times
-    `read_timeout_seconds` (None: as in the options, or 5). Leaving releases the camera.
+    Entering takes at most `open_timeout_seconds`, of which up to three are kept for finding out why it failed. The
+    callable returns a `CapturedImage`, whose pixels belong to the caller, or None for an image that is old (backlog). A
+    read without an image fails after one to two times `read_timeout_seconds` (None: as in the options, or 5). Leaving
+    releases the camera.
 
     `position_seconds` is the position in the file, exact, beginning at 0 with each loop; for RTSP the time on the
     stream's own clock; None for HTTP and devices, which have none.
@@ -170,6 +173,7 @@ class _Session:
     def open(self) -> None:
         """Open, or find out why it cannot be opened."""
         began = time.monotonic()
+        look_up(self._url, seconds=min(LOOK_UP_SECONDS, self._open_timeout / 2))
         timeout = max(self._open_timeout / 2, self._open_timeout - PROBE_SECONDS - 0.2)
         opened = self._open_device() if self.kind is SourceKind.DEVICE else self._open_ffmpeg(timeout, _ANALYSE_SECONDS)
         took = time.monotonic() - began

@@ -27,12 +27,17 @@ class Failures:
         self.bugs = {"reader": 0, "predictor": 0}
         """Those of them that no plugin had sorted."""
         self._clock = clock
+        self._told: dict[Task, set[str]] = {"reader": set(), "predictor": set()}
+        """Reasons that were logged since the task last worked: a camera may have two by turns."""
 
     def note(self, task: Task, exc: Exception, *, attempts: int) -> str:
         """Count and log a failed session, the `attempts`-th in a row; return the reason for people."""
         reason = reason_of(exc)
-        last = self.errors[-1] if self.errors else None
-        repeated = attempts > 0 and last is not None and (last.task, last.reason) == (task, reason)
+        told = self._told[task]
+        if attempts == 0 or len(told) >= REMEMBERED:
+            told.clear()
+        repeated = reason in told
+        told.add(reason)
         self.sessions[task] += 1
         self.errors.append(LoggedError(self._clock.now(), task, reason))
         if not isinstance(exc, HealthdError):  # a bug of the plugin, or ours

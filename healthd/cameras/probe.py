@@ -14,7 +14,6 @@ import socket
 import ssl
 import stat
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from healthd.cameras.names import addresses
 from healthd.errors import CameraError, SettingsError
 from healthd.redact import SourceUrl
 
@@ -145,6 +145,19 @@ def _why_not_device(path: Path) -> str:
 
 
 # The network
+
+
+def look_up(url: SourceUrl, *, seconds: float) -> None:
+    """Look the host of a camera up, before somebody does who knows no bound; nothing to do for files and devices.
+
+    Blocking for so many seconds at most.
+
+    Raises:
+        CameraError: it is not known, or the name server does not answer.
+    """
+    if kind_of(url) in {SourceKind.RTSP, SourceKind.HTTP}:
+        parts = _split(url)
+        addresses(parts.hostname or "", parts.port or _PORTS[parts.scheme.lower()], seconds=seconds)
 
 
 class _Answer(NamedTuple):
@@ -273,8 +286,8 @@ def _connected(parts: SplitResult, deadline: float) -> Iterator[socket.socket]:
 
 
 def _connect(host: str, port: int, deadline: float) -> socket.socket:
-    reason = f"the host name {host} is not known"
-    for family, kind, protocol, _, address in _addresses(host, port):
+    reason = f"{host} does not answer in time"
+    for family, kind, protocol, _, address in addresses(host, port):
         remaining = min(_CONNECT_SECONDS, deadline - time.monotonic())
         if remaining <= 0:
             break
@@ -292,22 +305,6 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
             return connection
         connection.close()
     raise CameraError(reason)
-
-
-def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[str | int, ...]]]:
-    """Look a host name up. The resolver knows no timeout, so it is asked on a thread that may be left behind."""
-    found: list[tuple[int, int, int, str, tuple[str | int, ...]]] = []
-
-    def look_up() -> None:
-        with suppress(OSError, UnicodeError):
-            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))  # type: ignore[arg-type]
-
-    thread = threading.Thread(target=look_up, name="probe-resolver", daemon=True)
-    thread.start()
-    thread.join(_CONNECT_SECONDS)
-    if thread.is_alive():
-        raise CameraError(f"the host name {host} could not be looked up: the name server does not answer")
-    return found
 
 
 # Signing in

@@ -178,6 +178,11 @@ class Daemon:
             self._pid = until(lambda: self._child_of(process.pid), seconds=10, what="the child of unshare")
         return self._pid
 
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._running().poll()
+
     def send(self, number: signal.Signals = signal.SIGTERM) -> float:
         """Send a signal to the daemon; return when."""
         at = time.monotonic()
