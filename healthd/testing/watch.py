@@ -1,0 +1,175 @@
+"""What a plugin does beside what it is asked for: what it prints, holds, and does to the machine."""
+
+import contextlib
+import ctypes
+import gc
+import io
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from structlog.testing import capture_logs
+
+SETTLE_SECONDS = 1.0
+"""So long a thread may take to end after what it worked for was closed."""
+
+_DESCRIPTORS = Path("/proc/self/fd") if sys.platform == "linux" else Path("/dev/fd")
+_TASKS = Path("/proc/self/task")
+_DEEDS = {
+    "socket.connect": "opens a connection",
+    "socket.bind": "opens a port",
+    "socket.getaddrinfo": "asks a name server",
+    "subprocess.Popen": "starts a process",
+    "os.system": "starts a process",
+    "os.fork": "starts a process",
+}
+
+
+class Printed:
+    """What was printed while `printed` lasted."""
+
+    text = ""
+
+
+@contextlib.contextmanager
+def printed() -> Iterator[Printed]:
+    """Collect what anybody prints, Python and C, on standard output and standard error. What is logged is not printed.
+
+    It is one for the whole process: use no two at a time.
+    """
+    seen, quiet = Printed(), logging.NullHandler()
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile())
+        text = stack.enter_context(
+            io.TextIOWrapper(io.FileIO(os.dup(file.fileno()), "wb"), "utf-8", write_through=True)
+        )
+        stack.enter_context(capture_logs())
+        logging.getLogger().addHandler(quiet)
+        stack.callback(logging.getLogger().removeHandler, quiet)
+        _flush()
+        for number in (1, 2):
+            with contextlib.suppress(OSError):  # a process without output
+                kept = os.dup(number)
+                os.dup2(file.fileno(), number)
+                stack.callback(_put_back, kept, number)
+        try:
+            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+                yield seen
+        finally:
+            _flush()
+            file.seek(0)
+            seen.text = file.read().decode("utf-8", "replace")
+
+
+def _put_back(kept: int, number: int) -> None:
+    os.dup2(kept, number)
+    os.close(kept)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).fflush(None)  # what C printed and holds
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the process holds at a moment."""
+
+    threads: Mapping[int, str]
+    """Names of the threads that Python knows, and of those that C libraries started, by the system's number."""
+    descriptors: Mapping[int, str]
+    """What each file descriptor stands for."""
+
+    def more_than(self, before: "Held", *, by: int) -> str:
+        """Say what there is more of than before, by so many at least; empty: of nothing.
+
+        A thread is new whatever ended meanwhile; a number of a file descriptor is given out again.
+        """
+        threads = [name for number, name in self.threads.items() if number not in before.threads]
+        files = [name for number, name in self.descriptors.items() if before.descriptors.get(number) != name]
+        more = {"threads": len(threads), "file descriptors": len(self.descriptors) - len(before.descriptors)}
+        for (what, count), names in zip(more.items(), (threads, files), strict=True):
+            if count >= by:
+                return f"{count} {what} more than before ({', '.join(sorted(set(names))[:4])})"
+        return ""
+
+
+def held() -> Held:
+    """Look at what the process holds now."""
+    gc.collect()
+    threads = {int(task.name): "started in C" for task in _TASKS.iterdir()} if _TASKS.is_dir() else {}
+    threads |= {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id is not None}
+    descriptors = {}
+    for link in _DESCRIPTORS.iterdir():
+        with contextlib.suppress(OSError):  # the one that lists them
+            descriptors[int(link.name)] = str(link.readlink())
+    return Held(threads, descriptors)
+
+
+def leaked(before: Held, *, by: int) -> str:
+    """Say what is held more than before, when what is about to end has ended; empty: nothing is."""
+    until = time.monotonic() + SETTLE_SECONDS
+    while (told := held().more_than(before, by=by)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return told
+
+
+def resident_bytes() -> int | None:
+    """Return how much memory of the machine the process takes; None where that cannot be known."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed and is kept is no leak
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+
+
+class _Deeds:
+    """An audit hook, which Python cannot take away again: it is deaf but for moments."""
+
+    def __init__(self) -> None:
+        self._seen: list[str] | None = None
+        self._hooked = False
+
+    @contextlib.contextmanager
+    def seen(self) -> Iterator[list[str]]:
+        if not self._hooked:
+            sys.addaudithook(self._hook)
+            self._hooked = True
+        seen: list[str] = []
+        self._seen = seen
+        try:
+            yield seen
+        finally:
+            self._seen = None
+
+    def _hook(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self._seen is None:
+            return
+        if event in _DEEDS:
+            self._seen.append(_DEEDS[event])
+        elif event == "open" and _writes(arguments) and not str(arguments[0]).endswith(".pyc"):
+            self._seen.append(f"writes to {arguments[0]}")
+
+
+def _writes(arguments: tuple[object, ...]) -> bool:
+    flags = arguments[2] if len(arguments) > 2 else 0
+    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+
+
+_DEEDS_SEEN = _Deeds()
+
+
+def deeds() -> contextlib.AbstractContextManager[list[str]]:
+    """Collect what is done to network, processes and files while the block lasts, in words."""
+    return _DEEDS_SEEN.seen()
