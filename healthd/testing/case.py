@@ -1,10 +1,12 @@
 """Which plugin is tried, and with what: found by its name or given as a class, made as the daemon makes it."""
 
 import asyncio
+import functools
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from healthd.redact import SourceUrl
 from healthd.settings import CameraSettings
 
 T = TypeVar("T", CameraSource, ModelFamily)
+_CACHE_BYTES = 1 << 30
 CAMERA = "conformance"
 """The name that the camera has while it is tried."""
 
@@ -83,6 +86,8 @@ class FamilyCase:
     picture: Image | None = None
     """A picture in which the model finds something; without one some rules cannot be tried."""
     models_directory: Path = Path("models")
+    cache_directory: Path | None = None
+    """Where the family may keep what it compiles; None: nowhere."""
     predict_timeout_seconds: float = 60.0
 
     def family_class(self) -> type[ModelFamily]:
@@ -103,19 +108,28 @@ class FamilyCase:
             self.family_class().options_model, dict(self.options), where="options"
         )
         if path is not None:
-            return ModelSpec(path.name, path if path.exists() else None, path.parent, options)
+            return self._spec(path.name, path if path.exists() else None, path.parent, options)
         places = (Path(self.model), self.models_directory / self.model)
         found = next((place for place in places if self.model and place.exists()), None)
-        return ModelSpec(self.model, found, self.models_directory, options)
+        return self._spec(self.model, found, self.models_directory, options)
+
+    def _spec(self, model_id: str, path: Path | None, directory: Path, options: ModelOptions) -> ModelSpec:
+        cache = self.cache_directory
+        return ModelSpec(model_id, path, directory, options, cache_directory=cache, cache_max_bytes=_CACHE_BYTES)
 
 
 def _named(group: str, name: str) -> Any:
-    points = [point for point in installed(group) if point.name == name]
+    points = tuple(point for point in installed(group) if point.name == name)
     if not points:
         others = ", ".join(sorted({point.name for point in installed(group)})) or "none"
         raise PluginError(f"no plugin `{name}` is installed under {group} (installed: {others}); pip install it first")
+    return _imported(group, points).get(name)
+
+
+@functools.cache
+def _imported(group: str, points: tuple[EntryPoint, ...]) -> Plugins[Any]:
     check: Any = check_source if group == SOURCES else check_family
-    return asyncio.run(load_plugins(group, points, check=check)).get(name)
+    return asyncio.run(load_plugins(group, points, check=check))
 
 
 def importable_name(plugin: str | type[Any]) -> str | None:

@@ -26,7 +26,7 @@ EVERYTHING = InferenceParams(confidence=0.001)
 SURE = 0.4
 """Results that are less confident may come and go with the size of a picture, or with its batch."""
 LOAD_SECONDS = 120.0
-LOADS = 4
+LOADS = 3
 KEPT_BYTES = 3 << 20
 """Memory that each load and close may leave behind: so much is noise of the C library."""
 
