@@ -40,4 +40,5 @@ ignore = ["D203", "D213"]
 
 [tool.mypy]
 strict = true
+plugins = ["pydantic.mypy"]
 files = ["{{module}}", "tests"]
