@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "healthd"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
-    ("cli_plugins",),
+    ("cli_arguments",),
     ("check", "demo", "infer_command", "models_command", "plugin_check", "plugin_project", "top"),
     ("testing",),
     ("top_view",),
@@ -26,11 +26,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("jobs",),
     ("cameras",),
     ("models",),
-    ("plugins",),
+    ("plugins", "plugin_watch"),
     (
         *("settings", "settings_sections", "settings_env", "settings_file", "settings_references", "settings_tree"),
         *("settings_options", "settings_view"),
-        *("metrics", "logs", "native_log", "log_writer", "log_ring"),
+        *("metrics", "logs", "native_log", "log_writer", "log_ring", "printed", "signal_actions"),
     ),
     (
         *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),

@@ -18,7 +18,7 @@ step = 8
 | option | default | meaning |
 | --- | --- | --- |
 | `step` | 8 | How much lighter each picture is than the one before. |
-| `fps` | 10 | Pictures per second. |
+| `fps` | 25 | Pictures per second. |
 
 ## Changing it
 

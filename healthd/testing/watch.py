@@ -3,11 +3,9 @@
 import contextlib
 import ctypes
 import gc
-import io
 import logging
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from structlog.testing import capture_logs
+
+from healthd.printed import Printed, flush_c_stdout
 
 SETTLE_SECONDS = 1.0
 """So long a thread may take to end after what it worked for was closed."""
@@ -31,53 +31,17 @@ _DEEDS = {
 }
 
 
-class Printed:
-    """What was printed while `printed` lasted."""
-
-    text = ""
-
-
 @contextlib.contextmanager
 def printed() -> Iterator[Printed]:
-    """Collect what anybody prints, Python and C, on standard output and standard error. What is logged is not printed.
-
-    It is one for the whole process: use no two at a time.
-    """
+    """Collect what anybody prints, in Python and in C. What is logged is not printed."""
     seen, quiet = Printed(), logging.NullHandler()
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(tempfile.TemporaryFile())
-        text = stack.enter_context(
-            io.TextIOWrapper(io.FileIO(os.dup(file.fileno()), "wb"), "utf-8", write_through=True)
-        )
-        stack.enter_context(capture_logs())
+    with capture_logs(), contextlib.ExitStack() as stack:
         logging.getLogger().addHandler(quiet)
         stack.callback(logging.getLogger().removeHandler, quiet)
-        _flush()
-        for number in (1, 2):
-            with contextlib.suppress(OSError):  # a process without output
-                kept = os.dup(number)
-                os.dup2(file.fileno(), number)
-                stack.callback(_put_back, kept, number)
-        try:
-            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-                yield seen
-        finally:
-            _flush()
-            file.seek(0)
-            seen.text = file.read().decode("utf-8", "replace")
-
-
-def _put_back(kept: int, number: int) -> None:
-    os.dup2(kept, number)
-    os.close(kept)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).fflush(None)  # what C printed and holds
+        flush_c_stdout()
+        stack.enter_context(seen)
+        stack.callback(flush_c_stdout)
+        yield seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ class {{class}}Settings(SourceOptions):
     """The settings under `[cameras.NAME.options]`."""
 
     step: int = Field(8, ge=1, le=255, description="How much lighter each picture is.")
-    fps: float = Field(10, gt=0, le=60, description="Pictures per second.")
+    fps: float = Field(25, gt=0, le=60, description="Pictures per second.")
 
 
 class {{class}}Camera(CameraSource):

@@ -11,7 +11,7 @@ class TestContract(SourceConformance):
     """All that healthd asks of a camera source, a test each."""
 
     plugin = "{{plugin}}"
-    fps = 10
+    fps = 25
 
 
 def test_each_picture_is_lighter_than_the_one_before() -> None:
