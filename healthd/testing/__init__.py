@@ -2,7 +2,7 @@
 
 Imports nothing by itself: pytest loads `fixtures` wherever healthd is installed, and must stay as quick as before.
 
-- `fixtures`: the fixtures `healthd_frames`, `healthd_clock`, `healthd_camera`, `healthd_family`, `healthd_models`,
+- `fixtures`: `healthd_frames`, `healthd_clock`, `healthd_fake_camera`, `healthd_fake_family`, `healthd_manager` and
   `healthd_runner`, which pytest finds by itself.
 - `suites`: `SourceConformance` and `FamilyConformance`, test classes to inherit from.
 - `fakes`, `house`: what the fixtures are made of, for tests that do not use pytest.

@@ -36,7 +36,7 @@ def healthd_clock() -> "FakeClock":
 
 
 @pytest.fixture
-def healthd_camera() -> "FakeSource":
+def healthd_fake_camera() -> "FakeSource":
     """A camera that needs none: 200 images a second, each another."""
     from healthd.testing.fakes import FakeSource  # noqa: PLC0415
 
@@ -44,7 +44,7 @@ def healthd_camera() -> "FakeSource":
 
 
 @pytest.fixture
-def healthd_family() -> "FakeFamily":
+def healthd_fake_family() -> "FakeFamily":
     """A family of models that finds what is bright, for every model id that ends in `.fake`."""
     from healthd.testing.fakes import FakeFamily  # noqa: PLC0415
 
@@ -52,16 +52,16 @@ def healthd_family() -> "FakeFamily":
 
 
 @pytest.fixture
-def healthd_models(healthd_family: "FakeFamily", tmp_path: Path) -> "ModelManager":
+def healthd_manager(healthd_fake_family: "FakeFamily", tmp_path: Path) -> "ModelManager":
     """What a source's `model()` is given: a manager that knows the family `fake`, and an empty models directory."""
     from healthd.models.manager import ModelManager  # noqa: PLC0415
 
-    return ModelManager({"fake": healthd_family}, directory=tmp_path)
+    return ModelManager({"fake": healthd_fake_family}, directory=tmp_path)
 
 
 @pytest.fixture
 def healthd_runner(
-    healthd_clock: "FakeClock", healthd_models: "ModelManager"
+    healthd_clock: "FakeClock", healthd_manager: "ModelManager"
 ) -> "Iterator[Callable[..., RunningCamera]]":
     """Return a function that runs a source as the daemon does, until the test ends.
 
@@ -72,7 +72,7 @@ def healthd_runner(
     with ExitStack() as stack:
 
         def run(source: "CameraSource", **settings: object) -> "RunningCamera":
-            settings.setdefault("models", healthd_models)
+            settings.setdefault("models", healthd_manager)
             return stack.enter_context(RunningCamera(source, clock=healthd_clock, **settings))  # type: ignore[arg-type]
 
         yield run

@@ -1,7 +1,7 @@
 """One session of a camera, as the daemon has it: made, opened, read and left on a thread of its own."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +75,14 @@ class Session:
             if output is not None:
                 return self._taken(output)
         raise Broken(f"it called every image too old for {seconds:g} s", "return None for backlog alone")
+
+    def image_while(self, other: Callable[[], None]) -> Taken:
+        """Return the next image, and do something else while it is waited for."""
+        seconds = self._source.stall_timeout_seconds + self._patience
+        answer = self._lane.begin(self._read)
+        other()
+        output = _of_its_kind(lambda: answer.result(timeout=seconds), "read()", CameraError)
+        return self.image() if output is None else self._taken(output)
 
     def images(self, count: int, *, seconds: float) -> list[Taken]:
         """Return so many images, or fewer where the time is over or a recording has ended.

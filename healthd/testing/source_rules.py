@@ -267,8 +267,8 @@ def left_late(case: SourceCase) -> None:
             stuck.leave()
             return  # it can be opened once only, and says so
         fresh.image()
-        stuck.leave()
         try:
+            fresh.image_while(stuck.leave)
             fresh.image()
         except EndOfStream:
             if not source.recording:

@@ -17,12 +17,12 @@ from healthd.testing.house import RunningCamera
 Run = Callable[..., RunningCamera]
 
 
-def test_a_source_runs_as_in_the_daemon_and_is_stopped(healthd_camera: FakeSource, healthd_runner: Run) -> None:
-    camera = healthd_runner(healthd_camera)
+def test_a_source_runs_as_in_the_daemon_and_is_stopped(healthd_fake_camera: FakeSource, healthd_runner: Run) -> None:
+    camera = healthd_runner(healthd_fake_camera)
     camera.wait_until("live")
     assert camera.frame is not None
     assert camera.frame.frame_id >= 1
-    assert healthd_camera.opened == 1
+    assert healthd_fake_camera.opened == 1
 
 
 def test_a_camera_that_is_lost_comes_back_and_one_that_is_set_wrong_does_not(healthd_runner: Run) -> None:
@@ -59,14 +59,14 @@ def test_the_model_of_a_source_predicts(healthd_runner: Run) -> None:
 
 
 def test_the_fake_family_finds_what_is_bright(
-    healthd_models: ModelManager, healthd_family: FakeFamily, healthd_frames: list[Image]
+    healthd_manager: ModelManager, healthd_fake_family: FakeFamily, healthd_frames: list[Image]
 ) -> None:
     bright = healthd_frames[0].copy()
     bright[10:20, 30:50] = 255
-    with healthd_models.use("fake", "lamp.fake") as model:
+    with healthd_manager.use("fake", "lamp.fake") as model:
         assert [found.box_xyxy for found in model.predict(bright, InferenceParams()).results] == [(30, 10, 50, 20)]
         assert model.predict(healthd_frames[1], InferenceParams()).results == ()
-    assert len(healthd_family.loaded) == 1
+    assert len(healthd_fake_family.loaded) == 1
 
 
 def test_pytest_starts_as_quickly_where_healthd_is_installed() -> None:
