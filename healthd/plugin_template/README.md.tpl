@@ -1,6 +1,6 @@
 # {{distribution}}
 
-A camera source for [healthd](https://pypi.org/project/healthd/).
+A camera source for healthd, the camera daemon.
 
 ```
 pip install {{distribution}}

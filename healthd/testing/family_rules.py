@@ -17,7 +17,7 @@ from healthd.testing.elsewhere import ask_elsewhere
 from healthd.testing.envelope import check_prediction, differ
 from healthd.testing.lane import Lane
 from healthd.testing.rules import Broken, NotTried, Rule, as_json, check_options
-from healthd.testing.watch import deeds, held, leaked, printed, resident_bytes
+from healthd.testing.watch import deeds, held, leaked, printed, resident_bytes, words_of
 
 SIZES = ((240, 320), (480, 640), (1080, 1920), (333, 77), (32, 900))
 """Height and width of the pictures that every model must take."""
@@ -335,10 +335,8 @@ def quiet(case: FamilyCase) -> None:
     with printed() as seen, loaded(case) as (model, lane):
         lane.call(model.warm_up, seconds=case.predict_timeout_seconds, what="warm_up()")
         predicted(case, model, lane, _picture(case, SIZES[0]), EVERYTHING)
-    if seen.text.strip():
-        raise Broken(
-            f"it printed {seen.text.strip()[:200]!r}", "use `logging`: healthd puts it in its log, without secrets"
-        )
+    if words := words_of(seen):
+        raise Broken(f"it printed {words[:200]!r}", "use `logging`: healthd puts it in its log, without secrets")
 
 
 FAMILY_RULES: tuple[Rule[FamilyCase], ...] = (

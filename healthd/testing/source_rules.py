@@ -14,7 +14,7 @@ from healthd.testing.elsewhere import ask_elsewhere
 from healthd.testing.rules import Broken, NotTried, Rule, as_json, check_options
 from healthd.testing.session import Session, Taken, opened
 from healthd.testing.source_model import predicts
-from healthd.testing.watch import deeds, held, leaked, printed
+from healthd.testing.watch import deeds, held, leaked, printed, words_of
 
 IMAGES = 8
 READ_SECONDS = 6.0
@@ -314,10 +314,8 @@ def quiet(case: SourceCase) -> None:
             session.images(3, seconds=READ_SECONDS)
         if gone is not None:
             _failure(case, gone)
-    if seen.text.strip():
-        raise Broken(
-            f"it printed {seen.text.strip()[:200]!r}", "use `logging`: healthd puts it in its log, without secrets"
-        )
+    if words := words_of(seen):
+        raise Broken(f"it printed {words[:200]!r}", "use `logging`: healthd puts it in its log, without secrets")
 
 
 def model(case: SourceCase) -> None:

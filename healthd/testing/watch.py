@@ -5,6 +5,7 @@ import ctypes
 import gc
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ SETTLE_SECONDS = 1.0
 
 _DESCRIPTORS = Path("/proc/self/fd") if sys.platform == "linux" else Path("/dev/fd")
 _TASKS = Path("/proc/self/task")
+_FFMPEG = re.compile(r"\[[^\]]+ @ 0x[0-9a-f]+\] |\s*Last message repeated \d+ times")
 _DEEDS = {
     "socket.connect": "opens a connection",
     "socket.bind": "opens a port",
@@ -96,6 +98,11 @@ def resident_bytes() -> int | None:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
+
+
+def words_of(seen: Printed) -> str:
+    """Return what was printed, without what FFmpeg says of a stream: healthd puts that into its log."""
+    return "\n".join(line for line in seen.text.splitlines() if not _FFMPEG.match(line)).strip()
 
 
 class _Deeds:

@@ -321,6 +321,15 @@ class Talks(Good):
         yield lambda: self.read(0)
 
 
+class TalksWhenOff(Good):
+    def reach(self) -> None:
+        try:
+            super().reach()
+        except CameraError as exc:
+            print("failed:", exc)
+            raise
+
+
 class BadModel(Good):
     """Its model says what no model may say."""
 

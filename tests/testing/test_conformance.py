@@ -8,12 +8,14 @@ import pytest
 
 from healthd.cameras.source import CameraSource
 from healthd.models.model import ModelFamily
+from healthd.printed import Printed
 from healthd.redact import SourceUrl
 from healthd.testing.case import FamilyCase, SourceCase
 from healthd.testing.family_rules import FAMILY_RULES
 from healthd.testing.rules import judged, verdicts
 from healthd.testing.source_rules import SOURCE_RULES
 from healthd.testing.suites import FamilyConformance, SourceConformance
+from healthd.testing.watch import words_of
 from tests.testing import bad_families as families
 from tests.testing import bad_sources as sources
 
@@ -87,6 +89,7 @@ def source_case(plugin: Any, **more: Any) -> SourceCase:
         (sources.LeavesThreads, "reopens-without-leaks", "6 threads more"),
         (sources.LeavesSockets, "reopens-without-leaks", "6 file descriptors more"),
         (sources.Talks, "prints-nothing", "it printed 'opening"),
+        (sources.TalksWhenOff, "prints-nothing", "it printed 'failed: nobody answers'"),
         (sources.BadModel, "model-predicts", "not within its picture of 32x24"),
     ],
 )
@@ -109,6 +112,16 @@ def test_a_source_that_is_another_in_another_process_is_told_so() -> None:
     (elsewhere,) = [one for one in SOURCE_RULES if one.name == "made-again-elsewhere"]
     verdict = judged(elsewhere, source_case(sources.KnowsTooMuch))
     assert "in another process its model_id is model-0, here model-2" in verdict.reason
+
+
+def test_what_ffmpeg_says_of_a_stream_is_not_what_the_plugin_prints() -> None:
+    seen = Printed()
+    seen.text = (
+        "[tcp @ 0x7ff45] Connection refused\n[h264 @ 0x1] error while decoding\n    Last message repeated 2 times\n"
+    )
+    assert words_of(seen) == ""
+    seen.text += "[camera] opening\n"
+    assert words_of(seen) == "[camera] opening"
 
 
 def test_what_needs_an_open_camera_is_skipped_where_it_cannot_be_opened() -> None:
