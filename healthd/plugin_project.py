@@ -14,6 +14,8 @@ OK, FAILED, WRONG = 0, 1, 2
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST_NAME = 40
 _PREFIX = "healthd-"
+_FOLDERS = {"module": "{{module}}", "test": "tests"}
+"""What folders of the templates are called in a project. Container images lose all folders that are called `tests`."""
 
 
 def write_project(name: str, directory: Path) -> int:
@@ -85,10 +87,9 @@ def _templates(folder: Traversable, path: Path) -> list[tuple[Traversable, Path]
     found: list[tuple[Traversable, Path]] = []
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if entry.is_dir():
-            found += _templates(entry, path / entry.name.replace("module", "{{module}}"))
+            found += _templates(entry, path / _FOLDERS[entry.name])
         elif entry.name.endswith(".tpl"):
-            name = entry.name.replace("gitignore", ".gitignore").replace("module", "{{module}}")
-            found.append((entry, path / name))
+            found.append((entry, path / entry.name.replace("gitignore", ".gitignore")))
     return found
 
 

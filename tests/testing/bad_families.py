@@ -212,7 +212,7 @@ class KeepsMemory(GoodModel):
 
     def __init__(self, model_id: str) -> None:
         super().__init__(model_id)
-        self.kept.append(bytearray(os.urandom(1) * (8 << 20)))
+        self.kept.append(bytearray(os.urandom(1) * (16 << 20)))
 
 
 class KeepsThreads(GoodModel):

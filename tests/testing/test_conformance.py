@@ -27,7 +27,7 @@ URL = "test://camera"
 class TestGoodSource(SourceConformance):
     plugin = sources.Good
     url = URL
-    fps = 90
+    fps = 80
 
 
 class TestGoodRecording(SourceConformance):
@@ -162,7 +162,7 @@ def test_what_needs_an_open_camera_is_skipped_where_it_cannot_be_opened() -> Non
         (families.of(families.OneThreadOnly), "threads", "RuntimeError"),
         (families.of(families.ShuffledBatches), "batches", "image 0 of a batch"),
         (families.of(families.ShortBatches), "batches", "predict_batch answers 3 times for 4 images"),
-        (families.of(families.KeepsMemory), "gives-back", "each load leaves 8 MB behind"),
+        (families.of(families.KeepsMemory), "gives-back", "MB behind after close()"),
         (families.of(families.KeepsThreads), "gives-back", "3 threads more"),
         (families.of(families.Talks), "prints-nothing", "640x480 1 light"),
     ],
