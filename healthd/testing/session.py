@@ -8,7 +8,7 @@ from typing import Any
 
 from healthd.cameras.source import CameraSource, TwoStepRead
 from healthd.errors import CameraError, EndOfStream, HealthdError
-from healthd.frames import CapturedImage, Image, published_image
+from healthd.frames import CapturedImage, Image, JpegImage, published_image
 from healthd.testing.lane import Lane
 from healthd.testing.rules import Broken
 
@@ -157,8 +157,11 @@ class Session:
         captured = output if isinstance(output, CapturedImage) else None
         try:
             image = published_image(captured.image if captured else output)
+            image = image.pixels() if isinstance(image, JpegImage) else image
         except CameraError as exc:
-            raise Broken(str(exc), "return a NumPy array, uint8, of shape (height, width, 3), in BGR") from exc
+            raise Broken(
+                str(exc), "return a NumPy array, uint8, of shape (height, width, 3), in BGR, or a JpegImage"
+            ) from exc
         return Taken(image, captured.position_seconds if captured else None, at)
 
 

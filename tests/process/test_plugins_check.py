@@ -40,7 +40,7 @@ def test_a_camera_with_faults_is_told_which_and_what_to_do(tmp_path: Path) -> No
     done = run_verb("plugins", "check", "faulty", "--option", "do=grey", folder=tmp_path, seconds=60)
     assert done.returncode == 1, done.stdout
     assert "  FAILED   opens                      the plugin returned uint8 (" in done.stdout
-    assert "what to do: return a NumPy array, uint8, of shape (height, width, 3), in BGR" in done.stdout
+    assert "what to do: return a NumPy array, uint8, of shape (height, width, 3), in BGR, or a JpegImage" in done.stdout
     assert "  skipped  images                     it could not be opened, see above" in done.stdout
 
 
