@@ -85,7 +85,7 @@ class Session:
         return self.image() if output is None else self._taken(output)
 
     def burst(self, count: int, *, seconds: float) -> int:
-        """Return how many images come in so many seconds, `count` at most, read by the thread itself without a pause."""
+        """Return how many images come in so many seconds, `count` at most, read on its thread without a pause."""
         read = self._read
 
         def take() -> int:
