@@ -1,8 +1,9 @@
-"""The command line: `healthd run | demo | check-config | plugins | infer | models | top`.
+"""The command line: `healthd run | demo | check-config | plugins | plugin | infer | models | top`.
 
 Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start, its server died, `top --once` got no answer,
-`infer` failed, for one picture at least, or `models` did; 2 wrong usage or configuration; 130 or 143 a second SIGINT or
-SIGTERM cut the stop short, or the first one ended `infer`, `models` or `check-config`.
+`infer` failed, for one picture at least, `models` did, or a plugin breaks a rule (`plugins check`);
+2 wrong usage or configuration; 130 or 143 a second SIGINT or SIGTERM cut the stop short, or the first one ended
+`infer`, `models`, `check-config` or `plugins check`.
 """
 
 # Heavy imports stand inside the verbs, asyncio too: as PID 1 a process without handlers ignores SIGTERM, so the first
@@ -16,7 +17,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from healthd.arguments import every, file_name, interval, port, side
+from healthd.arguments import interval, port
+from healthd.cli_arguments import INFER_PARAMETERS, add_check_verb, add_infer_arguments, add_models_verbs, add_new_verb
 
 if TYPE_CHECKING:
     from healthd.settings import Settings
@@ -24,15 +26,6 @@ if TYPE_CHECKING:
 
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
 API_KEY_VARIABLE = "HEALTHD_API_KEY"
-
-INFER_PARAMETERS = {
-    "conf": "leave out results below this confidence, 0 to 1 (default 0.25)",
-    "iou": "overlap above which one of two results is dropped, 0 to 1 (default 0.45)",
-    "max_det": "at most so many results, 1 to 1000 (default 300)",
-    "imgsz": "side of the network's input, 32 to 4096 (default: the model's own)",
-    "device": "where to compute, e.g. CPU (default: the model's own choice)",
-    "question": "what to answer about each picture, for models that take it",
-}
 
 _HANGUPS: list[int] = []
 """What asked to read the configuration again before the daemon was there to do it."""
@@ -95,18 +88,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_safe_mode(check)
     check.set_defaults(verb=_check_config)
 
-    plugins = verbs.add_parser("plugins", parents=[common], help="list installed plugins and their settings")
+    plugins = verbs.add_parser("plugins", parents=[common], help="list installed plugins and their settings; check one")
     _add_safe_mode(plugins)
     plugins.set_defaults(verb=_plugins)
+    add_check_verb(plugins.add_subparsers(metavar="VERB"), common, _check_plugin)
+
+    plugin = verbs.add_parser("plugin", help="begin a plugin of your own")
+    add_new_verb(plugin.add_subparsers(required=True, metavar="VERB"), _new_plugin)
 
     infer = verbs.add_parser(
         "infer", parents=[common], help="send pictures, folders, videos or zips through a model; JSON Lines come out"
     )
-    _add_infer_arguments(infer)
+    add_infer_arguments(infer)
     infer.set_defaults(verb=_infer)
 
     models = verbs.add_parser("models", help="prepare models for this machine, list them, verify what was prepared")
-    _add_models_verbs(models.add_subparsers(required=True, metavar="VERB"), common)
+    add_models_verbs(models.add_subparsers(required=True, metavar="VERB"), common)
+    models.set_defaults(verb=_models)
 
     top = verbs.add_parser("top", help="watch a running daemon, here or elsewhere: cameras, rates, viewers, load")
     top.add_argument("--url", default="http://127.0.0.1:8080", help="where it is (default %(default)s)")
@@ -120,41 +118,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_safe_mode(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--safe-mode", action="store_true", help="import only plugins of the healthd project")
-
-
-def _add_infer_arguments(infer: argparse.ArgumentParser) -> None:
-    infer.add_argument("inputs", nargs="+", metavar="FILE", help="video, zip of pictures, folder or picture")
-    infer.add_argument("--config", type=Path, help="TOML file, for models.directory and models.default")
-    infer.add_argument("--model", help="name in models.directory, or a path (default: models.default)")
-    infer.add_argument("--output", type=Path, metavar="FILE", help="JSON Lines (default: standard output)")
-    infer.add_argument("--overwrite", action="store_true", help="write over an output that is there already")
-    infer.add_argument("--annotate", type=Path, metavar="DIR", help="write each picture there, with the results drawn")
-    infer.add_argument("--every", type=every, default=1, metavar="N", help="every N-th frame of a video (default 1)")
-    for name, what in INFER_PARAMETERS.items():
-        infer.add_argument(f"--{name.replace('_', '-')}", help=what, metavar="VALUE")
-    infer.add_argument("--half", action="store_true", default=None, help="compute in half precision")
-    infer.add_argument("--text-query", dest="text_queries", action="append", metavar="TEXT", help="what to look for")
-
-
-def _add_models_verbs(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
-) -> None:
-    of_directory = argparse.ArgumentParser(add_help=False, parents=[common])
-    of_directory.add_argument("--config", type=Path, help="TOML file, for models.directory")
-    prepare = verbs.add_parser("prepare", parents=[of_directory], help="make of a .pt file what runs best here")
-    prepare.add_argument("name", metavar="NAME", help="a path, or a name in models.directory, e.g. yolo11n-pose.pt")
-    prepare.add_argument("--format", choices=["auto", "openvino", "onnx"], default="auto", help="default %(default)s")
-    prepare.add_argument("--int8", action="store_true", help="quantize; needs --calibration")
-    prepare.add_argument("--calibration", type=Path, metavar="FOLDER", help="pictures, or a clip, of your own cameras")
-    prepare.add_argument("--imgsz", type=side, metavar="N", help="side of the input, 32 to 4096 (default: its own)")
-    prepare.add_argument("--output", type=file_name, metavar="NAME", help="name of the result in models.directory")
-    prepare.add_argument("--force", action="store_true", help="replace what is there; keep what strays too far")
-    prepare.set_defaults(verb=_models, models_verb="prepare")
-    listing = verbs.add_parser("list", parents=[of_directory], help="list what lies in models.directory")
-    listing.set_defaults(verb=_models, models_verb="list")
-    verify = verbs.add_parser("verify", parents=[of_directory], help="compare a prepared model with its checksums")
-    verify.add_argument("name", metavar="NAME", help="a path, or a name in models.directory")
-    verify.set_defaults(verb=_models, models_verb="verify")
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -283,6 +246,20 @@ def _plugins(chosen: argparse.Namespace) -> int:
     for line in _run_loop_of(list_plugins(safe_mode=chosen.safe_mode)):
         print(line)
     return OK
+
+
+def _check_plugin(chosen: argparse.Namespace) -> int:
+    _signals_cut_short()
+    from healthd.plugin_check import CheckOptions, check_plugin  # noqa: PLC0415
+
+    _quiet(chosen)
+    return check_plugin(CheckOptions.of(chosen))
+
+
+def _new_plugin(chosen: argparse.Namespace) -> int:
+    from healthd.plugin_project import write_project  # noqa: PLC0415
+
+    return write_project(chosen.name, chosen.directory)
 
 
 def _infer(chosen: argparse.Namespace) -> int:

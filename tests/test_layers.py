@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "healthd"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
-    ("check", "demo", "infer_command", "models_command", "top"),
+    ("cli_arguments",),
+    ("check", "demo", "infer_command", "models_command", "plugin_check", "plugin_project", "top"),
+    ("testing",),
     ("top_view",),
     ("top_report",),
     ("top_client",),
