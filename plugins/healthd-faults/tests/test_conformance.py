@@ -1,10 +1,7 @@
 """As long as nothing is asked of it, the plugin keeps every rule of both contracts."""
 
-import pytest
-
+from healthd.testing import suites
 from healthd_faults.picture import numbered_picture
-
-suites = pytest.importorskip("healthd.testing.suites")
 
 
 class TestFaults(suites.SourceConformance):

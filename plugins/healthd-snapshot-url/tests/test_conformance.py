@@ -5,12 +5,11 @@ from typing import Any
 import pytest
 
 from healthd.redact import SourceUrl
-
-suites = pytest.importorskip("healthd.testing.suites")
+from healthd.testing import suites
+from healthd.testing.case import SourceCase
 
 
 class TestSnapshotUrl(suites.SourceConformance):
     @pytest.fixture
     def case(self, camera: Any) -> Any:
-        case = pytest.importorskip("healthd.testing.case").SourceCase
-        return case("snapshot-url", url=SourceUrl(camera.url), options={"interval_seconds": 0.1}, fps=10)
+        return SourceCase("snapshot-url", url=SourceUrl(camera.url), options={"interval_seconds": 0.1}, fps=10)
