@@ -38,6 +38,7 @@ from healthd.api.plugins import plugins
 from healthd.api.refusals import DENIAL, can_deny, refuse, refused
 from healthd.api.schemas import Error
 from healthd.api.services import Services
+from healthd.api.sessions import SessionController
 from healthd.api.settings import settings
 from healthd.api.sockets import no_socket, predictions
 from healthd.api.streams import StreamController
@@ -102,7 +103,7 @@ def create_app(services: Services) -> Litestar:
         route_handlers=[
             *(CameraController, StreamController, ViewerController),
             *(InferController, ModelController, labels, predictions, no_socket, JobController),
-            *(AuthController, state, plugins, settings, history, LogController, diagnostics),
+            *(AuthController, SessionController, state, plugins, settings, history, LogController, diagnostics),
         ],
         guards=[guard],
         security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,

@@ -1,4 +1,4 @@
-"""The command line: `healthd run | demo | check-config | plugins | infer | models | top`.
+"""The command line: `healthd run | demo | check-config | plugins | infer | models | auth | top`.
 
 Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start, its server died, `top --once` got no answer,
 `infer` failed, for one picture at least, or `models` did; 2 wrong usage or configuration; 130 or 143 a second SIGINT or
@@ -97,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
 
     models = verbs.add_parser("models", help="prepare models for this machine, list them, verify what was prepared")
     _add_models_verbs(models.add_subparsers(required=True, metavar="VERB"), common)
+
+    auth = verbs.add_parser("auth", help="make API keys, and hashes of keys for the configuration")
+    auth_verbs = auth.add_subparsers(required=True, metavar="VERB")
+    auth_verbs.add_parser("hash", help="read a key from standard input, print its hash").set_defaults(verb=_auth)
+    auth_verbs.add_parser("new", help="print a new key and its hash").set_defaults(verb=_auth, new=True)
 
     top = verbs.add_parser("top", help="watch a running daemon, here or elsewhere: cameras, rates, viewers, load")
     top.add_argument("--url", default="http://127.0.0.1:8080", help="where it is (default %(default)s)")
@@ -338,6 +343,12 @@ def _models(chosen: argparse.Namespace) -> int:
         force=chosen.force,
     )
     return _run_loop(models_command.prepare(settings, chosen.name, request))
+
+
+def _auth(chosen: argparse.Namespace) -> int:
+    from healthd import auth_command  # noqa: PLC0415
+
+    return auth_command.make() if "new" in chosen else auth_command.hash_typed()
 
 
 def _top(chosen: argparse.Namespace) -> int:

@@ -133,6 +133,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     auth = Authenticator(
         [(key.name, key.key.reveal(), key.scope) for key in settings.auth.keys if settings.auth.needs_key],
         session_seconds=settings.auth.session_hours * 3600,
+        idle_seconds=settings.auth.session_idle_hours * 3600,
     )
     viewers = Viewers(
         max_viewers=settings.streams.max_viewers,
@@ -157,6 +158,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     tell_listeners(services)
     metrics.read_from(supervisor.samples)
     metrics.read_from(viewers.samples)
+    metrics.read_from(auth.samples)
     metrics.read_from(services.sockets.samples)
     metrics.read_from(inference.samples)
     metrics.read_from(jobs.samples)

@@ -192,7 +192,7 @@ class DroppableProtocol(HttpToolsProtocol):
             or not parser.should_keep_alive()
         ):
             return False
-        question = snapshots.question(self.url, self.headers)
+        question = snapshots.question(self.url, self.headers, self.client[0] if self.client else "")
         if question is None or not self._answer(question):
             return False
         self._question = question

@@ -19,6 +19,7 @@ from healthd.redact import SourceUrl
 from healthd.settings_env import EnvironmentSource
 from healthd.settings_file import FileSource, read_toml
 from healthd.settings_sections import (
+    SHORTEST_KEY,
     ApiKey,
     AuthSettings,
     CameraSettings,
@@ -39,6 +40,7 @@ from healthd.settings_tree import ConfigError, Notes, Origin, Problem, Source, d
 from healthd.settings_tree import Path as KeyPath
 
 __all__ = [
+    "SHORTEST_KEY",
     "ApiKey",
     "AuthSettings",
     "CameraSettings",
@@ -259,7 +261,10 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
         else camera
         for name, camera in settings.cameras.items()
     }
-    return settings.model_copy(update={"models": models, "jobs": jobs, "cameras": cameras})
+    said = {"tls_cert": settings.server.tls_cert, "tls_key": settings.server.tls_key}
+    update = {key: folder / path for key, path in said.items() if path is not None}
+    server = settings.server.model_copy(update=update)
+    return settings.model_copy(update={"server": server, "models": models, "jobs": jobs, "cameras": cameras})
 
 
 def _is_relative(path: str) -> bool:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "healthd"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
-    ("check", "demo", "infer_command", "models_command", "top"),
+    ("check", "demo", "infer_command", "models_command", "auth_command", "top"),
     ("top_view",),
     ("top_report",),
     ("top_client",),
@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
+        *("key_hash", "clients"),
         *("pictures", "picture_headers", "bundle", "memory", "__init__"),
     ),
 )

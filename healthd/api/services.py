@@ -63,7 +63,8 @@ class Services:
     _was_ready: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self.auth.on_session_closed = self.viewers.end_page
+        self.auth.sessions.on_closed = self.viewers.end_page
+        self.auth.sessions.is_watching = self.viewers.has_page
         self.started_at = self.clock.now()
         self._started = self.clock.monotonic()
         self.history = History(self.supervisor, clock=self.clock)

@@ -218,6 +218,10 @@ class Viewers:
             if viewer.page is not None and viewer.page.session_id == session_id:
                 viewer.end(EndReason.LOGOUT)
 
+    def has_page(self, session_id: str) -> bool:
+        """Tell whether a page has something open."""
+        return any(viewer.page is not None and viewer.page.session_id == session_id for viewer in self._open.values())
+
     def samples(self) -> Iterator[Sample]:
         """Give the values of the metrics of all viewers, as they are now."""
         for (kind, camera), totals in self.totals.items():
