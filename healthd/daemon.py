@@ -160,6 +160,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     metrics.read_from(viewers.samples)
     metrics.read_from(auth.samples)
     metrics.read_from(services.sockets.samples)
+    metrics.read_from(services.doors.samples)
     metrics.read_from(inference.samples)
     metrics.read_from(jobs.samples)
     metrics.read_from(lambda: _samples(services))

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("top_report",),
     ("top_client",),
     ("daemon",),
-    ("http_server", "http_sockets", "http_refusals"),
+    ("http_server", "http_sockets", "http_protocol", "http_door", "http_refusals"),
     ("app",),
     ("api", "web"),
     ("jobs",),

@@ -176,9 +176,7 @@ async def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None: 
         return
     authenticator: Authenticator = connection.app.state.services.auth
     try:
-        found = await authenticator.recognise(
-            connection.headers, connection.cookies, client=client_behind(connection)
-        )
+        found = await authenticator.recognise(connection.headers, connection.cookies, client=client_behind(connection))
     except TooManyAttempts as exc:
         if connection.scope["type"] == ScopeType.WEBSOCKET:
             raise WebSocketException(detail=exc.detail, code=4000 + exc.status_code) from None

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
+from healthd.api.connection import DoorCounts
 from healthd.api.decoder import PictureDecoder
 from healthd.api.socket_session import SocketCounts
 from healthd.api.uploads import Uploads
@@ -58,6 +59,7 @@ class Services:
     uploads: Uploads = field(init=False)
     decoder: PictureDecoder = field(init=False)
     sockets: SocketCounts = field(default_factory=SocketCounts)
+    doors: DoorCounts = field(default_factory=DoorCounts)
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)

@@ -54,9 +54,7 @@ class SessionController(Controller):
         summary="End a log-in",
         responses={404: ResponseSpec(schemas.Error, description="No such log-in.")},
     )
-    async def end(
-        self, services: House, session_id: Annotated[str, Parameter(description="Id of a log-in.")]
-    ) -> None:
+    async def end(self, services: House, session_id: Annotated[str, Parameter(description="Id of a log-in.")]) -> None:
         """End one log-in, with all that it has opened."""
         if not services.auth.sessions.close_where(lambda log_in: log_in.page.session_id == session_id):
             raise NotFoundException("unknown session", extra={"session": session_id[:80]})

@@ -10,8 +10,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from healthd.api.auth import NOBODY_ASKED, Authenticator
 from healthd.api.attempts import Attempts
+from healthd.api.auth import NOBODY_ASKED, Authenticator
 from healthd.api.keys import Identity
 from healthd.api.log_ins import MAX_SESSIONS, Sessions
 from healthd.clock import Clock
@@ -374,9 +374,7 @@ async def test_a_key_is_recognised_by_its_digest_alone_and_is_kept_nowhere() -> 
 
 
 def test_sessions_are_bounded_and_the_oldest_leaves_first() -> None:
-    sessions = Sessions(
-        seconds=60, clock=Clock(monotonic=lambda: 0.0, now=lambda: datetime(2026, 1, 1, tzinfo=UTC))
-    )
+    sessions = Sessions(seconds=60, clock=Clock(monotonic=lambda: 0.0, now=lambda: datetime(2026, 1, 1, tzinfo=UTC)))
     identity = Identity("wall", "read")
     closed: list[str] = []
     sessions.on_closed = closed.append
