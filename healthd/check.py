@@ -8,8 +8,10 @@ from pydantic import BaseModel
 
 from healthd.cameras.factory import make_sources
 from healthd.daemon import InstalledPlugins, load_installed_plugins, models_of
+from healthd.errors import SettingsError
 from healthd.models.catalog import public_id
 from healthd.settings import Settings
+from healthd.tls import Pair, expiry_hint
 
 _NAMES = {"string": "text", "boolean": "true, false", "null": "absent", "object": "table"}
 
@@ -20,6 +22,18 @@ async def check_cameras(settings: Settings) -> list[str]:
     made = await make_sources(plugins.sources, {n: c for n, c in settings.cameras.items() if c.enabled})
     wrong = [f"cameras.{name}: {reason}" for name, reason in made.items() if isinstance(reason, str)]
     return [*wrong, *_wrong_models(settings, plugins, set(models_of(made).values()))]
+
+
+def check_tls(settings: Settings) -> tuple[list[str], list[str]]:
+    """Load the certificate, if there is one; return what is wrong with it, and what is worth a hint."""
+    cert, key = settings.server.tls_cert, settings.server.tls_key
+    if cert is None or key is None:
+        return [], []
+    try:
+        hint = expiry_hint(Pair(cert, key))
+    except SettingsError as exc:
+        return [str(exc)], []
+    return [], [hint] if hint else []
 
 
 def _wrong_models(settings: Settings, plugins: InstalledPlugins, watching: set[str]) -> Iterator[str]:

@@ -262,7 +262,7 @@ def _signals_cut_short() -> None:
 
 def _check_config(chosen: argparse.Namespace) -> int:
     _signals_cut_short()
-    from healthd.check import check_cameras  # noqa: PLC0415
+    from healthd.check import check_cameras, check_tls  # noqa: PLC0415
     from healthd.settings import ConfigError, load_settings, settings_hints  # noqa: PLC0415
 
     _quiet(chosen)
@@ -270,9 +270,10 @@ def _check_config(chosen: argparse.Namespace) -> int:
         settings = load_settings(chosen.config)
     except ConfigError as exc:
         return _say(str(exc), WRONG_CONFIG)
-    for hint in settings_hints(settings):
+    problems, hints = check_tls(settings)
+    for hint in (*settings_hints(settings), *hints):
         print(f"hint: {hint}", file=sys.stderr)
-    problems = _run_loop_of(check_cameras(settings))
+    problems += _run_loop_of(check_cameras(settings))
     if problems:
         return _say("\n".join(f"{chosen.config}: {problem}" for problem in problems), WRONG_CONFIG)
     print(f"{chosen.config}: ok, {len(settings.cameras)} camera{'' if len(settings.cameras) == 1 else 's'}")

@@ -5,7 +5,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,6 @@ from healthd.api.auth import Authenticator
 from healthd.api.events import tell_listeners
 from healthd.api.jobs import written
 from healthd.api.services import Services
-from healthd.app import create_app
 from healthd.cameras.events import EventHub
 from healthd.cameras.factory import make_sources
 from healthd.cameras.jpeg import JpegEncoder
@@ -31,8 +29,7 @@ from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.cpus import set_thread_budget
-from healthd.http_server import Server, StartError, listen, protocol
-from healthd.http_sockets import socket_options
+from healthd.http_server import StartError, listen, load_tls, make_server, url_of
 from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
 from healthd.models.catalog import Catalog
@@ -42,7 +39,7 @@ from healthd.models.model import CONTRACT, ModelFamily
 from healthd.models.room import Limits
 from healthd.models.tally import Tally
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
-from healthd.process import versions
+from healthd.process import raise_file_limit, versions
 from healthd.settings import Settings
 from healthd.worker import Worker, WorkerTimeout
 
@@ -210,6 +207,8 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
         StartError: it cannot start.
     """
     stop = asyncio.Event()
+    raise_file_limit()
+    tls = load_tls(settings)
     patience = settings.shutdown.grace_seconds + settings.shutdown.drain_seconds + FORCE_SECONDS
     with _own_signals(stop, force_seconds=patience):
         bound = listen(
@@ -230,16 +229,19 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
         services.supervisor.start()
         services.inference.start()
         services.jobs.start()
-        server = _server(settings, services, on_started=lambda: on_listening(_url(settings, bound)))
+        server = make_server(settings, services, tls, on_started=lambda: on_listening(url_of(settings, bound)))
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
         housekeeping = asyncio.create_task(_keep_house(services), name="housekeeping")
         history = asyncio.create_task(services.history.keep(), name="history")
+        watching = asyncio.create_task(tls.keep(), name="tls") if tls is not None else None
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         crashed = serving.done() and not stop.is_set()
         if crashed:
             log.error("http_server_died", exc_info=serving.exception() if not serving.cancelled() else None)
         housekeeping.cancel()
         history.cancel()
+        if watching is not None:
+            watching.cancel()
         stopping.cancel()
         await _stop(settings, services, server=server, serving=serving)
     return 1 if crashed else 0
@@ -340,22 +342,6 @@ def _disown_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:
-    app = create_app(services)
-    options: dict[str, Any] = {
-        "lifespan": "off",
-        "http": protocol(app),
-        **socket_options(settings),
-        "log_config": None,
-        "log_level": "warning",
-        "access_log": False,
-        "server_header": False,
-        "proxy_headers": False,
-        "root_path": settings.server.root_path,
-    }
-    return Server(uvicorn.Config(app, **options), on_started=on_started)
-
-
 async def _keep_house(services: Services) -> None:
     """Unload models that nobody uses, now and then."""
     while True:
@@ -373,7 +359,6 @@ async def _keep_house(services: Services) -> None:
 
 
 def _samples(services: Services) -> Iterator[Sample]:
-    yield Sample("healthd_build_info", 1, {"version": __version__})
     yield Sample("healthd_ready", float(services.readiness == "ready"))
     yield Sample("healthd_infer_uploads_open", services.uploads.open)
     loaded = services.models.loaded()
@@ -385,9 +370,3 @@ def _samples(services: Services) -> Iterator[Sample]:
         memory = sum(model.memory_bytes or 0 for model in same)
         yield Sample("healthd_model_memory_bytes", memory, {"model": model_id})
         yield Sample("healthd_model_predictions_total", sum(model.predictions for model in same), {"model": model_id})
-
-
-def _url(settings: Settings, bound: socket.socket) -> str:
-    host, port = settings.server.host, bound.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"

@@ -1,6 +1,7 @@
 """uvicorn as healthd uses it: no hands on signals, sockets that notice dead peers, a door with limits."""
 
 import contextlib
+import ipaddress
 import socket
 import ssl
 import sys
@@ -11,17 +12,37 @@ from typing import Any
 import uvicorn
 
 from healthd.api.connection import DoorCounts
-from healthd.errors import HealthdError
+from healthd.api.services import Services
+from healthd.app import create_app
+from healthd.errors import HealthdError, SettingsError
 from healthd.http_door import Door
 from healthd.http_protocol import DroppableProtocol, protocol
-from healthd.settings import ServerSettings
+from healthd.http_sockets import socket_options
+from healthd.settings import ServerSettings, Settings
+from healthd.tls import Pair, Tls
 
-__all__ = ["DroppableProtocol", "Server", "StartError", "listen", "protocol"]
+__all__ = [
+    "DroppableProtocol",
+    "Server",
+    "StartError",
+    "listen",
+    "load_tls",
+    "make_server",
+    "protocol",
+    "proxy_options",
+    "url_of",
+]
 BACKLOG = 2048
 
 
 class StartError(HealthdError):
     """The daemon cannot start; the message says what to do."""
+
+
+def proxy_options(settings: ServerSettings) -> dict[str, Any]:
+    """Return what uvicorn must be told of reverse proxies: whose word on client and scheme is believed."""
+    networks = [str(ipaddress.ip_network(text, strict=False)) for text in settings.trusted_proxies]
+    return {"proxy_headers": bool(networks), "forwarded_allow_ips": networks}
 
 
 class Server(uvicorn.Server):
@@ -83,3 +104,50 @@ def listen(host: str, port: int, *, dead_peer_seconds: float) -> socket.socket:
         raise StartError(f"cannot listen on {host}:{port}: {why}; free the port or set server.port") from exc
     bound.setblocking(False)
     return bound
+
+
+def load_tls(settings: Settings) -> Tls | None:
+    """Load the certificate, if there is one.
+
+    Raises:
+        StartError: it cannot be used.
+    """
+    cert, key = settings.server.tls_cert, settings.server.tls_key
+    if cert is None or key is None:
+        return None
+    try:
+        return Tls(Pair(cert, key))
+    except SettingsError as exc:
+        raise StartError(str(exc)) from None
+
+
+def make_server(settings: Settings, services: Services, tls: Tls | None, *, on_started: Callable[[], None]) -> Server:
+    """Build the server around the parts of the daemon."""
+    app = create_app(services)
+    if tls is not None:
+        services.metrics.read_from(tls.samples)
+    options: dict[str, Any] = {
+        "lifespan": "off",
+        "http": protocol(app),
+        **socket_options(settings),
+        "log_config": None,
+        "log_level": "warning",
+        "access_log": False,
+        "server_header": False,
+        **proxy_options(settings.server),
+        "root_path": settings.server.root_path,
+    }
+    return Server(
+        uvicorn.Config(app, **options),
+        on_started=on_started,
+        settings=settings.server,
+        counts=services.doors,
+        tls=tls.context if tls is not None else None,
+    )
+
+
+def url_of(settings: Settings, bound: socket.socket) -> str:
+    """Return where the daemon is, for people."""
+    host, port = settings.server.host, bound.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http{'s' if settings.server.tls_cert else ''}://{shown}:{port}"

@@ -20,6 +20,8 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from healthd import __version__
+
 CONTENT_TYPE = "text/plain; version=0.0.4"
 """The server adds the charset."""
 
@@ -35,7 +37,7 @@ class Read:
 
 
 READ_METRICS = (
-    Read("healthd_build_info", "gauge", ("version",), "Always 1; the version is the label."),
+    Read("healthd_build_info", "gauge", ("version",), "Always 1; the version is the label, empty for strangers."),
     Read("healthd_ready", "gauge", (), "1 when /readyz answers 200."),
     Read("healthd_camera_state", "gauge", ("camera", "state"), "1 for the state the camera is in, 0 for the others."),
     Read("healthd_camera_frames_read_total", "counter", ("camera",), "Images that the camera delivered."),
@@ -123,9 +125,12 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each that nobody documents
         self._reader = _Reader()
+        self._shown_version = __version__
+        self._reader.sources.append(lambda: [Sample("healthd_build_info", 1, {"version": self._shown_version})])
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        self._versions = CollectorRegistry()
+        PlatformCollector(registry=self._versions)
         GCCollector(registry=self.registry)
         self.registry.register(self._reader)
         self.requests = Counter(
@@ -193,9 +198,11 @@ class Metrics:
         """Ask `source` for its samples at every scrape. It is called on the event loop and must not wait."""
         self._reader.sources.append(source)
 
-    def render(self) -> bytes:
-        """Return all metrics as Prometheus text."""
-        return generate_latest(self.registry)
+    def render(self, *, versions: bool = True) -> bytes:
+        """Return all metrics as Prometheus text; without `versions`, none of healthd or Python is told."""
+        self._shown_version = __version__ if versions else ""
+        found = generate_latest(self.registry)
+        return found + generate_latest(self._versions) if versions else found
 
 
 def documented_names() -> tuple[str, ...]:

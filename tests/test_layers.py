@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plugins",),
     (
         *("settings", "settings_sections", "settings_env", "settings_file", "settings_references", "settings_tree"),
-        *("settings_options", "settings_view"),
+        *("settings_options", "settings_view", "tls"),
         *("metrics", "logs", "native_log", "log_writer", "log_ring"),
     ),
     (

@@ -25,7 +25,8 @@ class Health(Struct):
     """For people and uptime monitors."""
 
     status: str
-    version: str
+    version: str | None
+    """Null for strangers, where keys are needed."""
     uptime_seconds: float
     cameras: dict[str, int]
     """Cameras by state."""

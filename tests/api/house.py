@@ -28,7 +28,7 @@ from healthd.clock import Clock
 from healthd.daemon import InstalledPlugins, build
 from healthd.errors import EndOfStream
 from healthd.frames import Image
-from healthd.http_server import Server, listen, protocol
+from healthd.http_server import Server, listen, protocol, proxy_options
 from healthd.http_sockets import socket_options
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd.plugins import FAMILIES, SOURCES, Plugin, Plugins
@@ -211,6 +211,7 @@ async def _serving(services: Services, *, root_path: str) -> AsyncIterator[str]:
         log_config=None,
         access_log=False,
         root_path=root_path,
+        **proxy_options(services.settings.server),
         timeout_graceful_shutdown=2,
     )
     server = _Server(config, services)

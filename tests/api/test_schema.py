@@ -8,7 +8,6 @@ import pytest
 import pytest_asyncio
 from litestar.routes import HTTPRoute
 
-from healthd import __version__
 from healthd.api.origins import PROBES
 from healthd.app import create_app
 from tests.api.house import KEYS, METHODS, House, open_house
@@ -54,7 +53,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 async def test_it_says_what_it_describes(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
-    assert (document["info"]["title"], document["info"]["version"]) == ("healthd", __version__)
+    assert (document["info"]["title"], document["info"]["version"]) == ("healthd", "1")
     assert document["servers"] == [{"url": "/"}]
 
 
