@@ -42,7 +42,7 @@ from healthd.api.sessions import SessionController
 from healthd.api.settings import settings
 from healthd.api.sockets import no_socket, predictions
 from healthd.api.streams import StreamController
-from healthd.api.unread import UnreadBodies
+from healthd.api.unread import Bodies
 from healthd.api.viewers import ViewerController
 
 WEB = Path(__file__).parent / "web"
@@ -148,7 +148,8 @@ def create_app(services: Services) -> Litestar:
     options = Options(app.asgi_handler, app.state.methods, cors=cors is not None)
     guarded = PageGuard(options, services, cors)
     app.state.cached_snapshots = CachedSnapshots(services, is_ours=guarded.is_ours, headers=PICTURE)
-    app.asgi_handler = _Answers(UnreadBodies(guarded), services)  # around all: what no route answers is an answer too
+    bodies = Bodies(guarded, seconds=services.settings.server.header_timeout_seconds)
+    app.asgi_handler = _Answers(bodies, services)  # around all: what no route answers is an answer too
     return app
 
 

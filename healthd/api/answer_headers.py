@@ -1,4 +1,4 @@
-"""The headers that answers carry by their kind: what browsers may do with a page, with a picture, with anything else."""
+"""The headers that answers carry by their kind: what browsers may do with a page, a picture, or anything else."""
 
 from collections.abc import Sequence
 from typing import Any

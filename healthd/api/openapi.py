@@ -120,6 +120,8 @@ def _add_errors(operation: dict[str, Any]) -> None:
         del responses["400"]
     if "requestBody" in operation:
         _add(operation, 400, "The body is not what its `Content-Type` says.")
+        _add(operation, 408, "The body did not arrive in time.")
+        _add(operation, 413, "The body is too large.")
     if "requestBody" in operation or any(one["in"] == "query" for one in operation.get("parameters", [])):
         _add(operation, 422, "A parameter or a field is unknown or out of bounds; `extra` names each with its bound.")
     _add(operation, "default", "Any other error; 500 is a bug of healthd, a plugin or a model, and is logged.")
