@@ -210,6 +210,7 @@ async def _serving(services: Services, *, root_path: str) -> AsyncIterator[str]:
         **socket_options(services.settings),
         log_config=None,
         access_log=False,
+        server_header=False,
         root_path=root_path,
         **proxy_options(services.settings.server),
         timeout_graceful_shutdown=2,
