@@ -10,6 +10,7 @@ import errno
 import ipaddress
 import socket
 import ssl
+from asyncio import sslproto
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ SHARE_TO_CUT = 16
 SWEEP_SECONDS = 1.0
 NO_FILES_SECONDS = 0.1
 QUIET_SECONDS = 60.0
+TLS_BUFFER_BYTES = 32_768
+"""What asyncio has ready for what one connection sends; its own 256 KB each would be half a gigabyte for all."""
 _NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -107,6 +110,8 @@ class Door:
         self._proxies = tuple(ipaddress.ip_network(text, strict=False) for text in settings.trusted_proxies)
         self._counts = counts
         self._tls = tls
+        if tls is not None:
+            sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
         self._places: dict[_Place, None] = {}
         self._by_client: Counter[str] = Counter()
         self._loop = asyncio.get_running_loop()

@@ -136,7 +136,9 @@ class Authenticator:
     def _by_known_key(self, key: str, client: str) -> Identity | None:
         """Recognise a key by its digest, for a client that may show keys now, or has shown this one before."""
         found = self._keys.known(key)
-        if found is None or (self.attempts.wait_seconds(client) and not self.attempts.is_known(client, found.name)):
+        if found is None or self.attempts.is_known(client, found.name):
+            return found
+        if self.attempts.wait_seconds(client):
             return None
         self.attempts.note_right(client, found.name)
         return found
