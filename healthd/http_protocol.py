@@ -9,6 +9,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -100,10 +101,21 @@ class DroppableProtocol(HttpToolsProtocol):
     def _read(self, data: bytes) -> None:
         """Let the parser read; refuse what it would have to keep without end."""
         steps = self._steps
-        super().data_received(data)
+        self._feed(data)
         self._silent_bytes = self._silent_bytes + len(data) if steps == self._steps else 0
         if self._silent_bytes > MAX_HEAD_BYTES:
             self._refuse(*_TOO_LARGE)
+
+    def _feed(self, data: bytes) -> None:
+        """Let the parser read. What is no HTTP is refused without a word in the log: strangers write no log."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(*self._refusal)
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
 
     def on_message_begin(self) -> None:
         """Begin to read a request."""
@@ -237,7 +249,7 @@ class DroppableProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if question is None or not self._answer(question):
-            super().data_received(held)
+            self._feed(held)
 
     def _answers_at_once(self) -> bool:
         """Answer the request whose head is here, if it is for a picture that is encoded and nothing else is asked."""
@@ -339,10 +351,6 @@ class DroppableProtocol(HttpToolsProtocol):
         """Drop the connection."""
         self.transport.abort()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words
-        """Refuse what is no request, in the shape of every error."""
-        self._refuse(*self._refusal)
-
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Say why the connection ends. What the client is still sending is read on: a reset would eat our words."""
         transport, cycle = self.transport, self.cycle
@@ -365,9 +373,6 @@ class DroppableProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         """Answer as it was when the head of the request was read."""
         return self._upgrades
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: the request is answered as if it had not asked."""
 
 
 class _RefusedError(Exception):

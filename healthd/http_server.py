@@ -124,6 +124,7 @@ def load_tls(settings: Settings) -> Tls | None:
 def make_server(settings: Settings, services: Services, tls: Tls | None, *, on_started: Callable[[], None]) -> Server:
     """Build the server around the parts of the daemon."""
     app = create_app(services)
+    services.tls = tls
     if tls is not None:
         services.metrics.read_from(tls.samples)
     options: dict[str, Any] = {

@@ -27,6 +27,7 @@ from healthd.models.manager import ModelManager
 from healthd.models.model import ModelFamily
 from healthd.plugins import Plugins
 from healthd.settings import Settings
+from healthd.tls import Tls
 
 READY_WITHIN_SECONDS = 30.0
 """A camera or a model that has come to no result by then no longer keeps the others from their traffic."""
@@ -60,6 +61,8 @@ class Services:
     decoder: PictureDecoder = field(init=False)
     sockets: SocketCounts = field(default_factory=SocketCounts)
     doors: DoorCounts = field(default_factory=DoorCounts)
+    tls: Tls | None = None
+    """None: plain HTTP."""
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)
