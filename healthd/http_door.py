@@ -127,6 +127,9 @@ class Door:
             with contextlib.suppress(ValueError, OSError):
                 self._loop.remove_reader(self._bound.fileno())
             self._accepting.cancel()
+            for place in tuple(self._places):
+                if place.talk is None and self._tls is not None:  # what comes of it would not know that it must end
+                    place.cut()
             if not self._places:
                 self._sweeping.cancel()
 

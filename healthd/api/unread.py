@@ -23,7 +23,7 @@ SMALL_BYTES = 65_536
 
 
 class Bodies:
-    """Bounds what routes that take no uploads are sent.
+    """Bounds what routes are sent that take a few words, and no upload.
 
     Ends connections whose request was answered before it was read, in a way that lets the answer arrive.
     """
@@ -75,9 +75,9 @@ class _Body:
         """Read the next piece.
 
         Raises:
-            ClientException: 408 or 413: it takes too long, or is too large, for a route that takes no uploads.
+            ClientException: 408 or 413: it takes too long, or is too large, for a few words.
         """
-        if self.ended or self._is_upload:
+        if self.ended or not self._is_small:
             return await self._read()
         now = asyncio.get_running_loop().time()
         self._begun_at = self._begun_at or now
@@ -93,10 +93,10 @@ class _Body:
         return message
 
     @property
-    def _is_upload(self) -> bool:
-        """Whether the route reads its request by itself; known once it was found."""
+    def _is_small(self) -> bool:
+        """Whether the framework reads it for the route; known once that was found. Others have limits of their own."""
         handler = self._scope.get("route_handler")
-        return handler is not None and "described" in handler.opt
+        return handler is not None and handler.parsed_data_field is not None
 
     async def _read(self) -> Any:
         self._waits = False
