@@ -8,8 +8,10 @@ from pydantic import BaseModel
 
 from healthd.cameras.factory import make_sources, models_of
 from healthd.daemon import load_installed_plugins
+from healthd.errors import SettingsError
 from healthd.models.catalog import wrong_models
 from healthd.settings import Settings
+from healthd.tls import Pair, expiry_hint
 
 _NAMES = {"string": "text", "boolean": "true, false", "null": "absent", "object": "table"}
 
@@ -33,6 +35,18 @@ async def check_cameras(settings: Settings, *, on_hint: Callable[[str], None] = 
     families = None if plugins.families.skipped else plugins.made.values()
     models = wrong_models(settings.models, families, watching=models_of(made).values())
     return [*wrong, *(f"{key}: {reason}" for key, reason in models)]
+
+
+def check_tls(settings: Settings) -> tuple[list[str], list[str]]:
+    """Load the certificate, if there is one; return what is wrong with it, and what is worth a hint."""
+    cert, key = settings.server.tls_cert, settings.server.tls_key
+    if cert is None or key is None:
+        return [], []
+    try:
+        hint = expiry_hint(Pair(cert, key))
+    except SettingsError as exc:
+        return [str(exc)], []
+    return [], [hint] if hint else []
 
 
 async def list_plugins(*, safe_mode: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line: `healthd run | demo | check-config | plugins | plugin | infer | models | top`.
+"""The command line: `healthd run | demo | check-config | plugins | plugin | infer | models | auth | top`.
 
 Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start, its server died, `top --once` got no answer,
 `infer` failed, for one picture at least, `models` did, or a plugin breaks a rule (`plugins check`);
@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     models = verbs.add_parser("models", help="prepare models for this machine, list them, verify what was prepared")
     add_models_verbs(models.add_subparsers(required=True, metavar="VERB"), common)
     models.set_defaults(verb=_models)
+
+    auth = verbs.add_parser("auth", help="make API keys, and hashes of keys for the configuration")
+    auth_verbs = auth.add_subparsers(required=True, metavar="VERB")
+    auth_verbs.add_parser("hash", help="read a key from standard input, print its hash").set_defaults(verb=_auth)
+    auth_verbs.add_parser("new", help="print a new key and its hash").set_defaults(verb=_auth, new=True)
 
     top = verbs.add_parser("top", help="watch a running daemon, here or elsewhere: cameras, rates, viewers, load")
     top.add_argument("--url", default="http://127.0.0.1:8080", help="where it is (default %(default)s)")
@@ -217,7 +222,7 @@ def _signals_cut_short() -> None:
 
 def _check_config(chosen: argparse.Namespace) -> int:
     _signals_cut_short()
-    from healthd.check import check_cameras  # noqa: PLC0415
+    from healthd.check import check_cameras, check_tls  # noqa: PLC0415
     from healthd.settings import ConfigError, in_safe_mode, load_settings, settings_hints  # noqa: PLC0415
 
     _quiet(chosen)
@@ -226,9 +231,10 @@ def _check_config(chosen: argparse.Namespace) -> int:
     except ConfigError as exc:
         return _say(str(exc), WRONG_CONFIG)
     settings = in_safe_mode(settings) if chosen.safe_mode else settings
-    for hint in settings_hints(settings):
+    problems, hints = check_tls(settings)
+    for hint in (*settings_hints(settings), *hints):
         _hint(hint)
-    problems = _run_loop_of(check_cameras(settings, on_hint=_hint))
+    problems += _run_loop_of(check_cameras(settings, on_hint=_hint))
     if problems:
         return _say("\n".join(f"{chosen.config}: {problem}" for problem in problems), WRONG_CONFIG)
     print(f"{chosen.config}: ok, {len(settings.cameras)} camera{'' if len(settings.cameras) == 1 else 's'}")
@@ -317,6 +323,12 @@ def _models(chosen: argparse.Namespace) -> int:
         force=chosen.force,
     )
     return _run_loop(models_command.prepare(settings, chosen.name, request))
+
+
+def _auth(chosen: argparse.Namespace) -> int:
+    from healthd import auth_command  # noqa: PLC0415
+
+    return auth_command.make() if "new" in chosen else auth_command.hash_typed()
 
 
 def _top(chosen: argparse.Namespace) -> int:

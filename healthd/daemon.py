@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from healthd.api.auth import Authenticator
 from healthd.api.events import tell_listeners
 from healthd.api.jobs import written
 from healthd.api.services import Services
-from healthd.app import create_app
 from healthd.cameras.events import EventHub
 from healthd.cameras.factory import make_sources, models_of
 from healthd.cameras.jpeg import JpegEncoder
@@ -26,8 +24,7 @@ from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.cpus import set_thread_budget
-from healthd.http_server import Server, StartError, listen, protocol, take_server
-from healthd.http_sockets import socket_options
+from healthd.http_server import StartError, listen, load_tls, make_server, take_server, url_of
 from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
 from healthd.models.inference import Inference
@@ -37,7 +34,7 @@ from healthd.models.room import Limits
 from healthd.models.tally import Tally
 from healthd.native_log import TALLY
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
-from healthd.process import versions
+from healthd.process import raise_file_limit, versions
 from healthd.reload import Reloader, make_catalog, take_auth
 from healthd.settings import CameraSettings, Settings
 from healthd.settings_changes import ConfigFile
@@ -158,7 +155,9 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     tell_listeners(services)
     metrics.read_from(supervisor.samples)
     metrics.read_from(viewers.samples)
+    metrics.read_from(auth.samples)
     metrics.read_from(services.sockets.samples)
+    metrics.read_from(services.doors.samples)
     metrics.read_from(inference.samples)
     metrics.read_from(jobs.samples)
     metrics.read_from(lambda: _samples(services))
@@ -209,6 +208,8 @@ async def serve(
         StartError: it cannot start.
     """
     stop = asyncio.Event()
+    raise_file_limit()
+    tls = load_tls(settings)
     reload = asyncio.Event()
     latest = settings
 
@@ -236,7 +237,7 @@ async def serve(
         services.supervisor.start()
         services.inference.start()
         services.jobs.start()
-        server = _server(settings, services, on_started=lambda: on_listening(_url(settings, bound)))
+        server = make_server(settings, services, tls, on_started=lambda: on_listening(url_of(settings, bound)))
 
         def on_changed(changed: Settings) -> None:
             nonlocal latest
@@ -252,11 +253,12 @@ async def serve(
         history = asyncio.create_task(services.history.keep(), name="history")
         following = asyncio.create_task(reloader.follow(reload), name="reload")
         watching = asyncio.create_task(reloader.watch(), name="config-watch")
+        certificate = [asyncio.create_task(tls.keep(), name="tls")] if tls is not None else []
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         crashed = serving.done() and not stop.is_set()
         if crashed:
             log.error("http_server_died", exc_info=serving.exception() if not serving.cancelled() else None)
-        for task in (housekeeping, history, stopping, following, watching):
+        for task in (housekeeping, history, stopping, following, watching, *certificate):
             task.cancel()
         await _stop(services, server=server, serving=serving)
     return 1 if crashed else 0
@@ -298,22 +300,6 @@ async def _stop(services: Services, *, server: uvicorn.Server, serving: asyncio.
     log.info("stopped", seconds=round(loop.time() - begun, 3), abandoned=list(abandoned))
 
 
-def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:
-    app = create_app(services)
-    options: dict[str, Any] = {
-        "lifespan": "off",
-        "http": protocol(app),
-        **socket_options(settings),
-        "log_config": None,
-        "log_level": "warning",
-        "access_log": False,
-        "server_header": False,
-        "proxy_headers": False,
-        "root_path": settings.server.root_path,
-    }
-    return Server(uvicorn.Config(app, **options), on_started=on_started)
-
-
 async def _keep_house(services: Services) -> None:
     """Unload models that nobody uses, now and then."""
     while True:
@@ -331,7 +317,6 @@ async def _keep_house(services: Services) -> None:
 
 
 def _samples(services: Services) -> Iterator[Sample]:
-    yield Sample("healthd_build_info", 1, {"version": __version__})
     for outcome, number in services.reloads.items():
         yield Sample("healthd_config_reloads_total", number, {"outcome": outcome})
     yield Sample("healthd_config_restart_needed", len(services.restart_needed))
@@ -347,9 +332,3 @@ def _samples(services: Services) -> Iterator[Sample]:
         memory = sum(model.memory_bytes or 0 for model in same)
         yield Sample("healthd_model_memory_bytes", memory, {"model": model_id})
         yield Sample("healthd_model_predictions_total", sum(model.predictions for model in same), {"model": model_id})
-
-
-def _url(settings: Settings, bound: socket.socket) -> str:
-    host, port = settings.server.host, bound.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"

@@ -21,6 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from healthd import __version__
+
 CONTENT_TYPE = "text/plain; version=0.0.4"
 """The server adds the charset."""
 
@@ -36,7 +38,7 @@ class Read:
 
 
 READ_METRICS = (
-    Read("healthd_build_info", "gauge", ("version",), "Always 1; the version is the label."),
+    Read("healthd_build_info", "gauge", ("version",), "Always 1; the version is the label, empty for strangers."),
     Read("healthd_config_reloads_total", "counter", ("outcome",), "Reloads of the configuration: ok or failed."),
     Read("healthd_config_restart_needed", "gauge", (), "Settings of the file that wait for a restart of healthd."),
     Read("healthd_ready", "gauge", (), "1 when /readyz answers 200."),
@@ -70,6 +72,11 @@ READ_METRICS = (
     Read("healthd_socket_frames_answered_total", "counter", ("status",), "Pictures answered, by status."),
     Read("healthd_socket_frames_dropped_total", "counter", (), "Pictures that a newer one replaced, or left behind."),
     Read("healthd_socket_frames_in_hand", "gauge", (), "Pictures received, neither answered nor dropped yet."),
+    Read("healthd_sessions_open", "gauge", (), "Log-ins of pages that have not ended."),
+    Read("healthd_key_refusals_total", "counter", ("reason",), "Keys refused: wrong, or not looked at (limited)."),
+    Read("healthd_connections_open", "gauge", (), "Open connections, WebSockets included."),
+    Read("healthd_connections_cut_total", "counter", ("reason",), "Connections that healthd ended, by reason."),
+    Read("healthd_tls_certificate_expires_seconds", "gauge", (), "Until the certificate expires; negative after it."),
     Read("healthd_infer_uploads_open", "gauge", (), "Requests with a picture that are not answered yet."),
     Read("healthd_jobs", "gauge", ("state",), "Jobs that are kept, by state."),
     Read("healthd_jobs_queue_depth", "gauge", (), "Jobs that wait in the queue for a worker."),
@@ -124,9 +131,12 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each that nobody documents
         self._reader = _Reader()
+        self._shown_version = __version__
+        self._reader.sources.append(lambda: [Sample("healthd_build_info", 1, {"version": self._shown_version})])
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        self._versions = CollectorRegistry()
+        PlatformCollector(registry=self._versions)
         GCCollector(registry=self.registry)
         self.registry.register(self._reader)
         self.requests = Counter(
@@ -215,9 +225,11 @@ class Metrics:
             with contextlib.suppress(KeyError):
                 self.camera_decode_seconds.remove(name, outcome)
 
-    def render(self) -> bytes:
-        """Return all metrics as Prometheus text."""
-        return generate_latest(self.registry)
+    def render(self, *, versions: bool = True) -> bytes:
+        """Return all metrics as Prometheus text; without `versions`, none of healthd or Python is told."""
+        self._shown_version = __version__ if versions else ""
+        found = generate_latest(self.registry)
+        return found + generate_latest(self._versions) if versions else found
 
 
 def documented_names() -> tuple[str, ...]:

@@ -97,6 +97,8 @@ class Reloader:
                 self._services.reloads["failed"] += 1
                 log.exception("config_reload_bug", trigger=trigger)
                 raise
+            if self._services.tls is not None:
+                self._services.tls.reload_if_changed()
             self._services.reloads["ok"] += 1
             log.info(
                 "config_reloaded",
@@ -337,7 +339,7 @@ def make_catalog(families: Mapping[str, ModelFamily], settings: Settings, camera
 def take_auth(authenticator: Authenticator, auth: AuthSettings) -> None:
     """Let those in who may come in by these settings, and nobody else."""
     keys = [(key.name, key.key.reveal(), key.scope) for key in auth.keys if auth.needs_key]
-    authenticator.replace(keys, session_seconds=auth.session_hours * 3600)
+    authenticator.replace(keys, session_seconds=auth.session_hours * 3600, idle_seconds=auth.session_idle_hours * 3600)
 
 
 def file_tuning(settings: Settings, name: str) -> Tuning:

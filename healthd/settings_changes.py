@@ -14,8 +14,12 @@ Effect: TypeAlias = Literal["hot", "camera", "daemon"]
 """`hot`: counts at once. `camera`: that camera alone is restarted. `daemon`: counts from the next start on."""
 
 SECTION_EFFECTS: dict[str, dict[str, Effect]] = {
-    "server": dict.fromkeys(("host", "port", "root_path", "cors_origins", "allowed_hosts", "safe_mode"), "daemon"),
-    "auth": dict.fromkeys(("mode", "keys", "session_hours"), "hot"),
+    "server": {
+        **dict.fromkeys(("host", "port", "root_path", "cors_origins", "allowed_hosts", "safe_mode"), "daemon"),
+        **dict.fromkeys(("embed_origins", "trusted_proxies", "tls_cert", "tls_key", "hsts_seconds"), "daemon"),
+        **dict.fromkeys(("max_connections", "max_connections_per_client", "header_timeout_seconds"), "daemon"),
+    },
+    "auth": dict.fromkeys(("mode", "keys", "session_hours", "session_idle_hours"), "hot"),
     "shutdown": dict.fromkeys(("grace_seconds", "drain_seconds"), "hot"),
     "log": dict.fromkeys(("level", "format"), "hot"),
     "config": {"watch": "hot"},

@@ -152,7 +152,7 @@ def test_an_event_is_a_name_and_not_a_sentence() -> None:
 # -- routes ------------------------------------------------------------------------------------------------------------
 
 HEADING = re.compile(r"^### `([A-Z]+) (\S+)`$", re.MULTILINE)
-SAID_FOR_ALL = {"200", "400", "401", "403", "422", "default"}
+SAID_FOR_ALL = {"200", "400", "401", "403", "408", "413", "422", "429", "default"}
 
 
 def sections() -> dict[tuple[str, str], str]:

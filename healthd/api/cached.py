@@ -19,6 +19,7 @@ from healthd.api.services import Services
 from healthd.cameras.health import State
 from healthd.cameras.jpeg import MAX_VARIANTS, Variant
 from healthd.cameras.runner import CameraRunner
+from healthd.clients import client_of
 from healthd.frames import Frame
 
 PREFIX, SUFFIX = b"/api/v1/cameras/", b"/snapshot"
@@ -35,6 +36,9 @@ _KEYS = {b"x-api-key", b"authorization"}
 _SECRETS = {*_KEYS, b"cookie"}
 _OTHERS = {b"origin", b"content-length", b"transfer-encoding", b"expect", b"upgrade"}
 """A request with one of these is answered elsewhere: pages of other sites get more headers, bodies have to be read."""
+
+_FORWARDED = b"x-forwarded-for"
+"""Whoever asks through a proxy of ours is told apart by the application."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -104,6 +108,7 @@ class CachedSnapshots:
         self._is_ours = is_ours
         self._headers = headers
         self._root = services.settings.server.root_path.encode()
+        self._has_proxies = bool(services.settings.server.trusted_proxies)
         self._told: dict[tuple[str, bool], dict[Variant, _Told]] = {}
         """By camera, plain or predicted: the variants of its newest frame that were asked for."""
         self._by_heart: dict[bytes, Question] = {}
@@ -129,8 +134,8 @@ class CachedSnapshots:
             del self._by_heart[next(iter(self._by_heart))]
         self._by_heart[request] = question
 
-    def question(self, url: bytes, headers: RawHeaders) -> Question | None:
-        """Read the target and the headers of a GET; None: this is not for us."""
+    def question(self, url: bytes, headers: RawHeaders, peer: str) -> Question | None:
+        """Read the target and the headers of a GET from an address; None: this is not for us."""
         path, _, query = url.partition(b"?")
         if self._root and path.startswith(self._root + b"/"):
             path = path[len(self._root) :]
@@ -143,7 +148,7 @@ class CachedSnapshots:
         tag: bytes | None = None
         secrets: dict[str, str] = {}
         for name, value in headers:
-            if name in _OTHERS:
+            if name in _OTHERS or (name == _FORWARDED and self._has_proxies):
                 return None
             if name == b"if-none-match":
                 tag = value if tag is None else tag + b", " + value
@@ -151,7 +156,7 @@ class CachedSnapshots:
                 if name.decode() in secrets:
                     return None
                 secrets[name.decode()] = value.decode("latin-1")
-        if self._services.auth.required and not _may_read(self._services, secrets):
+        if self._services.auth.required and not _may_read(self._services, secrets, peer):
             return None
         return Question(runner, asked, tag, bool(secrets))
 
@@ -284,8 +289,8 @@ def _parsed(query: bytes) -> _Asked | None:
     return _Asked(numbers.get(b"q"), numbers.get(b"width"), overlay, numbers.get(b"max_age"))
 
 
-def _may_read(services: Services, secrets: Mapping[str, str]) -> bool:
+def _may_read(services: Services, secrets: Mapping[str, str], peer: str) -> bool:
     if not secrets.keys() & {"x-api-key", "authorization"}:
         return False  # a session's cookie, or nothing: the guard knows
-    identity = services.auth.identify(secrets, {})
+    identity = services.auth.identify(secrets, {}, client=client_of(peer))
     return identity is not None and identity.may("read")

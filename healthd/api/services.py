@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeAlias
 from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
+from healthd.api.connection import DoorCounts
 from healthd.api.decoder import PictureDecoder
 from healthd.api.socket_session import SocketCounts
 from healthd.api.uploads import Uploads
@@ -30,6 +31,7 @@ from healthd.models.model import ModelFamily
 from healthd.plugins import Plugins
 from healthd.settings import CameraSettings, Settings
 from healthd.settings_changes import Reloaded
+from healthd.tls import Tls
 
 READY_WITHIN_SECONDS = 30.0
 """A camera or a model that has come to no result by then no longer keeps the others from their traffic."""
@@ -81,12 +83,16 @@ class Services:
     uploads: Uploads = field(init=False)
     decoder: PictureDecoder = field(init=False)
     sockets: SocketCounts = field(default_factory=SocketCounts)
+    doors: DoorCounts = field(default_factory=DoorCounts)
+    tls: Tls | None = None
+    """None: plain HTTP."""
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self.auth.on_session_closed = self.viewers.end_page
+        self.auth.sessions.on_closed = self.viewers.end_page
+        self.auth.sessions.is_watching = self.viewers.has_page
         self.started_at = self.clock.now()
         self._started = self.clock.monotonic()
         self.history = History(self.supervisor, clock=self.clock)

@@ -238,6 +238,10 @@ class Viewers:
         self._max_sockets = max_sockets
         self._max_seconds = max_seconds or math.inf
 
+    def has_page(self, session_id: str) -> bool:
+        """Tell whether a page has something open."""
+        return any(viewer.page is not None and viewer.page.session_id == session_id for viewer in self._open.values())
+
     def samples(self) -> Iterator[Sample]:
         """Give the values of the metrics of all viewers, as they are now."""
         for (kind, camera), totals in self.totals.items():

@@ -344,6 +344,23 @@ def test_a_claim_that_is_shared_is_left_alone() -> None:
     assert claims == {"models": {"claimName": "models", "readOnly": True}, "state": {"claimName": "cams-healthd-state"}}
 
 
+def test_a_certificate_in_a_secret_is_served_and_asked_for() -> None:
+    values = {"tls": {"secretName": "cams-tls"}, "metrics": {"serviceMonitor": {"enabled": True}}}
+    objects = rendered(values)
+    container = pod(objects)["containers"][0]
+    variables = {item["name"]: item.get("value") for item in container["env"]}
+    (mount,) = [item for item in container["volumeMounts"] if item["name"] == "tls"]
+    assert mount["readOnly"]
+    assert variables["HEALTHD_SERVER__TLS_CERT"] == f"{mount['mountPath']}/tls.crt"
+    assert variables["HEALTHD_SERVER__TLS_KEY"] == f"{mount['mountPath']}/tls.key"
+    probes = [container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "liveness", "readiness")]
+    assert probes == ["HTTPS"] * 3
+    assert objects["ServiceMonitor", "cams-healthd"]["spec"]["endpoints"][0]["scheme"] == "https"
+    assert pod(case("default"))["containers"][0]["livenessProbe"]["httpGet"]["scheme"] == "HTTP"
+    twice = template({**values, "server": {"tls_cert": "/a", "tls_key": "/b"}})
+    assert "leave server.tls_cert and server.tls_key out" in twice.stderr
+
+
 def test_the_start_may_take_as_long_as_loading_a_model() -> None:
     for values, least in (({}, 120), ({"models": {"load_timeout_seconds": 600}}, 600)):
         probe = pod(rendered(values))["containers"][0]["startupProbe"]
