@@ -40,6 +40,14 @@ class LoadError(ModelError):
     """The model was asked for and cannot be loaded; the message says why."""
 
 
+class StalledError(ModelError):
+    """The model does not answer, or has ended. Whoever uses it leaves it, and gets one that is loaded anew."""
+
+
+class WornOutError(LoadError):
+    """The model has hung too often to be risked again now; the message says what to do."""
+
+
 class BusyError(ModelError):
     """No room, no turn or no memory for this caller now."""
 

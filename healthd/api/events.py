@@ -14,12 +14,13 @@ def tell_listeners(services: Services) -> None:
     """From now on, publish what happens. Without a listener nothing is shaped or encoded."""
 
     def watch(runner: CameraRunner) -> None:
-        health, predicted = runner.health, runner.shown.predicted
+        health, model, predicted = runner.health, runner.model_health, runner.shown.predicted
 
         def look() -> None:
-            nonlocal health, predicted
+            nonlocal health, model, predicted
             before, health = health, runner.health
-            if _differs(before, health):
+            model_before, model = model, runner.model_health
+            if _differs(before, health) or model_before.state != model.state:
                 services.events.publish("camera", runner.name, lambda: camera_body(services, runner))
             if (newest := runner.shown.predicted) is not predicted:
                 predicted = newest

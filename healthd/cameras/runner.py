@@ -321,7 +321,7 @@ class CameraRunner:
                 "it goes on when one returns; if none does, mend the camera or its driver and restart healthd"
             )
         elif task == "predictor" and self._predictor is not None:
-            self._predictor.set_health("retrying", reason)
+            self._predictor.note_failure(exc, reason)
         else:
             self._forget_frames()
             stalled = isinstance(exc, WorkerTimeout) and not isinstance(exc, EnterTimeout)

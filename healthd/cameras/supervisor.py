@@ -3,10 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import get_args
 
 import structlog
 
 from healthd.cameras.health import State
+from healthd.cameras.records import ModelState
 from healthd.cameras.runner import CameraRunner
 from healthd.metrics import Sample
 
@@ -94,6 +96,8 @@ def _samples(runner: CameraRunner) -> Iterator[Sample]:
     state, counts = runner.health.state, runner.counts
     for known in State:
         yield Sample("healthd_camera_state", float(known is state), {**camera, "state": known.value})
+    for word in get_args(ModelState):
+        yield Sample("healthd_camera_model_state", float(runner.model_health.state == word), {**camera, "state": word})
     yield Sample("healthd_camera_frames_read_total", counts.read, camera)
     yield Sample("healthd_camera_frames_predicted_total", counts.predicted, camera)
     for reason, number in counts.dropped.items():

@@ -6,31 +6,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from healthd.clock import SYSTEM_CLOCK, Clock
-from healthd.errors import BusyError, LoadError, ModelError, PluginError, SettingsError
+from healthd.errors import BusyError, ModelError, PluginError, SettingsError, WornOutError
 from healthd.models.catalog import shown_id
+from healthd.models.failed_loads import FailedLoad, FailedLoads
 from healthd.models.model import ModelFamily, ModelOptions, ModelSpec, Prediction
-from healthd.models.room import Limits, refuse_giant, victims
+from healthd.models.room import Limits, estimate, refuse_giant, victims
 from healthd.models.shared import LoadedModel, SharedModel, again
 
 log = structlog.get_logger(__name__)
 _Key = tuple[str, str, ModelOptions]
 MOST_STUCK = 4
 """So many hung threads of one model, and it is not loaded again before one comes back."""
-
-
-@dataclass(frozen=True, slots=True)
-class FailedLoad:
-    """A load that failed a short while ago."""
-
-    error: ModelError | SettingsError
-    at: float
-    """Seconds of the monotonic clock."""
 
 
 class ModelManager:
@@ -71,7 +62,6 @@ class ModelManager:
         self._batch_window_seconds = batch_window_seconds
         self._idle_unload_seconds = idle_unload_seconds
         self.load_timeout_seconds = load_timeout_seconds
-        self._failed_load_seconds = failed_load_seconds
         self._room_timeout_seconds = room_timeout_seconds
         self._stuck_after_seconds = stuck_after_seconds
         self._on_prediction = on_prediction
@@ -83,7 +73,7 @@ class ModelManager:
         """Taken out and not closed yet: their memory is still held."""
         self._given_up: list[SharedModel] = []
         """Hung, and replaced."""
-        self._failed: dict[_Key, FailedLoad] = {}
+        self._failed = FailedLoads(failed_load_seconds, clock)
         self.counts: Counter[tuple[str, str]] = Counter()
         """Loads by outcome and unloads by reason."""
 
@@ -197,17 +187,12 @@ class ModelManager:
     def failure(self, family: str, model_id: str, options: ModelOptions) -> FailedLoad | None:
         """Return how the last load failed, if that was a short while ago. Does not block."""
         with self._changed:
-            now = self._clock.monotonic()
-            for key, failed in list(self._failed.items()):
-                if now - failed.at >= self._failed_load_seconds:
-                    del self._failed[key]
-            return self._failed.get((family, model_id, options))
+            return self._failed.find(family, model_id, options)
 
     def forgive(self, family: str, model_id: str) -> None:
         """Forget that loads of this model failed."""
         with self._changed:
-            for key in [key for key in self._failed if key[:2] == (family, model_id)]:
-                del self._failed[key]
+            self._failed.forgive(family, model_id)
 
     def loaded(self) -> tuple[LoadedModel, ...]:
         """Tell what is loaded now."""
@@ -274,7 +259,7 @@ class ModelManager:
 
     def _take(self, key: _Key, spec: ModelSpec, maker: ModelFamily) -> tuple[SharedModel, bool, list[SharedModel]]:
         """Return the model of that key, whether the caller must load it, and what it must close before it does."""
-        wanted = _estimate(maker, spec)
+        wanted = estimate(maker, spec)
         deadline = time.monotonic() + self._room_timeout_seconds
         with self._changed:
             while True:
@@ -312,17 +297,21 @@ class ModelManager:
         """Return the model of that key; one that hangs is left to its thread.
 
         Raises:
-            LoadError: too many threads hang in it already.
+            WornOutError: too many threads hang in it already.
         """
         shared = self._models.get(key)
         if shared is not None and shared.stuck_for() > self._limit(shared):
             log.warning("model_stuck", model=shared.shown, seconds=round(shared.stuck_for(), 1))
             del self._models[key]
             self._given_up.append(shared)
+            self.counts["unload", "stalled"] += 1
             shared = None
         hung = sum(1 for model in self._given_up if model.family == key[0] and model_id in model.names)
         if shared is None and hung >= MOST_STUCK:
-            raise LoadError(f"{hung} threads hang in {model_id}: restart healthd, or take another model")
+            raise WornOutError(
+                f"{hung} threads hang in {model_id}: it is loaded again when one of them returns; if none does, restart"
+                " healthd or take another model"
+            )
         return shared
 
     def _victims(self, model_id: str, wanted: int, *, room_for: int) -> list[SharedModel]:
@@ -354,13 +343,11 @@ class ModelManager:
 
     def _forget(self, key: _Key, shared: SharedModel, error: BaseException | None) -> None:
         """Take back what `_take` gave to somebody who could not get the model; `error`: its load failed with that."""
-        failed = FailedLoad(again(error, shared.spec), self._clock.monotonic()) if error is not None else None
         with self._changed:
             shared.users -= 1
-            if failed is not None:
+            if error is not None:
                 self.counts["load", "failed"] += 1
-                if not isinstance(failed.error, BusyError):  # there may be room the next moment
-                    self._failed[shared.family, shared.spec.model_id, shared.spec.options] = failed
+                self._failed.note(shared.family, shared.spec, error)
                 if self._models.get(key) is shared:
                     del self._models[key]
             if shared.users == 0 and shared in self._given_up:
@@ -388,12 +375,3 @@ class ModelManager:
 
     def _limit(self, shared: SharedModel) -> float:
         return shared.patience_seconds if shared.settled else self.load_timeout_seconds
-
-
-def _estimate(family: ModelFamily, spec: ModelSpec) -> int:
-    """Ask the family how much memory a model will hold; 0 when it cannot tell."""
-    try:
-        return max(0, int(family.estimate_bytes(spec) or 0))
-    except Exception as exc:  # noqa: BLE001  a plugin's bug must not keep its model from being loaded
-        log.warning("model_estimate_failed", model=spec.model_id, error=repr(exc))
-        return 0

@@ -1,6 +1,7 @@
 """One loaded model as all its users share it."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -9,14 +10,16 @@ from typing import Any
 import structlog
 
 from healthd.clock import Clock
-from healthd.errors import BusyError, LoadError, ModelError, ParameterError, SettingsError
+from healthd.errors import BusyError, LoadError, ModelError, ParameterError, SettingsError, StalledError
 from healthd.frames import Image
 from healthd.models.batches import Ask, Batches
 from healthd.models.catalog import without_paths
+from healthd.models.envelope import checked
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
-from healthd.models.turns import LEAD, Rank, Turn, Turns, captured
+from healthd.models.turns import LEAD, Rank, Turn, Turns, captured, patience
 
 log = structlog.get_logger(__name__)
+_TICK_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +127,16 @@ class SharedModel:
         """Wait for this camera's turn and predict.
 
         Raises:
-            ModelError: the turn or the answer did not come in time, or the model cannot predict on this image.
+            StalledError: the model does not answer; whoever uses it anew gets another one.
+            ModelError: no turn came in time, or the model cannot predict on this image.
         """
         self._loaded()
-        begun, who = self._clock.monotonic(), threading.get_ident()  # a camera's calls come from a thread of its own
+        seconds, who = min(patience.get(), self.patience_seconds), threading.get_ident()  # each camera has a thread
+        deadline = time.monotonic() + seconds
         turn = self.turns.enter(Rank.CAMERA, since=captured.get(), who=who, ask=Ask(image, params))
         try:
-            if not turn.wait(self.patience_seconds):
-                raise ModelError(f"{self.spec.model_id} is busy: no turn within {self.patience_seconds:g} s")
-            return self._predict_or_wait(turn, self.patience_seconds - (self._clock.monotonic() - begun))
+            self._wait_turn(turn, seconds)
+            return self._predict_or_wait(turn, deadline - time.monotonic())
         finally:
             self.last_used = self._clock.monotonic()
             self.turns.leave(turn)
@@ -219,13 +223,25 @@ class SharedModel:
         if model is not None:
             model.close()
 
+    def _wait_turn(self, turn: Turn, seconds: float) -> None:
+        """Wait so long for a turn, but no longer than whoever is inside may take: all leave a model that hangs."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left, inside = deadline - time.monotonic(), self.patience_seconds - self.stuck_for()
+            if turn.wait(max(0.0, min(left, inside + _TICK_SECONDS))):
+                return
+            if (stuck := self.stuck_for()) > self.patience_seconds:
+                raise StalledError(f"predictor stalled: {self.spec.model_id} has not answered for {stuck:.1f} s")
+            if time.monotonic() >= deadline:
+                raise ModelError(f"{self.spec.model_id} is busy: no turn within {seconds:g} s")
+
     def _predict_or_wait(self, turn: Turn, seconds: float) -> Prediction:
         """Return the prediction of whoever leads the turn; predict if that is the caller."""
         if turn.answer is not None:
             try:
                 said: Any = turn.answer.result(timeout=max(0.0, seconds))
             except TimeoutError:
-                raise ModelError(f"{self.spec.model_id}: no prediction within {self.patience_seconds:g} s") from None
+                raise StalledError(f"predictor stalled: no prediction within {self.patience_seconds:g} s") from None
             if said is not LEAD:
                 prediction: Prediction = said
                 return prediction
@@ -235,7 +251,7 @@ class SharedModel:
         if led:
             return self._predict_together(turn, led)
         model = self._loaded()
-        prediction = self._taken(model.predict(turn.ask.image, turn.ask.params), turn.ask.image)
+        prediction = self._taken(model.predict(turn.ask.image, turn.ask.params), turn.ask)
         self._memory_bytes = _memory_of(model)
         return prediction
 
@@ -248,7 +264,7 @@ class SharedModel:
             for ask, said in zip(asks, self._batches.answers(model, asks), strict=True):
                 answer = open_answers.pop(0)
                 try:
-                    answer.set_result(self._taken(said, ask.image))
+                    answer.set_result(self._taken(said, ask))
                 except Exception as exc:  # noqa: BLE001  it is raised to the caller whose image it is
                     answer.set_exception(exc)
         finally:  # a library that calls sys.exit() must not leave anybody waiting
@@ -257,13 +273,12 @@ class SharedModel:
         self._memory_bytes = _memory_of(model)
         return mine.result()
 
-    def _taken(self, answer: object, image: Image) -> Prediction:
+    def _taken(self, answer: object, ask: Ask) -> Prediction:
         """Return what the model said, checked, completed and counted; raise it where it is an exception."""
         if isinstance(answer, Exception):
             raise answer
-        if not isinstance(answer, Prediction):
-            raise TypeError(f"{type(self._model).__name__}.predict returned {type(answer).__name__}, not a Prediction")
-        prediction = _with_facts(answer, self._task, image)
+        said = checked(answer, self.shown, most=ask.params.max_det)
+        prediction = _with_facts(said, self._task, ask.image)
         with self._counting:
             self.predictions += 1
         self._on_prediction(self, prediction)

@@ -1,6 +1,7 @@
 """Models are loaded once, shared, given back, and never in the way of the next user."""
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from healthd.clock import Clock
 from healthd.errors import ModelError, PluginError, SettingsError
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
+from healthd.models.shared import SharedModel
+from healthd.models.turns import patience
 from tests.fakes import picture, prediction
 
 IMAGE, PARAMS = picture(1), InferenceParams()
@@ -355,15 +358,29 @@ def test_a_failed_prediction_leaves_the_model_usable() -> None:
         assert shared.predictions == 1
 
 
-def test_a_turn_that_does_not_come_is_an_error_in_words() -> None:
+@pytest.mark.parametrize(
+    ("others", "own", "says"),
+    [
+        (10.0, 0.05, r"m is busy: no turn within 0\.05 s"),
+        (0.05, 10.0, r"predictor stalled: m has not answered for 0\."),
+    ],
+)
+def test_a_turn_that_does_not_come_is_an_error_in_words(others: float, own: float, says: str) -> None:
+    """Who waits in line waits no longer than it may, and leaves a model that hangs as soon as that is known."""
     gate, family = threading.Event(), FakeFamily()
     family.on_predict = lambda: gate.wait(10)
-    manager = make(family, stuck_after_seconds=0.05)
+    manager = make(family, stuck_after_seconds=others)
+
+    def late(shared: SharedModel) -> None:
+        patience.set(own)
+        shared.predict(IMAGE, PARAMS)
+
     with manager.use("fake", "m") as shared:
         first = Thread(lambda: shared.predict(IMAGE, PARAMS))
         until(lambda: family.models[0].inside == 1)
-        with pytest.raises(ModelError, match=r"m is busy: no turn within 0\.05 s"):
-            shared.predict(IMAGE, PARAMS)
+        second = Thread(lambda: late(shared)).ended(seconds=2)
+        assert isinstance(second.error, ModelError)
+        assert re.search(says, str(second.error))
         gate.set()
         first.ended()
 

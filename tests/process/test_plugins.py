@@ -73,7 +73,7 @@ LIVE_WITHOUT_PREDICTIONS = {
     "shared-bug": ({"model": "bug"}, "retrying", "ZeroDivisionError"),
     "shared-error": ({"model": "error"}, "retrying", "the accelerator is busy"),
     "model-not-callable": ({"model": "own", "model_do": "not-callable"}, "retrying", "not something to call"),
-    "hang-predict": ({"model": "own", "model_do": "hang"}, "retrying", "no prediction"),
+    "hang-predict": ({"model": "own", "model_do": "hang"}, "stalled", "predictor stalled: no prediction"),
     "bug-predict": ({"model": "own", "model_do": "bug"}, "retrying", "ZeroDivisionError: in predict()"),
     "lose-predict": ({"model": "own", "model_do": "lose"}, "retrying", "the accelerator is busy"),
     "rubbish-predict": ({"model": "own", "model_do": "rubbish"}, "retrying", "returned dict"),
