@@ -131,7 +131,7 @@ class Nursery:
                 [sys.executable, "-c", _IMPORT, str(theirs.fileno()), str(os.getpid()), *sys.path],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # the terminal's signals are the daemon's
+                process_group=0,  # the terminal's signals are the daemon's
             )
             self._process = process
         except OSError as exc:

@@ -130,7 +130,7 @@ class _Nursery:
         status = 1
         try:
             die_with(nursery)
-            os.setsid()
+            os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for descriptor in (*self._own, *not_theirs):
