@@ -20,6 +20,10 @@ class CameraError(HealthdError):
     """
 
 
+class BrokenPicture(CameraError):  # noqa: N818  the camera is well
+    """One picture of a camera cannot be decoded. The next may be fine."""
+
+
 class EndOfStream(CameraError):  # noqa: N818  the contract's word; it is the ordinary end of a recording
     """The camera has delivered its last image. A recording has ended; a live camera was lost."""
 

@@ -54,6 +54,7 @@ READ_METRICS = (
     Read("healthd_camera_workers_stuck", "gauge", ("camera",), "Threads given up that have not come back."),
     Read("healthd_jpeg_encodes_total", "counter", ("camera", "variant"), "JPEGs encoded, by kind of variant."),
     Read("healthd_jpeg_hits_total", "counter", ("camera",), "JPEGs served from the cache."),
+    Read("healthd_jpeg_passed_total", "counter", ("camera",), "JPEGs of the camera itself, served as they came."),
     Read("healthd_viewers_open", "gauge", ("camera", "kind"), "Open streams; no camera: events of all."),
     Read("healthd_viewers_admitted_total", "counter", (), "Streams that were opened."),
     Read("healthd_viewers_refused_total", "counter", (), "Streams that were refused: too many viewers."),
@@ -177,9 +178,16 @@ class Metrics:
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
             registry=self.registry,
         )
+        self.camera_decode_seconds = Histogram(
+            "healthd_camera_jpeg_decode_seconds",
+            "Wall time of making the pixels of a JPEG that a camera sent.",
+            ("camera", "outcome"),
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+            registry=self.registry,
+        )
         self.encode_seconds = Histogram(
             "healthd_jpeg_encode_seconds",
-            "Wall time of one JPEG: resize, drawing and encoding.",
+            "Wall time of one JPEG: decoding where the camera sent one, resize, drawing and encoding.",
             ("camera",),
             buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
             registry=self.registry,
@@ -188,6 +196,11 @@ class Metrics:
     def read_from(self, source: Callable[[], Iterable[Sample]]) -> None:
         """Ask `source` for its samples at every scrape. It is called on the event loop and must not wait."""
         self._reader.sources.append(source)
+
+    def decoded(self, camera: str) -> Callable[[float, bool], None]:
+        """Return what counts the decoded JPEGs of a camera."""
+        fine, broken = (self.camera_decode_seconds.labels(camera, outcome) for outcome in ("ok", "broken"))
+        return lambda seconds, ok: (fine if ok else broken).observe(seconds)
 
     def render(self) -> bytes:
         """Return all metrics as Prometheus text."""
@@ -201,6 +214,7 @@ def documented_names() -> tuple[str, ...]:
         "healthd_predict_seconds",
         "healthd_predict_start_age_seconds",
         "healthd_jpeg_encode_seconds",
+        "healthd_camera_jpeg_decode_seconds",
         "healthd_stream_send_seconds",
         "healthd_model_wait_seconds",
         "healthd_model_batch_size",

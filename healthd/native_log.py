@@ -11,8 +11,9 @@ import select
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 import structlog
 
@@ -40,7 +41,7 @@ class NativeLog:
     """
 
     def __init__(self, *, lines_per_second: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = _RateLimit(lines_per_second, clock)
+        self._lines = LineLog(log, lines_per_second=lines_per_second, clock=clock)
         self._kept: TextIO | None = None
         self._before: tuple[TextIO | None, TextIO | None] = (None, None)
         self._faults = False
@@ -91,23 +92,52 @@ class NativeLog:
 
     def _read(self, reading: int, woken: int) -> None:
         """Read until the pipe has no writer, or somebody wakes us to stop."""
-        lines = _Lines()
         stopping = False
         while True:
-            wait = 0 if stopping else self._limit.seconds_to_report()
+            wait = 0 if stopping else self._lines.seconds_to_report()
             ready, _, _ = select.select([reading, woken], [], [], wait)
             stopping = stopping or woken in ready
             chunk = _read_some(reading) if reading in ready else None
-            for line, cut in lines.feed(chunk or b""):
-                self._log(line, cut=cut)
-            self._report(last=False)
+            self._lines.feed(chunk or b"")
             if chunk == b"" or (stopping and chunk is None):
                 break
-        for line, cut in lines.rest():
-            self._log(line, cut=cut)
-        self._report(last=True)
+        self._lines.end()
         os.close(reading)
         os.close(woken)
+
+
+class LineLog:
+    """Logs each line of what somebody prints as `native_output` (debug), so many a second; counts the others."""
+
+    def __init__(
+        self,
+        logger: Any,
+        *,
+        lines_per_second: int = 50,
+        clock: Callable[[], float] = time.monotonic,
+        kept: deque[str] | None = None,
+    ) -> None:
+        """`kept`: gets each line that is logged, scrubbed, as well."""
+        self._logger = logger
+        self._limit = _RateLimit(lines_per_second, clock)
+        self._lines = _Lines()
+        self._last = kept
+
+    def feed(self, chunk: bytes) -> None:
+        """Log the lines that are complete now."""
+        for line, cut in self._lines.feed(chunk):
+            self._log(line, cut=cut)
+        self._report(last=False)
+
+    def end(self) -> None:
+        """Log what is left."""
+        for line, cut in self._lines.rest():
+            self._log(line, cut=cut)
+        self._report(last=True)
+
+    def seconds_to_report(self) -> float | None:
+        """Return how long to wait until `feed` is to be called even without a chunk; None when for ever."""
+        return self._limit.seconds_to_report()
 
     def _log(self, line: bytes, *, cut: bool) -> None:
         if not line.strip() or not self._limit.admit():
@@ -116,14 +146,15 @@ class NativeLog:
         if cut:
             text = text[:-_UNSAFE_TAIL]
         cut = cut or len(text) > _LONGEST_SHOWN
-        log.debug(
-            "native_output", text=text[:_LONGEST_SHOWN].translate(_CONTROL).strip(), **({"cut": True} if cut else {})
-        )
+        shown = text[:_LONGEST_SHOWN].translate(_CONTROL).strip()
+        self._logger.debug("native_output", text=shown, **({"cut": True} if cut else {}))
+        if self._last is not None:
+            self._last.append(shown)
 
     def _report(self, *, last: bool) -> None:
         dropped = self._limit.take_dropped(now=last)
         if dropped:
-            log.debug("native_output_dropped", lines=dropped)
+            self._logger.debug("native_output_dropped", lines=dropped)
 
 
 def _park_descriptor() -> None:

@@ -294,7 +294,12 @@ class CameraSettings(Section):
     motion_max_interval_seconds: SecondsOrOff = Field(
         10, description="Where nothing moves, the model looks all the same after so long; 0: never."
     )
-    quality: int | None = Field(None, ge=1, le=95, description="JPEG quality; absent: `snapshots.quality`.")
+    quality: int | None = Field(
+        None,
+        ge=1,
+        le=95,
+        description="JPEG quality; absent: `snapshots.quality`, or the camera's own bytes if it sends JPEGs.",
+    )
     stall_timeout_seconds: Seconds = Field(5, description="Without an image for so long, the camera is opened anew.")
     stale_after_seconds: Seconds = Field(5, description="An older picture is not served as a snapshot.")
     frozen_after_seconds: SecondsOrOff = Field(

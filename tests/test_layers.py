@@ -29,10 +29,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("settings", "settings_sections", "settings_env", "settings_file", "settings_references", "settings_tree"),
         *("settings_options", "settings_view"),
         *("metrics", "logs", "native_log", "log_writer", "log_ring"),
+        *("children", "child_side", "child_logs", "nursery"),
     ),
     (
         *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
-        *("pictures", "picture_headers", "bundle", "memory", "__init__"),
+        *("pictures", "picture_headers", "bundle", "memory", "channel", "endings", "shared_images", "__init__"),
     ),
 )
 """From the top down. Whoever adds a file says here where it stands."""

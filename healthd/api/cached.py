@@ -77,6 +77,7 @@ class _Given:
     """The frame that the camera showed: it shows none as soon as it is lost or paused."""
     defaults: RawHeaders
     status: int
+    variant: Variant
     answer: tuple[bytes, bytes]
 
 
@@ -166,6 +167,8 @@ class CachedSnapshots:
             if not runner.waits.is_fresh(overlay=overlay):
                 return None
             variant = _variant(question, picture.frame)
+            if runner.jpegs.peek(picture.frame, variant) is not None:
+                return None
             return runner.jpegs.older(picture.frame.frame_id, variant) or runner.jpegs.encoding(picture, variant)
         except Exception:  # noqa: BLE001  as above
             return None
@@ -180,7 +183,8 @@ class CachedSnapshots:
             if given is None:
                 return None
         self._count(given.status)
-        runner.jpegs.hits += given.status == HTTPStatus.OK
+        if given.status == HTTPStatus.OK:
+            runner.jpegs.count_served(given.variant)
         return given.answer
 
     def _keep(self, question: Question, given: _Given | None, now: float) -> None:
@@ -215,7 +219,7 @@ class CachedSnapshots:
         if known is not None and (known == told.facts.raw_etag or matches(known.decode("latin-1"), told.facts.etag)):
             status, rest, jpeg = HTTPStatus.NOT_MODIFIED, b"", b""
         else:
-            found = runner.jpegs.peek(frame.frame_id, variant)
+            found = runner.jpegs.peek(frame, variant)
             if found is None:
                 return None
             status, jpeg = HTTPStatus.OK, found
@@ -223,7 +227,7 @@ class CachedSnapshots:
         line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
         head = b"%b%b%.0f%b%b\r\n" % (line, told.opening, age_ms, told.closing, rest)
         shown = _shown_id(runner, overlay=overlay)
-        return _Given(now + SAME_SECONDS, shown, defaults, status.value, (head, jpeg))
+        return _Given(now + SAME_SECONDS, shown, defaults, status.value, variant, (head, jpeg))
 
     def _count(self, status: int) -> None:
         counter = self._counters.get(status)
@@ -242,8 +246,7 @@ def _shown_id(runner: CameraRunner, *, overlay: bool) -> int | None:
 
 def _variant(question: Question, frame: Frame) -> Variant:
     asked = question.asked
-    quality = asked.quality or question.runner.tuning.quality
-    return Variant(quality, asked.width, asked.overlay).fitting(frame)
+    return question.runner.tuning.variant(frame, quality=asked.quality, width=asked.width, overlay=asked.overlay)
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+import structlog
+
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
@@ -12,7 +14,7 @@ from healthd.cameras.reader import CLOSE_SECONDS
 from healthd.cameras.records import ModelHealth, ModelState, PredictedFrame, Tuning
 from healthd.cameras.source import CameraSource, Predict
 from healthd.clock import Clock
-from healthd.errors import StalledError, WornOutError
+from healthd.errors import BrokenPicture, StalledError, WornOutError
 from healthd.frames import Frame
 from healthd.latest import Latest
 from healthd.metrics import Metrics
@@ -25,6 +27,7 @@ from healthd.settings import CameraSettings
 from healthd.waiting import Backoff
 from healthd.worker import EnterTimeout, Worker, WorkerTimeout, entered
 
+log = structlog.get_logger(__name__)
 GRACE_SECONDS = 0.25
 """So much later than a model should give up by itself, its thread is given up."""
 STAYING: frozenset[ModelState] = frozenset({"retrying", "stalled", "failed"})
@@ -67,6 +70,8 @@ class Predictor:
         self._on_predicted = on_predicted
         self._on_abandoned = on_abandoned
         self._seconds = metrics.predict_seconds.labels(source.name)
+        self._broken = False
+        """The newest picture that came to its turn could not be decoded: that is logged once in a row."""
         self._start_age_seconds = metrics.predict_start_age_seconds.labels(source.name)
 
     def set_health(self, state: ModelState, reason: str | None = None) -> None:
@@ -131,6 +136,7 @@ class Predictor:
         begun = self._clock.monotonic()
         self._start_age_seconds.observe(begun - frame.captured_monotonic)
         prediction: Prediction | None = None
+        lost_as = Drop.FAILED
         captured.set(frame.captured_monotonic)  # the worker takes it along; the task predicts one frame at a time
         patience.set(self._settings.predict_timeout_seconds)
         try:
@@ -140,9 +146,16 @@ class Predictor:
                 late="predictor stalled: no prediction",
                 grace=GRACE_SECONDS,
             )
+        except BrokenPicture as exc:
+            lost_as = Drop.INVALID
+            if not self._broken:
+                log.warning("picture_broken", frame_id=frame.frame_id, reason=str(exc))
+            self._broken = True
+            return
         finally:
             if prediction is None:
-                self._counts.drop(Drop.FAILED)
+                self._counts.drop(lost_as)
+        self._broken = False
         self._counts.predict()
         seconds = self._clock.monotonic() - begun
         self._counts.predict_seconds += seconds

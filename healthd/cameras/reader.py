@@ -15,7 +15,7 @@ from healthd.cameras.pull import Pulled, Puller
 from healthd.cameras.source import CameraSource
 from healthd.clock import Clock
 from healthd.errors import CameraError
-from healthd.frames import CapturedImage, Frame, StreamInfo, published_image
+from healthd.frames import CapturedImage, Frame, JpegImage, StreamInfo, published_image
 from healthd.latest import Latest
 from healthd.settings import CameraSettings
 from healthd.waiting import Backoff
@@ -132,11 +132,13 @@ class Reader:
         except CameraError:
             self._counts.drop(Drop.INVALID)
             raise
+        if isinstance(image, JpegImage):
+            image.tell_of_decode(self._counts.decoded)
         now = self._note_arrival()
         frame = Frame(
             camera=self._source.name,
             frame_id=self.last_frame_id,
-            image=image,
+            delivered=image,
             captured_at=self._clock.now(),
             captured_monotonic=now,
             position_seconds=captured.position_seconds if captured else None,

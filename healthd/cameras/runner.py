@@ -62,9 +62,9 @@ class CameraRunner:
         self.name = name
         self.settings = settings
         self.source = source
-        self.counts = FrameCounts()
+        self.counts = FrameCounts(metrics.decoded(name))
         self.jpegs = JpegCache(encoder, on_encoded=metrics.encode_seconds.labels(name).observe)
-        self.tuning = Tuning(settings.predict_fps, settings.quality or default_quality)
+        self.tuning = Tuning(settings.predict_fps, settings.quality or default_quality, settings.quality is not None)
         self.failures = Failures(clock)
         self.abandoned_total = 0
         self.published = Signal()
@@ -333,7 +333,7 @@ class CameraRunner:
     def _show(self, frame: Frame) -> None:
         """A new frame: the newest from now on."""
         self.shown.frame = frame
-        frozen = self._freeze.frozen_seconds(frame.image)
+        frozen = self._freeze.frozen_seconds(frame.delivered)
         if frozen is None:
             self._health.set(State.LIVE)
         elif self._health.current.state is not State.FROZEN:

@@ -117,3 +117,4 @@ def _samples(runner: CameraRunner) -> Iterator[Sample]:
     for kind, number in runner.jpegs.encodes_by_kind.items():
         yield Sample("healthd_jpeg_encodes_total", number, {**camera, "variant": kind})
     yield Sample("healthd_jpeg_hits_total", runner.jpegs.hits, camera)
+    yield Sample("healthd_jpeg_passed_total", runner.jpegs.passed, camera)

@@ -93,6 +93,7 @@ class Viewer:
     skipped: int = 0
     """Frames or events that a newer one replaced before they could be sent, or pictures before a model saw them."""
     quality: int | None = None
+    """Of what it is sent now; None: nothing yet, or the camera's own JPEGs."""
     last_write_at: float = 0.0
     """Seconds of the monotonic clock."""
     ended: EndReason | None = None

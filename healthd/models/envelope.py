@@ -14,7 +14,7 @@ MOST_DETECTIONS = 1000
 """As many as `InferenceParams.max_det` may ask for."""
 MOST_KEYPOINTS = 1000
 """Of one detection."""
-LONGEST_NAME = 1000
+LONGEST_NAME = 4000
 """Characters of a class name."""
 MOST_METADATA_BYTES = 65_536
 """As JSON."""
