@@ -245,6 +245,10 @@ class Child:
                 ending = self.stop(grace_seconds=0)
             raise ChildEnded(ending) from None
 
+    def look(self, *, within: float = 0.0) -> Ending | None:
+        """Return how it ended by itself, after so many seconds at most; None while it lives."""
+        return self._ended(within=within)
+
     def kill(self) -> None:
         """Kill it at once; whoever waits in a call is told so."""
         self._killed = True

@@ -37,6 +37,7 @@ from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
 from healthd.models.catalog import Catalog
 from healthd.models.inference import Inference
+from healthd.models.isolated import isolated
 from healthd.models.manager import ModelManager
 from healthd.models.model import CONTRACT, ModelFamily
 from healthd.models.room import Limits
@@ -169,6 +170,13 @@ def make_manager(
 ) -> ModelManager:
     """Build what loads and shares the models; it loads nothing yet."""
     wanted, metrics = settings.models, metrics or Metrics()
+    if wanted.isolation == "process":
+        families = isolated(
+            families,
+            lanes=wanted.concurrency,
+            thread_budget=settings.performance.threads,
+            load_timeout_seconds=wanted.load_timeout_seconds,
+        )
     return ModelManager(
         families,
         directory=wanted.directory,

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from healthd.memory import limit_arenas
 
 LONGEST_ORDER = 64 * 1024
-MOST_DESCRIPTORS = 16
+MOST_DESCRIPTORS = 128
 STATUS = struct.Struct("<i")
 """What is written, once, into the pipe of a child that has ended: as `os.waitstatus_to_exitcode` says it."""
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15

@@ -186,8 +186,9 @@ class WorkerPool:
         *,
         timeout: float | None,  # noqa: ASYNC109  a bound per call is the point
         late: str = "no answer",
+        grace: float = 0.0,
     ) -> T:
-        """Run `function` on a thread and return what it returns or raise what it raises.
+        """Run `function` on a thread and return what it returns or raise what it raises; `grace`: as for a worker.
 
         Cancelled, it leaves the function to its thread.
 
@@ -196,7 +197,7 @@ class WorkerPool:
         """
         worker = self._idle.pop() if self._idle else self._started()
         try:
-            return await worker.call(function, timeout=timeout, late=late)
+            return await worker.call(function, timeout=timeout, late=late, grace=grace)
         except WorkerTimeout:
             self._given_up.append(worker)
             raise

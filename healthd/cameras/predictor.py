@@ -21,15 +21,13 @@ from healthd.metrics import Metrics
 from healthd.models.envelope import checked
 from healthd.models.manager import ModelManager
 from healthd.models.model import Prediction
-from healthd.models.turns import captured, patience
+from healthd.models.turns import GRACE_SECONDS, captured, patience
 from healthd.redact import SCRUBBER
 from healthd.settings import CameraSettings
 from healthd.waiting import Backoff
 from healthd.worker import EnterTimeout, Worker, WorkerTimeout, entered
 
 log = structlog.get_logger(__name__)
-GRACE_SECONDS = 0.25
-"""So much later than a model should give up by itself, its thread is given up."""
 STAYING: frozenset[ModelState] = frozenset({"retrying", "stalled", "failed"})
 """What is true until a prediction shows the contrary, also while the model is loaded anew."""
 

@@ -190,3 +190,17 @@ class Catalog:
             return f"unknown model `{shown}`: there is none, neither configured nor in models.directory"
         near = get_close_matches(model_id[:200], names, n=3, cutoff=0.5) or names[:5]
         return f"unknown model `{shown}`: there is {', '.join(f'`{name}`' for name in near)}"
+
+
+def found(model_id: str, directory: Path) -> Path | None:
+    """Find the file or folder of a model: a path as it is, else a name in `directory`."""
+    if not model_id:
+        return None
+    try:
+        given = Path(model_id).expanduser()
+        for candidate in (given, directory / given):
+            if candidate.exists():
+                return candidate.resolve()
+    except (OSError, RuntimeError, ValueError):  # no name of a file: too long, `~nobody`, a NUL
+        return None
+    return None

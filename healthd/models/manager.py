@@ -12,7 +12,7 @@ import structlog
 
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.errors import BusyError, ModelError, PluginError, SettingsError, WornOutError
-from healthd.models.catalog import shown_id
+from healthd.models.catalog import found, shown_id
 from healthd.models.failed_loads import FailedLoad, FailedLoads
 from healthd.models.model import ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd.models.room import Limits, estimate, refuse_giant, victims
@@ -140,6 +140,8 @@ class ModelManager:
         with self._changed:
             shared.users -= 1
             shared.last_used = self._clock.monotonic()
+            if shared.users == 0 and shared.lost:
+                self._drop_lost(shared)
             replaced = shared.users == 0 and shared not in self._models.values()
             if replaced and shared in self._given_up:
                 self._given_up.remove(shared)
@@ -171,6 +173,7 @@ class ModelManager:
                 and model_id in shared.names
                 and (shared.spec.options == options or (or_pinned and shared.pins))
                 and shared.ready
+                and not shared.lost
                 and shared.stuck_for() <= shared.patience_seconds
             ]
             if not same:
@@ -210,9 +213,9 @@ class ModelManager:
             )
 
     def is_current(self, shared: SharedModel) -> bool:
-        """Whether others would get this very model; False once it hung and was left to its thread."""
+        """Whether others would get this very model; False once it hung, or its process has ended."""
         with self._changed:
-            return shared in self._models.values()
+            return shared in self._models.values() and not shared.lost
 
     def unload(self, family: str, model_id: str) -> int | None:
         """Unload every variant of a model; return how many, None (and nothing done) when somebody uses one."""
@@ -226,7 +229,13 @@ class ModelManager:
         return len(going)
 
     def unload_idle(self) -> int:
-        """Unload what nobody has used for `idle_unload_seconds` (0: nothing, ever); return how many."""
+        """Unload what nobody has used for `idle_unload_seconds` (0: nothing, ever); return how many.
+
+        Clears away, too, what is left of a model whose process has ended while nobody used it.
+        """
+        with self._changed:
+            lost = self._take_out_lost()
+        self._close_all(lost, reason="crashed")
         if self._idle_unload_seconds <= 0:
             return 0
         with self._changed:
@@ -242,16 +251,7 @@ class ModelManager:
 
     def resolve(self, model_id: str) -> Path | None:
         """Find the file or folder of a model: a path as it is, else a name in the models directory."""
-        if not model_id:
-            return None
-        try:
-            given = Path(model_id).expanduser()
-            for candidate in (given, self.directory / given):
-                if candidate.exists():
-                    return candidate.resolve()
-        except (OSError, RuntimeError, ValueError):  # no name of a file: too long, `~nobody`, a NUL
-            return None
-        return None
+        return found(model_id, self.directory)
 
     def _spec(self, model_id: str, options: ModelOptions | None) -> ModelSpec:
         path = self.resolve(model_id)
@@ -262,13 +262,14 @@ class ModelManager:
         wanted = estimate(maker, spec)
         deadline = time.monotonic() + self._room_timeout_seconds
         with self._changed:
+            lost = self._take_out_lost()
             while True:
                 shared = self._present(key, spec.model_id)
                 if shared is not None:
                     shared.users += 1
                     shared.names.add(spec.model_id)
                     shared.patience_seconds = max(shared.patience_seconds, self._stuck_after_seconds)
-                    return shared, False, []
+                    return shared, False, lost
                 try:
                     evicted = self._victims(spec.model_id, wanted, room_for=1)
                 except BusyError:
@@ -291,15 +292,18 @@ class ModelManager:
                     on_batch=self._on_batch,
                 )
                 shared.users = 1
-                return shared, True, evicted
+                return shared, True, [*lost, *evicted]
 
     def _present(self, key: _Key, model_id: str) -> SharedModel | None:
-        """Return the model of that key; one that hangs is left to its thread.
+        """Return the model of that key; one that hangs is left to its thread, one whose process ended to its users.
 
         Raises:
             WornOutError: too many threads hang in it already.
         """
         shared = self._models.get(key)
+        if shared is not None and shared.lost:
+            self._drop_lost(shared)
+            shared = None
         if shared is not None and shared.stuck_for() > self._limit(shared):
             log.warning("model_stuck", model=shared.shown, seconds=round(shared.stuck_for(), 1))
             del self._models[key]
@@ -313,6 +317,12 @@ class ModelManager:
                 " healthd or take another model"
             )
         return shared
+
+    def _drop_lost(self, shared: SharedModel) -> None:
+        """Take a model out whose process has ended; it is closed with its last user."""
+        for key in [key for key, model in self._models.items() if model is shared]:
+            del self._models[key]
+            self.counts["unload", shared.lost or "crashed"] += 1
 
     def _victims(self, model_id: str, wanted: int, *, room_for: int) -> list[SharedModel]:
         return victims(
@@ -354,6 +364,12 @@ class ModelManager:
                 self._given_up.remove(shared)
             self._changed.notify_all()
 
+    def _take_out_lost(self) -> list[SharedModel]:
+        """Take out what is left of models whose process has ended while nobody used them."""
+        lost = [model for model in self._models.values() if model.users == 0 and model.lost]
+        self._take_out(lost)
+        return lost
+
     def _take_out(self, going: list[SharedModel]) -> None:
         """Take models out of the house; they hold their place and their memory until they are closed."""
         for key in [key for key, model in self._models.items() if model in going]:
@@ -362,13 +378,14 @@ class ModelManager:
 
     def _close_all(self, going: list[SharedModel], *, reason: str) -> None:
         for shared in going:
-            log.info("model_unloaded", model=shared.shown, reason=reason)
+            why = shared.lost or reason
+            log.info("model_unloaded", model=shared.shown, reason=why)
             try:
                 shared.close()
             except Exception as exc:  # noqa: BLE001  one that will not go must not keep the others
                 log.warning("model_close_failed", model=shared.shown, error=repr(exc))
             with self._changed:
-                self.counts["unload", reason] += 1
+                self.counts["unload", why] += 1
                 if shared in self._leaving:
                     self._leaving.remove(shared)
                 self._changed.notify_all()

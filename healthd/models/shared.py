@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -15,11 +15,14 @@ from healthd.frames import Image
 from healthd.models.batches import Ask, Batches
 from healthd.models.catalog import without_paths
 from healthd.models.envelope import checked
+from healthd.models.isolated import IsolatedModel
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
-from healthd.models.turns import LEAD, Rank, Turn, Turns, captured, patience
+from healthd.models.turns import LEAD, Rank, Turn, Turns, allowed, captured, patience
 
 log = structlog.get_logger(__name__)
 _TICK_SECONDS = 0.001
+_WAITED_SHARE = 0.25
+"""Of a prediction's time, at most, may have been spent in line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,14 @@ class SharedModel:
         return self._model is not None
 
     @property
+    def lost(self) -> Literal["stalled", "crashed"] | None:
+        """Why its process has ended, which nobody asked for; None: it lives, or has none of its own."""
+        model = self._model
+        if not isinstance(model, IsolatedModel) or not model.lost:
+            return None
+        return "stalled" if model.stalled else "crashed"
+
+    @property
     def settled(self) -> bool:
         """Whether its load has ended, well or badly."""
         return self._ready.is_set()
@@ -136,7 +147,10 @@ class SharedModel:
         turn = self.turns.enter(Rank.CAMERA, since=captured.get(), who=who, ask=Ask(image, params))
         try:
             self._wait_turn(turn, seconds)
-            return self._predict_or_wait(turn, deadline - time.monotonic())
+            left = deadline - time.monotonic()
+            # Who waited in line is waited for no longer on that account, as far as that is fair to the model.
+            allowed.set(max(left, (1 - _WAITED_SHARE) * seconds) if seconds == self.patience_seconds else seconds)
+            return self._predict_or_wait(turn, left)
         finally:
             self.last_used = self._clock.monotonic()
             self.turns.leave(turn)
@@ -147,6 +161,7 @@ class SharedModel:
         Raises:
             ParameterError: it cannot do what is asked; anything else: what the model raised.
         """
+        allowed.set(self.patience_seconds)
         try:
             return self._predict_or_wait(turn, self.patience_seconds)
         except SettingsError as exc:
@@ -177,7 +192,7 @@ class SharedModel:
             self._ready.set()
 
     def _loaded_by(self, family: ModelFamily, admit: Callable[[], object]) -> Model:
-        model = _warm_model(family, self.spec)
+        model = warm_model(family, self.spec)
         try:
             self._task, self._labels = str(model.task), dict(model.labels)
             self._memory_bytes = _memory_of(model)
@@ -198,7 +213,7 @@ class SharedModel:
 
     def describe(self) -> LoadedModel | None:
         """Tell about the model; None when it is not loaded, or not any more."""
-        if self._model is None:
+        if self._model is None or self.lost:
             return None
         return LoadedModel(
             model_id=self.spec.model_id,
@@ -230,7 +245,7 @@ class SharedModel:
             left, inside = deadline - time.monotonic(), self.patience_seconds - self.stuck_for()
             if turn.wait(max(0.0, min(left, inside + _TICK_SECONDS))):
                 return
-            if (stuck := self.stuck_for()) > self.patience_seconds:
+            if (stuck := self.stuck_for()) > self.patience_seconds or self.lost == "stalled":
                 raise StalledError(f"predictor stalled: {self.spec.model_id} has not answered for {stuck:.1f} s")
             if time.monotonic() >= deadline:
                 raise ModelError(f"{self.spec.model_id} is busy: no turn within {seconds:g} s")
@@ -309,7 +324,7 @@ def _with_facts(prediction: Prediction, task: str, image: Image) -> Prediction:
     return replace(prediction, metadata={**facts, **prediction.metadata})
 
 
-def _warm_model(family: ModelFamily, spec: ModelSpec) -> Model:
+def warm_model(family: ModelFamily, spec: ModelSpec) -> Model:
     """Load a model, see that it keeps the contract, and warm it up; one that fails at that is given back."""
     model: object = family.load(spec)
     if not isinstance(model, Model):
