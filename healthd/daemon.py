@@ -24,12 +24,14 @@ from healthd.api.services import Services
 from healthd.app import create_app
 from healthd.cameras.events import EventHub
 from healthd.cameras.factory import make_sources
+from healthd.cameras.isolated import PRELOAD, isolate, may_need_processes
 from healthd.cameras.jpeg import JpegEncoder
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
+from healthd.children import NURSERY
 from healthd.cpus import set_thread_budget
 from healthd.http_server import Server, StartError, listen, protocol
 from healthd.http_sockets import socket_options
@@ -102,11 +104,13 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     models = make_manager(settings, families, tally, metrics)
     encoder = JpegEncoder()
     made = await make_sources(plugins.sources, settings.cameras)
+    isolated = isolate(settings, made, plugins.sources)
     supervisor = Supervisor(
         CameraRunner(
             name,
             settings=camera,
             source=source if isinstance(source := made[name], CameraSource) else None,
+            isolated=isolated.get(name),
             failure=source if isinstance(source, str) else None,
             models=models,
             encoder=encoder,
@@ -205,6 +209,8 @@ def models_of(made: Mapping[str, CameraSource | str]) -> dict[str, str]:
 
 
 async def _load_and_build(settings: Settings) -> Services:
+    if any(may_need_processes(camera) for camera in settings.cameras.values()):
+        NURSERY.warm_up(PRELOAD)
     return await build(settings, await load_installed_plugins())
 
 
@@ -369,6 +375,7 @@ async def _keep_house(services: Services) -> None:
         worker.start()
         try:
             await worker.call(services.models.unload_idle, timeout=HOUSEKEEPING_SECONDS, late="models not unloaded")
+            await worker.call(services.supervisor.measure, timeout=HOUSEKEEPING_SECONDS, late="memory not looked at")
         except WorkerTimeout as exc:
             log.warning("housekeeping_stuck", reason=str(exc))
         except Exception:

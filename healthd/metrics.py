@@ -52,6 +52,11 @@ READ_METRICS = (
     Read("healthd_camera_bugs_total", "counter", ("camera", "task"), "Failures that a plugin did not sort: its bugs."),
     Read("healthd_camera_workers_abandoned_total", "counter", ("camera",), "Threads given up in a stuck call."),
     Read("healthd_camera_workers_stuck", "gauge", ("camera",), "Threads given up that have not come back."),
+    Read(
+        "healthd_camera_process_ends_total", "counter", ("camera", "reason"), "Processes that were killed or crashed."
+    ),
+    Read("healthd_camera_process_memory_bytes", "gauge", ("camera",), "Memory of the camera's process alone."),
+    Read("healthd_camera_images_copied_total", "counter", ("camera",), "Images copied twice: too many were held."),
     Read("healthd_jpeg_encodes_total", "counter", ("camera", "variant"), "JPEGs encoded, by kind of variant."),
     Read("healthd_jpeg_hits_total", "counter", ("camera",), "JPEGs served from the cache."),
     Read("healthd_jpeg_passed_total", "counter", ("camera",), "JPEGs of the camera itself, served as they came."),

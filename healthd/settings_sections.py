@@ -278,6 +278,11 @@ class CameraSettings(Section):
         None, description="Address of the camera: a URL, the path of a recording or a device, or a device number."
     )
     enabled: bool = Field(True, description="`false`: listed, but never opened.")
+    isolation: Literal["process", "thread"] | None = Field(
+        None,
+        description="Where the camera is opened and read: in a `process` of its own, which is killed when it hangs, or "
+        "in a `thread` of healthd. Absent: `thread` for files, `process` for all others, on Linux.",
+    )
     predict_fps: float | None = Field(
         None, ge=0.1, le=120, allow_inf_nan=False, description="Predictions per second at most; absent: all it can."
     )

@@ -9,12 +9,14 @@ from typing import Any
 
 import structlog
 
+from healthd.cameras.abandoned import Abandoned
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control, Task
 from healthd.cameras.demand import Demand
 from healthd.cameras.failures import Failures
 from healthd.cameras.health import FreezeDetector, Health, HealthRecord, State
+from healthd.cameras.isolated import CameraLeft, IsolatedCamera
 from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture
 from healthd.cameras.predictor import Predictor
 from healthd.cameras.reader import Reader
@@ -32,7 +34,7 @@ from healthd.models.model import InferenceParams
 from healthd.redact import SCRUBBER
 from healthd.settings import CameraSettings
 from healthd.waiting import Backoff, Signal
-from healthd.worker import EnterTimeout, Worker, WorkerTimeout
+from healthd.worker import EnterTimeout, WorkerTimeout
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS = 0.5
@@ -52,6 +54,7 @@ class CameraRunner:
         *,
         settings: CameraSettings,
         source: CameraSource | None,
+        isolated: IsolatedCamera | None = None,
         failure: str | None = None,
         models: ModelManager,
         encoder: JpegEncoder,
@@ -66,7 +69,9 @@ class CameraRunner:
         self.jpegs = JpegCache(encoder, on_encoded=metrics.encode_seconds.labels(name).observe)
         self.tuning = Tuning(settings.predict_fps, settings.quality or default_quality, settings.quality is not None)
         self.failures = Failures(clock)
-        self.abandoned_total = 0
+        self.isolated = isolated
+        """Where the camera is read in a process of its own; None: on a thread."""
+        self.abandoned = Abandoned()
         self.published = Signal()
         """Notified after every new frame, prediction and change of health."""
         self._clock = clock
@@ -85,7 +90,6 @@ class CameraRunner:
         self.attention = Attention(settings, recording=bool(source and source.recording), clock=clock)
         demand = Demand(clock, frozen_after_seconds=settings.frozen_after_seconds)
         self.waits = Waits(self.shown, self.published, attention=self.attention, demand=demand, control=self._control)
-        self._abandoned: list[Worker] = []
         self._too_many_stuck = False
         self._reader: Reader | None = None
         self._predictor: Predictor | None = None
@@ -105,7 +109,8 @@ class CameraRunner:
             demand=demand,
             clock=clock,
             on_frame=self._show,
-            on_abandoned=self._abandon,
+            on_abandoned=self.abandoned.add,
+            isolated=isolated,
         )
         self._predictor = Predictor(
             source,
@@ -120,7 +125,7 @@ class CameraRunner:
             tuning=lambda: self.tuning,
             clock=clock,
             on_predicted=self._show_predicted,
-            on_abandoned=self._abandon,
+            on_abandoned=self.abandoned.add,
         )
 
     @property
@@ -185,8 +190,7 @@ class CameraRunner:
     @property
     def stuck_workers(self) -> int:
         """Threads given up in a stuck call that have not come back."""
-        self._abandoned = [worker for worker in self._abandoned if worker.alive]
-        return len(self._abandoned)
+        return self.abandoned.stuck
 
     @property
     def waiting_for(self) -> str | None:
@@ -223,7 +227,7 @@ class CameraRunner:
     def request_stop(self) -> None:
         """Ask both tasks to end: the reader at the next frame, the predictor after the frame in hand."""
         self._control.stopping = True
-        self._wake()
+        self._wake(leaving=True)
 
     def pause(self) -> None:
         """Close the camera until `resume`; the model stays loaded. A camera that has failed stays `failed`."""
@@ -231,7 +235,7 @@ class CameraRunner:
             self._control.paused = True
             self._forget_frames()
             self._health.set(State.PAUSED, "paused by request")
-            self._wake()
+            self._wake(leaving=True)
 
     def resume(self) -> None:
         """Open a paused camera again."""
@@ -256,7 +260,7 @@ class CameraRunner:
         self._freeze.reset()
         self._predictor.set_health("loading")
         self._health.set(State.STARTING, "restarted by request")
-        self._wake()
+        self._wake(leaving=True)
 
     def tune(self, *, tuning: Tuning, thresholds: dict[str, Any]) -> None:
         """Change what can be changed while the camera runs; the next prediction and the next JPEG use it.
@@ -305,6 +309,8 @@ class CameraRunner:
 
     def _sort(self, task: Task, exc: Exception, *, current: bool) -> None:
         """Decide what a failed session means for the camera; nothing, if somebody has restarted it meanwhile."""
+        if isinstance(exc, CameraLeft):
+            return
         if isinstance(exc, EndOfStream) and task == "reader" and self._reader is not None and self._reader.recording:
             if current:
                 self._end()
@@ -316,10 +322,7 @@ class CameraRunner:
             self._fail(reason)
         elif self.stuck_workers >= self.settings.max_abandoned_workers:
             self._too_many_stuck = True
-            self._fail(
-                f"{self.stuck_workers} threads hang in calls that have not returned (last: {reason}); "
-                "it goes on when one returns; if none does, mend the camera or its driver and restart healthd"
-            )
+            self._fail(self.abandoned.told(reason, isolated=self.isolated is not None))
         elif task == "predictor" and self._predictor is not None:
             self._predictor.note_failure(exc, reason)
         else:
@@ -384,12 +387,9 @@ class CameraRunner:
         keeper = self._reader if task == "reader" else self._predictor
         return keeper.backoff if keeper is not None else Backoff()
 
-    def _abandon(self, worker: Worker) -> None:
-        self.abandoned_total += 1
-        self._abandoned.append(worker)
-        log.warning("worker_abandoned", worker=worker.name, stuck=self.stuck_workers)
-
-    def _wake(self) -> None:
+    def _wake(self, *, leaving: bool = False) -> None:
+        if leaving and self.isolated is not None:
+            self.isolated.leave()
         self._control.changed.notify_all()
         self._latest.interrupt()
         self.published.notify_all()

@@ -66,6 +66,12 @@ class Supervisor:
             log.warning("camera_abandoned", camera=name, deadline_seconds=deadline_seconds)
         return abandoned
 
+    def measure(self) -> None:
+        """Look how much memory each camera's process holds. Blocks for some milliseconds each; on any thread."""
+        for runner in self:
+            if runner.isolated is not None:
+                runner.isolated.measure()
+
     @property
     def waiting_for(self) -> tuple[str, ...]:
         """What cameras still have to do before each has come to a first result, good or bad."""
@@ -112,8 +118,15 @@ def _samples(runner: CameraRunner) -> Iterator[Sample]:
     for task in ("reader", "predictor"):
         yield Sample("healthd_camera_failures_total", runner.failures.sessions[task], {**camera, "task": task})
         yield Sample("healthd_camera_bugs_total", runner.failures.bugs[task], {**camera, "task": task})
-    yield Sample("healthd_camera_workers_abandoned_total", runner.abandoned_total, camera)
+    yield Sample("healthd_camera_workers_abandoned_total", runner.abandoned.total, camera)
     yield Sample("healthd_camera_workers_stuck", runner.stuck_workers, camera)
+    if runner.isolated is not None:
+        facts = runner.isolated.facts
+        for reason, number in facts.ends.items():
+            yield Sample("healthd_camera_process_ends_total", number, {**camera, "reason": reason})
+        yield Sample("healthd_camera_images_copied_total", facts.copied, camera)
+        if facts.memory_bytes is not None:
+            yield Sample("healthd_camera_process_memory_bytes", facts.memory_bytes, camera)
     for kind, number in runner.jpegs.encodes_by_kind.items():
         yield Sample("healthd_jpeg_encodes_total", number, {**camera, "variant": kind})
     yield Sample("healthd_jpeg_hits_total", runner.jpegs.hits, camera)
