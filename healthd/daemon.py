@@ -38,11 +38,10 @@ from healthd.http_sockets import socket_options
 from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
 from healthd.models.catalog import Catalog
+from healthd.models.factory import make_manager
 from healthd.models.inference import Inference
-from healthd.models.isolated import isolated
-from healthd.models.manager import ModelManager
+from healthd.models.isolated import PRELOAD as MODEL_PRELOAD
 from healthd.models.model import CONTRACT, ModelFamily
-from healthd.models.room import Limits
 from healthd.models.tally import Tally
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
 from healthd.process import versions
@@ -169,36 +168,6 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     return services
 
 
-def make_manager(
-    settings: Settings, families: Mapping[str, ModelFamily], tally: Tally, metrics: Metrics | None = None
-) -> ModelManager:
-    """Build what loads and shares the models; it loads nothing yet."""
-    wanted, metrics = settings.models, metrics or Metrics()
-    if wanted.isolation == "process":
-        families = isolated(
-            families,
-            lanes=wanted.concurrency,
-            thread_budget=settings.performance.threads,
-            load_timeout_seconds=wanted.load_timeout_seconds,
-        )
-    return ModelManager(
-        families,
-        directory=wanted.directory,
-        threads=settings.performance.threads or None,
-        cache_directory=wanted.cache_place,
-        cache_max_bytes=wanted.cache_max_bytes,
-        limits=Limits(wanted.max_loaded, wanted.memory_budget_bytes),
-        concurrency=wanted.concurrency,
-        batch_window_seconds=wanted.batch_window_ms / 1e3,
-        idle_unload_seconds=wanted.idle_unload_seconds,
-        load_timeout_seconds=wanted.load_timeout_seconds,
-        failed_load_seconds=wanted.failed_load_seconds,
-        room_timeout_seconds=wanted.queue_timeout_seconds,
-        on_prediction=lambda shared, said: tally.add(shared.shown, shared.labels, said),
-        on_batch=lambda shared, size: metrics.model_batch_size.labels(shared.shown).observe(size),
-    )
-
-
 def models_of(made: Mapping[str, CameraSource | str]) -> dict[str, str]:
     """Return the model of each camera that says which it has."""
     said: dict[str, str] = {}
@@ -209,8 +178,13 @@ def models_of(made: Mapping[str, CameraSource | str]) -> dict[str, str]:
 
 
 async def _load_and_build(settings: Settings) -> Services:
-    if any(may_need_processes(camera) for camera in settings.cameras.values()):
-        NURSERY.warm_up(PRELOAD)
+    preload: tuple[str, ...] = (
+        PRELOAD if any(may_need_processes(camera) for camera in settings.cameras.values()) else ()
+    )
+    if settings.models.isolation == "process":
+        preload += MODEL_PRELOAD
+    if preload:
+        NURSERY.warm_up(preload)
     return await build(settings, await load_installed_plugins())
 
 

@@ -14,9 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from healthd.daemon import load_installed_plugins, make_manager
+from healthd.daemon import load_installed_plugins
 from healthd.errors import HealthdError, SettingsError
 from healthd.models.catalog import Catalog
+from healthd.models.factory import make_manager
 from healthd.models.manifest import damages, read_manifest, total_bytes
 from healthd.models.model import ModelFamily, ModelSpec
 from healthd.models.prepare import Parity, PreparedModel, PrepareReport, PrepareRequest
