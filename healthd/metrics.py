@@ -80,7 +80,7 @@ READ_METRICS = (
     Read("healthd_model_waiting", "gauge", ("model",), "Requests in the model's queue."),
     Read("healthd_model_memory_bytes", "gauge", ("model",), "Memory of the model, by its own account."),
     Read("healthd_model_loads_total", "counter", ("outcome",), "Loads: ok or failed."),
-    Read("healthd_model_unloads_total", "counter", ("reason",), "Unloads: room, idle, asked or stalled."),
+    Read("healthd_model_unloads_total", "counter", ("reason",), "Unloads: room, idle, asked, stalled, crashed."),
     Read("healthd_model_detections_total", "counter", ("model", "class"), "Detections by class, from all callers."),
     Read("healthd_model_workers_stuck", "gauge", (), "Threads of requests given up that have not come back."),
     Read("healthd_model_predictions_total", "counter", ("model",), "Predictions since the model was loaded."),
