@@ -44,7 +44,9 @@ def test_a_model_whose_process_is_killed_costs_its_camera_a_moment_and_nobody_el
         until(lambda: predicted(daemon, "gym") and predicted(daemon, "rack"), seconds=SECONDS, what=daemon.story)
         models = processes_of_models(daemon)
         assert len(models) == 2, models
-        assert all(one["memory_bytes"] > 50 * 2**20 for one in daemon.get("/api/v1/models").json() if one["memory_bytes"])
+        assert all(
+            one["memory_bytes"] > 50 * 2**20 for one in daemon.get("/api/v1/models").json() if one["memory_bytes"]
+        )
         victim = next(one for name, one in models.items() if name.startswith("model gym"))
         victim.send_signal(signal.SIGKILL)
         until(lambda: daemon.events("model_process_ended"), seconds=SECONDS, what=daemon.story)
