@@ -52,7 +52,7 @@ class Parent:
             except Closing:
                 raise
             except BaseException as exc:  # noqa: BLE001  SystemExit from a plugin, too, is for the parent to judge
-                answer = packed_failure(exc)
+                answer = packed_failure(_raised_by_a_call(exc))
             try:
                 self._channel.send(answer, timeout=None)
             except Gone:
@@ -70,6 +70,15 @@ def run(said: dict[str, Any], descriptors: list[int]) -> None:
     with contextlib.suppress(Closing):
         entry = getattr(importlib.import_module(module), function)
         entry(Parent(said["name"], Channel(socket.socket(fileno=channel)), extra))
+
+
+def _raised_by_a_call(exc: BaseException) -> BaseException:
+    """Return an error as a worker of the daemon raises it: what would end a thread or a generator is a bug."""
+    if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
+        return exc
+    error = RuntimeError(f"{type(exc).__name__} raised by a blocking call")
+    error.__cause__ = exc
+    return error
 
 
 def _close(*_: object) -> NoReturn:

@@ -206,7 +206,7 @@ class IsolatedCamera:
             plugin=f"{plugin.__module__}:{plugin.__qualname__}",
             plugin_name=wanted.plugin,
             name=self._source.name,
-            url=wanted.url.reveal() if wanted.url is not None else None,
+            url=wanted.url.written() if wanted.url is not None else None,
             options=dict(wanted.options),
             open_timeout_seconds=wanted.open_timeout_seconds,
             stall_timeout_seconds=wanted.stall_timeout_seconds,
