@@ -92,7 +92,7 @@ def _process(isolated: IsolatedCamera | None) -> schemas.CameraProcess | None:
     if isolated is None:
         return None
     facts = isolated.facts
-    return schemas.CameraProcess(facts.memory_bytes, {reason: number for reason, number in facts.ends.items()})
+    return schemas.CameraProcess(facts.memory_bytes, facts.ends)
 
 
 def model_name(model_id: object) -> str:
