@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import msgspec
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _STDOUT, _STDERR = 1, 2
 LONGEST_LINE = 100_000
+OOM_SCORE, MOST_OOM_SCORE = 200, 1000
+"""So many thousandths of the memory a child counts more than it holds; and the most that the kernel takes."""
 SECRET, EVENT = b"s", b"e"
 """How what goes over the socket of the log begins: a secret to hide from now on, or an event as JSON."""
 
@@ -52,7 +55,7 @@ class Parent:
             except Closing:
                 raise
             except BaseException as exc:  # noqa: BLE001  SystemExit from a plugin, too, is for the parent to judge
-                answer = packed_failure(exc)
+                answer = packed_failure(_raised_by_a_call(exc))
             try:
                 self._channel.send(answer, timeout=None)
             except Gone:
@@ -63,6 +66,7 @@ def run(said: dict[str, Any], descriptors: list[int]) -> None:
     """Run the entry that was ordered, with everything a child is surrounded by. Returns when it is to end."""
     channel, printing, logging_, *extra = descriptors
     call_process(said["name"])
+    _go_first()
     _print_to(printing)
     _log_to(socket.socket(fileno=logging_), said["level"])
     signal.signal(signal.SIGTERM, _close)
@@ -72,8 +76,24 @@ def run(said: dict[str, Any], descriptors: list[int]) -> None:
         entry(Parent(said["name"], Channel(socket.socket(fileno=channel)), extra))
 
 
+def _raised_by_a_call(exc: BaseException) -> BaseException:
+    """Return an error as a worker of the daemon raises it: what would end a thread or a generator is a bug."""
+    if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
+        return exc
+    error = RuntimeError(f"{type(exc).__name__} raised by a blocking call")
+    error.__cause__ = exc
+    return error
+
+
 def _close(*_: object) -> NoReturn:
     raise Closing
+
+
+def _go_first() -> None:
+    """When memory runs out, rather be killed than the daemon."""
+    score = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):
+        score.write_text(str(min(MOST_OOM_SCORE, int(score.read_text()) + OOM_SCORE)))
 
 
 def _print_to(pipe: int) -> None:

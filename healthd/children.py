@@ -96,9 +96,13 @@ class Nursery:
             return int(answer["pid"]), handles[0] if handles else None
 
     def close(self) -> None:
-        """End it, and with it all its children."""
-        with self._lock:
+        """End it, and with it all its children; takes `REAP_SECONDS` at most, and a moment if it is just forking."""
+        locked = self._lock.acquire(timeout=0.5)
+        try:
             self._end()
+        finally:
+            if locked:
+                self._lock.release()
 
     @property
     def pid(self) -> int | None:

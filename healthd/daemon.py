@@ -262,7 +262,8 @@ async def _stop(settings: Settings, services: Services, *, server: uvicorn.Serve
         if late:
             serving.cancel()
 
-    # Phase 4: done; the caller exits, whatever threads still hang.
+    # Phase 4: done; the caller exits, whatever threads still hang. Processes that still hang end here.
+    NURSERY.close()
     log.info("stopped", seconds=round(loop.time() - begun, 3), abandoned=list(abandoned))
 
 

@@ -5,6 +5,7 @@ smaller, so nothing that the child does takes pages away under the parent. The p
 """
 
 import fcntl
+import math
 import mmap
 import os
 import threading
@@ -175,8 +176,16 @@ class SharedMemory:
         Raises:
             ValueError: it does not fit.
         """
-        self._check(place, image.nbytes)
-        np.copyto(np.ndarray(image.shape, np.uint8, buffer=self._memory, offset=place.offset), image)
+        np.copyto(self.room(place, image.shape), image)
+
+    def room(self, place: Place, shape: tuple[int, ...]) -> Image:
+        """Return an array that lies there, to be written to until the request is answered.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        self._check(place, math.prod(shape))
+        return np.ndarray(shape, np.uint8, buffer=self._memory, offset=place.offset)
 
     def write_bytes(self, place: Place, data: bytes) -> None:
         """Copy bytes there.

@@ -66,7 +66,7 @@ def test_errors_come_across_by_their_kind_and_bugs_with_their_traceback(child: C
     with pytest.raises(BusyError) as busy:
         child.call(["fail", "busy"], reply=object, timeout=5)
     assert busy.value.retry_after_seconds == 7
-    for kind, name in (("bug", "KeyError"), ("exit", "SystemExit")):
+    for kind, name in (("bug", "KeyError"), ("exit", "RuntimeError")):
         with pytest.raises(ChildBug) as bug:
             child.call(["fail", kind], reply=object, timeout=5)
         assert type(bug.value).__name__ == name

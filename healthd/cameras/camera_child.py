@@ -8,13 +8,14 @@ from typing import Any
 import cv2
 import msgspec
 
+from healthd.cameras.capture import DirectRead
 from healthd.cameras.factory import build_source
 from healthd.cameras.isolated_wire import Grab, Info, Open, Opened, Request, Take, Taken
 from healthd.cameras.source import CameraSource, Read, TwoStepRead
 from healthd.child_side import Parent
 from healthd.cpus import set_thread_budget
 from healthd.errors import CameraError, PluginError
-from healthd.frames import CapturedImage, JpegImage, StreamInfo, published_image
+from healthd.frames import CapturedImage, Image, JpegImage, StreamInfo, published_image
 from healthd.redact import SourceUrl
 from healthd.settings_options import protected
 from healthd.shared_images import Place, SharedMemory
@@ -35,6 +36,8 @@ class _Camera:
         self._memory = memory
         self._session = session
         self._read: Read | None = None
+        self._target: Image | None = None
+        self._shape: tuple[int, ...] | None = None
         self._kept: object = None
         """An image that did not fit where it was to be written."""
 
@@ -48,6 +51,13 @@ class _Camera:
             self._kept = None
             return bool(read.grab()) if isinstance(read, TwoStepRead) else True
         return self._take(read, request)
+
+    def _retrieved(self, read: TwoStepRead, place: Place) -> object:
+        """Retrieve an image, right where it goes if its source can do that and it has the shape of the last one."""
+        self._target = None
+        if isinstance(read, DirectRead) and self._shape is not None and math.prod(self._shape) <= place.size:
+            self._target = read.target = self._memory.room(place, self._shape)
+        return read.retrieve()
 
     def _open(self, wanted: Open) -> Opened:
         set_thread_budget(wanted.threads)
@@ -70,7 +80,7 @@ class _Camera:
         if wanted.again:
             output, self._kept = self._kept, None
         else:
-            output = read.retrieve() if isinstance(read, TwoStepRead) else read()
+            output = self._retrieved(read, Place(*wanted.place)) if isinstance(read, TwoStepRead) else read()
         if output is None:
             return Taken("none")
         captured = output if isinstance(output, CapturedImage) else None
@@ -86,8 +96,9 @@ class _Camera:
             return Taken("too_small", size=size)
         if isinstance(image, JpegImage):
             self._memory.write_bytes(place, image.data)
-        else:
+        elif image is not self._target:
             self._memory.write(place, image)
+            self._shape = image.shape
         return Taken(
             "jpeg" if isinstance(image, JpegImage) else "pixels",
             size=size,

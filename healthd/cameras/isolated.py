@@ -107,7 +107,7 @@ def _is_file(settings: CameraSettings) -> bool:
 class IsolatedFacts:
     """How the process of a camera has done, for people and metrics."""
 
-    ends: Mapping[End, int]
+    ends: dict[str, int]
     """How often it ended though it should have gone on, by reason."""
     copied: int
     """Images that were copied a second time, because too many were held."""
@@ -151,7 +151,11 @@ class IsolatedCamera:
         """How it has done."""
         images = self._images
         copied = self._copied + (images.copied if images is not None else 0)
-        return IsolatedFacts(dict(self._ends), copied, self._memory_bytes if self._child is not None else None)
+        return IsolatedFacts(
+            {str(end): n for end, n in self._ends.items()},
+            copied,
+            self._memory_bytes if self._child is not None else None,
+        )
 
     def measure(self) -> None:
         """Look how much memory the process holds. Some milliseconds: not for the event loop."""
@@ -206,7 +210,7 @@ class IsolatedCamera:
             plugin=f"{plugin.__module__}:{plugin.__qualname__}",
             plugin_name=wanted.plugin,
             name=self._source.name,
-            url=wanted.url.reveal() if wanted.url is not None else None,
+            url=wanted.url.written() if wanted.url is not None else None,
             options=dict(wanted.options),
             open_timeout_seconds=wanted.open_timeout_seconds,
             stall_timeout_seconds=wanted.stall_timeout_seconds,

@@ -108,6 +108,8 @@ def all_cameras() -> dict[str, Any]:
     for group in (FAILED, RETRIED, LIVE_WITHOUT_PREDICTIONS):
         for name, (options, *_) in group.items():
             cameras[name] = camera(options)
+    for name in ("hang-read", "hang-open"):  # in a process they would be killed, and tried again for ever
+        cameras[name]["isolation"] = "thread"
     return cameras
 
 
@@ -176,6 +178,8 @@ def test_a_broken_model_takes_the_predictions_and_leaves_the_pictures(name: str,
 def test_a_camera_whose_threads_hang_again_and_again_is_given_up(name: str, daemon: Daemon) -> None:
     seen = daemon.until_state(name, "failed", seconds=30)
     assert "3 threads hang" in seen["reason"]
+    assert ('isolation = "process"' in seen["reason"]) == (name in {"hang-read", "hang-open"})
+    assert seen["workers_stuck"] == 3
     samples = daemon.samples()
     assert samples[f'healthd_camera_workers_stuck{{camera="{name}"}}'] == 3
     assert samples[f'healthd_camera_workers_abandoned_total{{camera="{name}"}}'] >= 3
