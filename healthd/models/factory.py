@@ -29,6 +29,7 @@ def make_manager(
         threads=settings.performance.threads or None,
         cache_directory=wanted.cache_place,
         cache_max_bytes=wanted.cache_max_bytes,
+        allow_pickle=wanted.allow_pickle,
         limits=Limits(wanted.max_loaded, wanted.memory_budget_bytes),
         concurrency=wanted.concurrency,
         batch_window_seconds=wanted.batch_window_ms / 1e3,

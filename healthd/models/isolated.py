@@ -81,6 +81,7 @@ class IsolatedFamily(ModelFamily):
             threads=spec.threads,
             cache_directory=None if spec.cache_directory is None else str(spec.cache_directory),
             cache_max_bytes=spec.cache_max_bytes,
+            allow_pickle=spec.allow_pickle,
             thread_budget=self._thread_budget,
         )
         shown = shown_id(spec.model_id, spec.directory)

@@ -70,6 +70,7 @@ def _load(order: LoadOrder) -> Model:
         order.threads,
         None if order.cache_directory is None else Path(order.cache_directory),
         order.cache_max_bytes,
+        order.allow_pickle,
     )
     return warm_model(family, spec)
 

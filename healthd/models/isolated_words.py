@@ -22,6 +22,7 @@ class LoadOrder(msgspec.Struct, frozen=True):
     threads: int | None
     cache_directory: str | None
     cache_max_bytes: int
+    allow_pickle: bool
     thread_budget: int
     """As `set_thread_budget` takes it."""
 

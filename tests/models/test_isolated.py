@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from healthd.children import NURSERY, SUPPORTED
 from healthd.errors import BusyError, HealthdError, ModelError, ParameterError, StalledError
 from healthd.frames import Image
 from healthd.models.isolated import PRELOAD, IsolatedModel, isolated
+from healthd.models.isolated_words import LoadOrder
 from healthd.models.manager import ModelManager
-from healthd.models.model import InferenceParams
+from healthd.models.model import InferenceParams, ModelSpec
 from healthd.models.shared import SharedModel
 from tests.eventually import eventually
 from tests.fakes import FakeSource, make_runner
@@ -327,3 +329,7 @@ def test_threads_that_ask_and_unload_at_random_find_every_model_usable(fragile: 
     stop.set()
     assert keeper.ended().error is None
     house.manager.unload("fragile", "fragile")
+
+
+def test_all_that_decides_how_a_model_is_loaded_is_told_to_its_process() -> None:
+    assert {field.name for field in fields(ModelSpec)} <= set(LoadOrder.__struct_fields__)
