@@ -28,8 +28,11 @@ class Abandoned:
 
     def told(self, last: str, *, isolated: bool) -> str:
         """Say, once there are too many, what can be done; `last` is why the last one was given up."""
-        reading = any(worker.name.endswith("-reader") for worker in self._workers)
+        reading, predicting = (
+            any(worker.name.endswith(task) for worker in self._workers) for task in ("-reader", "-predictor")
+        )
         remedy = 'set isolation = "process", which ends what hangs, or ' if reading and not isolated else ""
+        remedy += 'set models.isolation = "process", which ends models that hang, or ' if predicting else ""
         return (
             f"{self.stuck} threads hang in calls that have not returned (last: {last}); "
             f"it goes on when one returns; if none does, {remedy}mend the camera or its driver and restart healthd"

@@ -127,7 +127,7 @@ class IsolatedModel(Model):
     @property
     def lost(self) -> bool:
         """Whether its process has ended, or is being ended. Does not block."""
-        return self._error is not None or bool(self._watch.poll(0))
+        return self._error is not None or _hung_up(self._watched)
 
     @property
     def stalled(self) -> bool:
@@ -184,13 +184,12 @@ class IsolatedModel(Model):
         """Make lanes; return our ends, and theirs, to be closed here when the child has them."""
         ours, theirs = list[Channel](), contextlib.ExitStack()
         ends = list[socket.socket]()
-        self._watch = select.poll()
         for _ in range(number):
             near, far = socket.socketpair()
             ours.append(Channel(near))
             self._held.callback(near.close)
             ends.append(theirs.enter_context(far))
-        self._watch.register(near, select.POLLHUP)
+        self._watched = near
 
         @contextlib.contextmanager
         def held() -> Iterator[list[socket.socket]]:
@@ -279,6 +278,16 @@ def _told(answer: Answer) -> Prediction | Exception:
 @functools.lru_cache(maxsize=64)
 def _as_json(params: InferenceParams) -> bytes:
     return params.model_dump_json().encode()
+
+
+def _hung_up(end: socket.socket) -> bool:
+    """Whether the other end of a socket is closed, or this one."""
+    waiting = select.poll()  # one of its own: no two threads may use the same
+    try:
+        waiting.register(end, select.POLLHUP)
+    except ValueError:
+        return True
+    return bool(waiting.poll(0))
 
 
 def _resident_bytes(pid: int) -> int | None:

@@ -314,7 +314,7 @@ class ModelManager:
         if shared is None and hung >= MOST_STUCK:
             raise WornOutError(
                 f"{hung} threads hang in {model_id}: it is loaded again when one of them returns; if none does, restart"
-                " healthd or take another model"
+                ' healthd, with models.isolation = "process", which ends what hangs, or with another model'
             )
         return shared
 

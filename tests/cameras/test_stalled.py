@@ -96,7 +96,7 @@ async def test_a_model_that_hangs_is_loaded_anew_once_for_all_its_cameras_and_co
         assert time.monotonic() - hung_at[0] < PATIENCE + 0.25 + 0.75 + 0.5, "patience, grace, first pause, and some"
         assert all(runner.newest_frame_id > before for runner, before in zip(runners, frames, strict=True))
         assert family.loads == 2
-        assert sum(runner.abandoned_total for runner in runners) == 1
+        assert sum(runner.abandoned.total for runner in runners) == 1
         hang.set()
         await eventually(lambda: sum(runner.stuck_workers for runner in runners) == 0)
 

@@ -292,7 +292,7 @@ async def test_cameras_of_a_model_that_crashes_or_hangs_go_on_with_a_fresh_one_a
             sources[1].words = iter(())
             await eventually(lambda: all(runner.model_health.state == "ready" for runner in runners), seconds=20)
             assert house.manager.counts["load", "ok"] == loads + 1, "loaded anew once for all of them"
-        assert sum(runner.abandoned_total for runner in runners) == 0
+        assert sum(runner.abandoned.total for runner in runners) == 0
     finally:
         for runner in runners:
             runner.request_stop()
