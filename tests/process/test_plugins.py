@@ -178,7 +178,9 @@ def test_a_broken_model_takes_the_predictions_and_leaves_the_pictures(name: str,
 def test_a_camera_whose_threads_hang_again_and_again_is_given_up(name: str, daemon: Daemon) -> None:
     seen = daemon.until_state(name, "failed", seconds=30)
     assert "3 threads hang" in seen["reason"]
-    assert ('isolation = "process"' in seen["reason"]) == (name in {"hang-read", "hang-open"})
+    reading = name in {"hang-read", "hang-open"}
+    assert ('set isolation = "process"' in seen["reason"]) == reading
+    assert ('set models.isolation = "process"' in seen["reason"]) == (not reading)
     assert seen["workers_stuck"] == 3
     samples = daemon.samples()
     assert samples[f'healthd_camera_workers_stuck{{camera="{name}"}}'] == 3
