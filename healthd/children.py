@@ -286,10 +286,21 @@ class Child:
         if not waiting.poll(max(0.0, within) * 1000):
             return None
         told = os.read(self._status, STATUS.size)
-        status = STATUS.unpack(told)[0] if len(told) == STATUS.size else None  # the nursery has died
+        status = STATUS.unpack(told)[0] if len(told) == STATUS.size else None
+        if status is None:
+            self._reap_orphan()
         with self._signalling:
             self.ending = ending = Ending(self._cause(status), status, self._log.last_output())
         return ending
+
+    def _reap_orphan(self) -> None:
+        """The nursery has died, and the kernel kills this child: where we are PID 1, it is ours to reap then."""
+        if self._handle is not None:
+            waiting = select.poll()
+            waiting.register(self._handle, select.POLLIN)
+            waiting.poll(REAP_SECONDS * 1000)
+        with contextlib.suppress(OSError):
+            os.waitpid(self.pid, os.WNOHANG)
 
     def _cause(self, status: int | None) -> Any:
         if status is None:

@@ -23,7 +23,7 @@ LONGEST_ORDER = 64 * 1024
 MOST_DESCRIPTORS = 128
 STATUS = struct.Struct("<i")
 """What is written, once, into the pipe of a child that has ended: as `os.waitstatus_to_exitcode` says it."""
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 
 def main(descriptor: int, parent: int) -> NoReturn:
@@ -32,6 +32,7 @@ def main(descriptor: int, parent: int) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):  # it ends with the daemon, not beside it
         signal.signal(number, signal.SIG_IGN)
     call_process("healthd-nursery")
+    _take_orphans()
     limit_arenas()
     parent_socket = socket.socket(fileno=descriptor)
     gc.disable()  # a collection would write into every object, and a page that is written to is no longer shared
@@ -54,6 +55,21 @@ def call_process(name: str) -> None:
     """Set the name that `ps` and `top` show; fifteen bytes of it."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+def _take_orphans() -> None:
+    """Become the parent of what children started and left behind: PID 1 of a container may be the daemon itself."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _ended_child() -> int | None:
+    """Return the pid of a child that has ended, not yet reaped; None while there is none."""
+    try:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return ended.si_pid if ended is not None else None
 
 
 class _Nursery:
@@ -79,8 +95,7 @@ class _Nursery:
                 self._obey()
 
     def _reap(self) -> None:
-        while self._pipes and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-            pid = ended.si_pid
+        while (pid := _ended_child()) is not None:
             with contextlib.suppress(
                 OSError
             ):  # whatever it started; it is not reaped yet, so the group is still its own

@@ -115,6 +115,11 @@ def test_what_it_started_ends_with_it(child: Child) -> None:
     with pytest.raises(ChildEnded):
         child.call(["echo", 1], reply=int, timeout=5)
     assert gone_within(2, started)
+    child.stop()
+    deadline = time.monotonic() + 2
+    while psutil.pid_exists(started):  # reaped as well, whoever is PID 1
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_what_it_prints_and_logs_is_logged_with_its_fields_and_without_secrets_it_alone_knew(child: Child) -> None:
