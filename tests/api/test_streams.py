@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -697,6 +698,33 @@ async def test_events_begin_with_where_every_camera_stands_and_tell_what_changes
         assert ids == sorted(ids)
         assert {event.event_id.partition("-")[0] for event in client.events} == {house.services.boot_id}
         assert {event.name for event in client.events} == {"camera"}
+
+
+async def test_a_predictor_that_stalls_is_an_event_and_a_metric_and_its_camera_goes_on() -> None:
+    hang = threading.Event()
+
+    def predict(image: Image) -> Prediction:
+        hang.wait(20)
+        return prediction(image)
+
+    cameras = {"gym": {"predict_timeout_seconds": 0.2, "max_abandoned_workers": 64}}
+    async with (
+        open_house({"gym": FakeSource(predict=predict)}, cameras=cameras) as house,
+        looking(port(house), EVENTS) as [client],
+    ):
+
+        def models() -> list[dict[str, str]]:
+            return [json.loads(event.data)["model"] for event in client.events if event.name == "camera"]
+
+        try:
+            await eventually(lambda: any(model["state"] == "stalled" for model in models()))
+            stalled = next(model for model in models() if model["state"] == "stalled")
+            assert stalled["reason"] == "predictor stalled: no prediction within 0.2 s"
+            assert 'model_state{camera="gym",state="stalled"} 1.0' in (await house.get("/metrics")).text
+            assert house.runner().health.state == "live"
+        finally:
+            hang.set()
+        await eventually(lambda: models()[-1]["state"] == "ready", seconds=10)
 
 
 async def test_a_camera_whose_picture_grows_too_old_is_an_event_though_nothing_happened_and_only_one() -> None:
