@@ -33,7 +33,18 @@ class JpegImage:
         CameraError: it is no complete JPEG in grey or colours, or has more than 50 million pixels.
     """
 
-    __slots__ = ("_broken", "_lock", "_orientation", "_pixels", "_seconds", "_tell", "data", "height", "width")
+    __slots__ = (
+        "_broken",
+        "_lock",
+        "_orientation",
+        "_pixels",
+        "_scan_at",
+        "_seconds",
+        "_tell",
+        "data",
+        "height",
+        "width",
+    )
 
     def __init__(self, data: bytes) -> None:
         if not isinstance(data, bytes):
@@ -55,6 +66,7 @@ class JpegImage:
         if header.orientation >= 5:
             self.width, self.height = self.height, self.width
         self._orientation = header.orientation
+        self._scan_at = header.scan_at
         self._lock = threading.Lock()
         self._pixels: Image | None = None
         self._broken: str | None = None
@@ -68,8 +80,8 @@ class JpegImage:
 
     @property
     def fingerprint(self) -> bytes:
-        """What of it changes when the picture does: its last scan, without a header that may tell the time."""
-        return self.data[self.data.rfind(b"\xff\xda") :]
+        """What of it changes when the picture does: its last scan, without the header, which may tell the time."""
+        return self.data[self._scan_at :]
 
     def pixels(self) -> Image:
         """Return its pixels, read-only and upright; blocking, some milliseconds the first time.
@@ -89,11 +101,11 @@ class JpegImage:
             return self._pixels
 
     def tell_of_decode(self, tell: Decoded) -> None:
-        """Have `tell` called when its pixels have been made, on whatever thread; at once if that is over."""
+        """Have `tell` called once, when its pixels have been made, on whatever thread; at once if that is over."""
         with self._lock:
-            self._tell = tell
-            if self._seconds is not None:
+            if self._seconds is not None and self._tell is None:
                 tell(self._seconds, self._broken is None)
+            self._tell = tell
 
     def _decode(self) -> None:
         try:

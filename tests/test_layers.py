@@ -39,7 +39,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """From the top down. Whoever adds a file says here where it stands."""
 
 HTTP = {"litestar", "uvicorn", "httptools", "starlette"}
-VENDORS = {"ultralytics", "torch", "torchvision", "openvino", "onnx", "onnxruntime", "healthd_yolo"}
+VENDORS = {"ultralytics", "torch", "torchvision", "openvino", "onnx", "onnxruntime"} | {
+    path.name for path in ROOT.glob("plugins/*/healthd_*")
+}
 FILES = sorted(HOUSE.rglob("*.py"))
 HEART = LAYERS.index(("jobs",))
 MOST_LINES = 400
@@ -119,7 +121,7 @@ def test_the_heart_runs_without_http_and_vendors() -> None:
 
 PRODUCT = [
     path
-    for folder in (HOUSE, ROOT / "plugins" / "healthd-yolo" / "healthd_yolo")
+    for folder in (HOUSE, *sorted(ROOT.glob("plugins/*/healthd_*")))
     for path in sorted(folder.rglob("*"))
     if path.suffix in {".py", ".js", ".css", ".html"}
 ]
