@@ -45,7 +45,7 @@ class LoadError(ModelError):
 
 
 class StalledError(ModelError):
-    """The model does not answer, or has ended. Whoever uses it leaves it, and gets one that is loaded anew."""
+    """The model does not answer in time. Whoever uses it leaves it, and gets another one where it hangs."""
 
 
 class WornOutError(LoadError):

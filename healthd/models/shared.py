@@ -138,8 +138,8 @@ class SharedModel:
         """Wait for this camera's turn and predict.
 
         Raises:
-            StalledError: the model does not answer; whoever uses it anew gets another one.
-            ModelError: no turn came in time, or the model cannot predict on this image.
+            StalledError: there was no turn, or no answer, in time; whoever uses a model that hangs anew gets another.
+            ModelError: the model cannot predict on this image.
         """
         self._loaded()
         seconds, who = min(patience.get(), self.patience_seconds), threading.get_ident()  # each camera has a thread
@@ -248,7 +248,7 @@ class SharedModel:
             if (stuck := self.stuck_for()) > self.patience_seconds or self.lost == "stalled":
                 raise StalledError(f"predictor stalled: {self.spec.model_id} has not answered for {stuck:.1f} s")
             if time.monotonic() >= deadline:
-                raise ModelError(f"{self.spec.model_id} is busy: no turn within {seconds:g} s")
+                raise StalledError(f"predictor stalled: {self.spec.model_id} is busy, no turn within {seconds:g} s")
 
     def _predict_or_wait(self, turn: Turn, seconds: float) -> Prediction:
         """Return the prediction of whoever leads the turn; predict if that is the caller."""

@@ -108,7 +108,9 @@ async def test_who_waits_in_line_behind_a_patient_camera_waits_no_longer_than_it
     ) as (patient, hasty):
         await eventually(lambda: hasty.failures.sessions["predictor"] >= 2 and patient.counts.predicted >= 2)
         assert patient.counts.dropped["failed"] == 0
-        assert any("busy: no turn within 0.1 s" in error.reason for error in hasty.failures.errors)
+        assert any(
+            "predictor stalled: m is busy, no turn within 0.1 s" in error.reason for error in hasty.failures.errors
+        )
 
 
 async def test_a_model_that_hangs_again_and_again_is_failed_with_a_remedy_until_a_thread_returns() -> None:

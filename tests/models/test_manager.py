@@ -361,7 +361,7 @@ def test_a_failed_prediction_leaves_the_model_usable() -> None:
 @pytest.mark.parametrize(
     ("others", "own", "says"),
     [
-        (10.0, 0.05, r"m is busy: no turn within 0\.05 s"),
+        (10.0, 0.05, r"predictor stalled: m is busy, no turn within 0\.05 s"),
         (0.05, 10.0, r"predictor stalled: m has not answered for 0\."),
     ],
 )
