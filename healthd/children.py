@@ -62,10 +62,15 @@ class Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
-    def warm_up(self, preload: Sequence[str] = ()) -> None:
-        """Start it and let it import `preload`, from now on whenever it is started. Returns at once."""
+    def imports(self, preload: Sequence[str]) -> None:
+        """Let it import `preload` whenever it is started from now on, with the first child at the latest."""
         with self._lock:
             self._preload = tuple(preload)
+
+    def warm_up(self, preload: Sequence[str] = ()) -> None:
+        """Start it and let it import `preload`, from now on whenever it is started. Returns at once."""
+        self.imports(preload)
+        with self._lock:
             with contextlib.suppress(StartFailed):  # said again to whoever starts a child
                 self._started()
 

@@ -168,13 +168,12 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
 
 
 async def _load_and_build(settings: Settings) -> Services:
-    preload: tuple[str, ...] = (
-        PRELOAD if any(may_need_processes(camera) for camera in settings.cameras.values()) else ()
-    )
-    if settings.models.isolation == "process":
-        preload += MODEL_PRELOAD
-    if preload:
+    with_models = settings.models.isolation == "process"
+    preload = PRELOAD + MODEL_PRELOAD if with_models else PRELOAD
+    if with_models or any(may_need_processes(camera) for camera in settings.cameras.values()):
         NURSERY.warm_up(preload)
+    else:  # cameras may come with a reload
+        NURSERY.imports(preload)
     return await build(settings, await load_installed_plugins(safe_mode=settings.server.safe_mode))
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from signal import SIGHUP, SIGTERM
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.process.daemon import Daemon, to_toml, until
@@ -146,3 +148,15 @@ def test_a_stop_during_a_reload_that_hangs_ends_in_time(tmp_path: Path) -> None:
         assert seconds < 4
         asked.join(timeout=5)
         assert daemon.left_behind() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes for cameras are Linux' alone")
+def test_the_first_camera_that_comes_with_a_reload_costs_no_more_than_one_that_was_there(tmp_path: Path) -> None:
+    with Daemon(tmp_path, {"cameras": {}}) as daemon:
+        daemon.until_ready()
+        write(daemon, {"gym": STEADY})
+        assert daemon.client.post("/api/v1/config/reload").json()["added"] == ["gym"]
+        daemon.until_state("gym", "live", seconds=40)
+        (child,) = [one for one in psutil.Process(daemon.pid).children(recursive=True) if one.name() == "gym"]
+        assert child.memory_full_info().uss < 20e6, "what it imports, it shares with what it was forked from"
+        assert daemon.stop()[0] == 0, daemon.story()
