@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import weakref
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -20,8 +21,6 @@ from healthd.settings import ServerSettings
 
 UNSENT_BYTES = 32 * 1024
 """What the kernel may hold unsent of one stream: a slow viewer skips frames instead of getting old ones."""
-
-
 MAX_HEAD_BYTES = 65_536
 """Of a request: its line and its headers, or what follows a body in chunks."""
 MAX_PIPELINED = 100
@@ -46,9 +45,12 @@ class DroppableProtocol(HttpToolsProtocol):
         *args: Any,
         snapshots: CachedSnapshots | None = None,
         head_seconds: float = ServerSettings().header_timeout_seconds,
+        on_refused: Callable[[HTTPStatus], object] = lambda _: None,
         **options: Any,
     ) -> None:
+        """`on_refused`: told of each answer to what never became a request."""
         super().__init__(*args, **options)
+        self._on_refused = on_refused
         self._snapshots = snapshots
         self._head_seconds = head_seconds
         self._head_at: float | None = None
@@ -358,6 +360,7 @@ class DroppableProtocol(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:  # there is no place for it in the middle of an answer
             transport.abort()
             return
+        self._on_refused(status)
         transport.write(bad_request(detail, status))
         if not transport.can_write_eof() or transport.is_closing():
             transport.close()
@@ -387,5 +390,10 @@ _TOO_LARGE = (
 
 def protocol(app: Litestar) -> Any:
     """Return what uvicorn is to speak HTTP with for an application: as its `http`, in place of a class."""
-    head_seconds = app.state.services.settings.server.header_timeout_seconds
-    return partial(DroppableProtocol, snapshots=app.state.cached_snapshots, head_seconds=head_seconds)
+    services = app.state.services
+    return partial(
+        DroppableProtocol,
+        snapshots=app.state.cached_snapshots,
+        head_seconds=services.settings.server.header_timeout_seconds,
+        on_refused=lambda status: services.metrics.requests.labels("unknown", str(status.value)).inc(),
+    )

@@ -88,6 +88,8 @@ async def test_a_target_without_end_is_refused_too() -> None:
         talk = await connect(opened)
         talk[1].write(b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b" 431 " in (await end_of(talk)).partition(b"\r\n")[0]
+        metrics = (await opened.get("/metrics")).text
+        assert 'healthd_http_requests_total{route="unknown",status="431"} 1.0' in metrics
 
 
 CHUNKED = b"PATCH /api/v1/cameras/gym HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
