@@ -73,6 +73,12 @@ class Sessions:
         found.used_at = self._clock.monotonic()
         return found
 
+    def note_used(self, session_id: str) -> None:
+        """Note that a session was in use until now: it has watched."""
+        for log_in in self._open.values():
+            if log_in.page.session_id == session_id:
+                log_in.used_at = self._clock.monotonic()
+
     def seconds_left(self, log_in: LogIn) -> float:
         """Return how long a session still lasts at most."""
         return round(max(0.0, log_in.page.ends_at - self._clock.monotonic()), 1)

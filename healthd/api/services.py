@@ -93,6 +93,7 @@ class Services:
     def __post_init__(self) -> None:
         self.auth.sessions.on_closed = self.viewers.end_page
         self.auth.sessions.is_watching = self.viewers.has_page
+        self.viewers.on_left = lambda page: self.auth.sessions.note_used(page.session_id)
         self.started_at = self.clock.now()
         self._started = self.clock.monotonic()
         self.history = History(self.supervisor, clock=self.clock)

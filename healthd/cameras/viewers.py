@@ -146,6 +146,8 @@ class Viewers:
         self._max_seconds = max_seconds or math.inf
         self._clock = clock
         self.on_change: Callable[[Viewer, str], None] = lambda _viewer, _what: None
+        self.on_left: Callable[[PageSession], None] = lambda _page: None
+        """Called with the log-in, or the key, of one that has ended."""
         """Called with `opened` or `ended`."""
         self._open: dict[str, Viewer] = {}
         self._ids = itertools.count(1)
@@ -283,4 +285,6 @@ class Viewers:
             sent=viewer.sent,
             skipped=viewer.skipped,
         )
+        if viewer.page is not None:
+            self.on_left(viewer.page)
         self.on_change(viewer, "ended")

@@ -177,4 +177,8 @@ async def test_a_log_in_that_nobody_uses_ends_and_one_that_watches_is_used() -> 
         assert_error(await house.get("/api/v1/cameras", headers={"Cookie": idle}), 401)
         for cookie in (used, watching):
             assert (await house.get("/api/v1/cameras", headers={"Cookie": cookie})).status_code == 200
+        ahead = 8000
         stream.leave()
+        await eventually(lambda: not len(house.services.viewers))
+        ahead = 9000  # nothing was asked for longer than an hour, but it has watched until a moment ago
+        assert (await house.get("/api/v1/cameras", headers={"Cookie": watching})).status_code == 200
