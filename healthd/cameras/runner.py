@@ -36,6 +36,8 @@ class CameraRunner(CameraParts):
     _pending: Fitting | None = None
     """What the camera is to be made of as soon as its sessions have ended."""
     _stopped_because: str | None = None
+    _late: asyncio.TimerHandle | None = None
+    """Ends the sessions of a camera that is to be made of something else, if they take too long."""
     _keeping: tuple[asyncio.Task[None], ...] = ()
     """What runs its sessions."""
 
@@ -116,6 +118,7 @@ class CameraRunner(CameraParts):
         if self._reader is not None and self._predictor is not None:
             self._reader.adapt(settings)
             self._predictor.adapt(settings)
+        self._take_up([task for task in TASKS if self.intensity.has_given_up(task)])
         self._wake()
 
     def refit(self, fitting: Fitting) -> None:
@@ -131,12 +134,14 @@ class CameraRunner(CameraParts):
         self._forget_frames()
         if self._health.current.state is not State.PAUSED:
             self._health.set(State.STARTING, "its configuration has changed")
-        asyncio.get_running_loop().call_later(REFIT_SECONDS, self._cut_short, self._control.generation)
+        if self._late is not None:
+            self._late.cancel()
+        self._late = asyncio.get_running_loop().call_later(REFIT_SECONDS, self._cut_short)
         self._wake(leaving=True)
 
-    def _cut_short(self, generation: int) -> None:
+    def _cut_short(self) -> None:
         """Leave sessions to their threads that have not ended in time."""
-        if self._control.refitting and generation == self._control.generation:
+        if self._control.refitting:
             for task in self._keeping:
                 task.cancel()
 
@@ -231,9 +236,11 @@ class CameraRunner(CameraParts):
 
     def _try_again_after_crashes(self) -> None:
         """Go on by itself once what was given up has rested for long enough."""
-        for task in TASKS:
-            if self.intensity.left(task, self.settings) != 0.0:
-                continue
+        self._take_up([task for task in TASKS if self.intensity.left(task, self.settings) == 0.0])
+
+    def _take_up(self, tasks: list[Task]) -> None:
+        """Try again what was given up because it crashed too often."""
+        for task in tasks:
             self.intensity.forget(task)
             log.info("crash_loop_over", task=task)
             if task == "reader":

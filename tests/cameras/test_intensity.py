@@ -137,6 +137,16 @@ async def test_after_the_cooldown_it_is_tried_again_by_itself() -> None:
         assert runner.intensity.total["reader"] == 1
 
 
+async def test_one_that_was_given_up_for_good_is_tried_again_when_its_configuration_changes() -> None:
+    read, broken = flaky()
+    runner = make_runner(FakeSource(read=read), max_crashes=2, reconnect_max_seconds=0.02, crash_cooldown_seconds=0)
+    async with running(runner):
+        await eventually(lambda: runner.health.state == "failed", seconds=10)
+        broken[0] = False
+        runner.adapt(runner.settings.model_copy(update={"max_crashes": 5}))
+        await eventually(lambda: runner.health.state == "live")
+
+
 async def test_a_model_that_crashes_again_and_again_is_given_up_and_the_pictures_go_on() -> None:
     broken = [True]
 
