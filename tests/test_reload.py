@@ -45,7 +45,10 @@ class MadePlugin(FakeSource):
         MadePlugin.made.append(self)
 
 
-LIVE: dict[str, Any] = {"open_timeout_seconds": 5, "reconnect_max_seconds": 0.5, "frozen_after_seconds": 0}
+LIVE: dict[str, Any] = {
+    **{"open_timeout_seconds": 5, "reconnect_max_seconds": 0.5, "frozen_after_seconds": 0},
+    "isolation": "thread",  # a process of its own would import all that this test does, once more for each camera
+}
 MADE: Plugin[Any] = Plugin("made", SOURCES, "healthd-made", "0.1", MadePlugin)
 
 
@@ -367,7 +370,7 @@ async def test_a_camera_whose_plugin_was_wrong_is_mended_by_the_file_and_broken_
     async with reloading({}) as here:
         with pytest.raises(ConfigError):
             await here.reload({"gym": {**LIVE, "options": {"pase": 1}}})
-    broken = {"gym": {"plugin": "nope"}, "rack": {}}
+    broken = {"gym": {**LIVE, "plugin": "nope"}, "rack": LIVE}
     async with open_house(
         cameras={name: {"plugin": "made", **it} for name, it in broken.items()}, plugins=(MADE,)
     ) as house:
@@ -397,6 +400,7 @@ async def test_a_camera_whose_model_hangs_is_made_anew_in_bounded_time(monkeypat
         await here.reload({"gym": LIVE})
         runner.pause()
         runner.resume()
+        runner.restart()
         await eventually(lambda: runner.health.state == "live" and runner.model_health.state == "ready", seconds=5)
         assert runner.stuck_workers == 1
         assert runner.counts.dropped["failed"] == 1
