@@ -70,9 +70,8 @@ class Nursery:
     def warm_up(self, preload: Sequence[str] = ()) -> None:
         """Start it and let it import `preload`, from now on whenever it is started. Returns at once."""
         self.imports(preload)
-        with self._lock:
-            with contextlib.suppress(StartFailed):  # said again to whoever starts a child
-                self._started()
+        with self._lock, contextlib.suppress(StartFailed):  # said again to whoever starts a child
+            self._started()
 
     def fork(self, order: dict[str, Any], descriptors: Sequence[int]) -> tuple[int, int | None]:
         """Fork a child that gets these descriptors, the first one for its status; return its pid and its pidfd.

@@ -58,7 +58,7 @@ async def received(request: AnyRequest, jobs: Jobs, *, idle_seconds: float) -> A
     """Receive what is sent; whatever goes wrong, in the block too, nothing of the file is left.
 
     Raises:
-        ClientException: 400, it is not what its `Content-Type` says; 408, nothing came for `idle_seconds`, or too little.
+        ClientException: 400, it is not what its `Content-Type` says; 408, nothing for `idle_seconds`, or too little.
         MediaTooLargeError: as soon as it is seen.
     """
     form = Form()
@@ -210,7 +210,7 @@ async def _short_body(request: AnyRequest, idle_seconds: float) -> bytes:
 
 
 async def _chunks(request: AnyRequest, idle_seconds: float) -> AsyncIterator[bytes]:
-    """Give what arrives; a client that sends nothing for so long, or drips, has had its time. Our own is not counted."""
+    """Give what arrives; a client that sends nothing for so long, or drips, has had its time. Ours does not count."""
     clock, waited, size, more = asyncio.get_running_loop().time, 0.0, 0, True
     while more:
         left, begun = idle_seconds + size / SLOWEST - waited, clock()
