@@ -46,7 +46,7 @@ class MadePlugin(FakeSource):
 
 
 LIVE: dict[str, Any] = {
-    **{"open_timeout_seconds": 5, "reconnect_max_seconds": 0.5, "frozen_after_seconds": 0},
+    "open_timeout_seconds": 5, "reconnect_max_seconds": 0.5, "frozen_after_seconds": 0,
     "isolation": "thread",  # a process of its own would import all that this test does, once more for each camera
 }
 MADE: Plugin[Any] = Plugin("made", SOURCES, "healthd-made", "0.1", MadePlugin)
@@ -318,8 +318,7 @@ async def test_limits_count_at_once() -> None:
         assert services.uploads.most == 2
         assert services.decoder.max_pixels == 100
         assert services.models.load_timeout_seconds == 7
-        await eventually(lambda: len(services.models.loaded()) == 1)
-        assert services.models.loaded()[0].users == 1
+        await eventually(lambda: [model.users for model in services.models.loaded()] == [1])
         await here.reload(models={})
         await eventually(lambda: services.models.loaded()[0].users == 0)
         with services.viewers.admitted(kind="mjpeg", camera="gym", client="here"), pytest.raises(HealthdError):
