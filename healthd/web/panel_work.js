@@ -136,7 +136,7 @@ export function setSession(now) {
   document.querySelectorAll("[data-changes]").forEach(allow);
 }
 
-const mayChange = () => session.scope === "admin";
+export const mayChange = () => session.scope === "admin";
 
 function allow(control) {
   const wanted = control.dataset.off === "true" || control.dataset.busy === "true" || !mayChange();

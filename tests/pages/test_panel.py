@@ -276,6 +276,23 @@ def test_a_viewer_is_ended(daemon: Daemon, panel: Watched) -> None:
     panel.assert_quiet()
 
 
+def test_an_admin_ends_the_log_in_of_another_page(daemon: Daemon, panel: Watched) -> None:
+    page = section(panel, "viewers")
+    wall = page.locator("#section-viewers tbody tr", has_text="wall")
+    assert daemon.client.delete("/api/v1/sessions?key=wall").status_code == 200  # those of other tests
+    until(lambda: wall.count() == 0, what="the rows of other tests to go")
+    with new_client(daemon.url) as other:
+        assert other.post("/api/v1/auth/login", json={"key": READ_KEY}).status_code == 200
+        wall.wait_for()
+        own = page.locator("#section-viewers tbody tr", has_text="this page")
+        assert own.get_by_role("button").is_disabled()
+        wall.get_by_role("button", name="Log out wall from 127.0.0.1").click()
+        said(page, "the log-in is ended")
+        until(lambda: wall.count() == 0, what="the row to go")
+        assert other.get("/api/v1/cameras").status_code == 401
+    panel.assert_quiet()
+
+
 def test_however_many_viewers_come_and_go_the_panel_asks_seldom(daemon: Daemon, panel: Watched) -> None:
     page = section(panel, "viewers")
     page.locator("#section-viewers tbody tr", has_text="events").wait_for()
