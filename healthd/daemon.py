@@ -138,6 +138,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         max_viewers=settings.streams.max_viewers,
         max_viewers_per_camera=settings.streams.max_viewers_per_camera,
         max_sockets=settings.inference.max_sockets,
+        max_sockets_per_client=settings.inference.max_sockets_per_client,
         max_seconds=settings.streams.max_seconds,
     )
     services = Services(

@@ -303,6 +303,7 @@ class Reloader:
             max_viewers=streams.max_viewers,
             max_viewers_per_camera=streams.max_viewers_per_camera,
             max_sockets=inference.max_sockets,
+            max_sockets_per_client=inference.max_sockets_per_client,
             max_seconds=streams.max_seconds,
         )
         services.uploads.most = inference.max_uploads

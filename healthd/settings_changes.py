@@ -34,9 +34,10 @@ SECTION_EFFECTS: dict[str, dict[str, Effect]] = {
         ),
         "batch_window_ms": "daemon",
     },
-    "inference": dict.fromkeys(
-        ("max_upload_bytes", "max_pixels", "max_uploads", "upload_timeout_seconds", "max_sockets"), "hot"
-    ),
+    "inference": {
+        **dict.fromkeys(("max_upload_bytes", "max_pixels", "max_uploads", "upload_timeout_seconds"), "hot"),
+        **dict.fromkeys(("max_sockets", "max_sockets_per_client"), "hot"),
+    },
     "jobs": {
         **dict.fromkeys(("allowed_directories", "max_upload_bytes", "max_jobs", "keep_hours"), "hot"),
         **dict.fromkeys(("enabled", "directory", "redis_url", "workers"), "daemon"),

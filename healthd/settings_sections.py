@@ -147,6 +147,12 @@ class InferenceSettings(Section):
     max_uploads: int = Field(64, ge=1, le=10_000, description="Requests with a picture at a time; more get a 503.")
     upload_timeout_seconds: Seconds = Field(30, description="How long one picture may take to arrive.")
     max_sockets: int = Field(32, ge=1, le=10_000, description="Open WebSockets at most.")
+    max_sockets_per_client: int = Field(
+        16,
+        ge=1,
+        le=10_000,
+        description="Open WebSockets of one address (of IPv6: of one /64) at most.",
+    )
 
 
 class JobsSettings(Section):

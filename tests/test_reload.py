@@ -46,7 +46,9 @@ class MadePlugin(FakeSource):
 
 
 LIVE: dict[str, Any] = {
-    "open_timeout_seconds": 5, "reconnect_max_seconds": 0.5, "frozen_after_seconds": 0,
+    "open_timeout_seconds": 5,
+    "reconnect_max_seconds": 0.5,
+    "frozen_after_seconds": 0,
     "isolation": "thread",  # a process of its own would import all that this test does, once more for each camera
 }
 MADE: Plugin[Any] = Plugin("made", SOURCES, "healthd-made", "0.1", MadePlugin)

@@ -13,6 +13,7 @@ from typing import Literal
 
 import structlog
 
+from healthd.clients import client_of
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.errors import HealthdError
 from healthd.metrics import Sample
@@ -137,12 +138,14 @@ class Viewers:
         max_viewers: int,
         max_viewers_per_camera: int,
         max_sockets: int = 32,
+        max_sockets_per_client: int = 16,
         max_seconds: float = 0.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._max = max_viewers
         self._max_per_camera = max_viewers_per_camera
         self._max_sockets = max_sockets
+        self._max_sockets_per_client = max_sockets_per_client
         self._max_seconds = max_seconds or math.inf
         self._clock = clock
         self.on_change: Callable[[Viewer, str], None] = lambda _viewer, _what: None
@@ -181,7 +184,7 @@ class Viewers:
         Raises:
             TooManyViewers: a limit is reached, or the daemon stops.
         """
-        refusal = self._refusal(kind, camera)
+        refusal = self._refusal(kind, camera, client)
         if refusal is not None:
             self.refused_total += 1
             log.info("viewer_refused", kind=kind, camera=camera, client=client, reason=refusal)
@@ -232,12 +235,19 @@ class Viewers:
             del self.totals[key]
 
     def set_limits(
-        self, *, max_viewers: int, max_viewers_per_camera: int, max_sockets: int, max_seconds: float
+        self,
+        *,
+        max_viewers: int,
+        max_viewers_per_camera: int,
+        max_sockets: int,
+        max_sockets_per_client: int,
+        max_seconds: float,
     ) -> None:
         """Take other limits, for who comes from now on."""
         self._max = max_viewers
         self._max_per_camera = max_viewers_per_camera
         self._max_sockets = max_sockets
+        self._max_sockets_per_client = max_sockets_per_client
         self._max_seconds = max_seconds or math.inf
 
     def has_page(self, session_id: str) -> bool:
@@ -258,18 +268,25 @@ class Viewers:
         for reason, number in self.ended_total.items():
             yield Sample("healthd_viewers_ended_total", number, {"reason": reason})
 
-    def _refusal(self, kind: Kind, camera: str | None) -> str | None:
+    def _refusal(self, kind: Kind, camera: str | None, client: str) -> str | None:
         """Say why not now. Sockets are counted apart: they take no place from those who watch cameras."""
         if self._stopping:
             return "the daemon is stopping"
-        sockets = sum(1 for viewer in self._open.values() if viewer.kind == "socket")
+        sockets = [viewer for viewer in self._open.values() if viewer.kind == "socket"]
         if kind == "socket":
-            full = sockets >= self._max_sockets
-            return f"{sockets} sockets are open, which is the limit (inference.max_sockets)" if full else None
-        if len(self._open) - sockets >= self._max:
+            return self._socket_refusal(sockets, client_of(client))
+        if len(self._open) - len(sockets) >= self._max:
             return f"{self._max} viewers are open, which is the limit (streams.max_viewers)"
         if camera is not None and self.count(camera) >= self._max_per_camera:
             return f"{self._max_per_camera} viewers of `{camera}` are open (streams.max_viewers_per_camera)"
+        return None
+
+    def _socket_refusal(self, sockets: list[Viewer], client: str) -> str | None:
+        if len(sockets) >= self._max_sockets:
+            return f"{len(sockets)} sockets are open, which is the limit (inference.max_sockets)"
+        own = sum(1 for viewer in sockets if client_of(viewer.client) == client)
+        if own >= self._max_sockets_per_client:
+            return f"{own} sockets of this address are open (inference.max_sockets_per_client)"
         return None
 
     def _release(self, viewer: Viewer) -> None:

@@ -175,6 +175,15 @@ async def test_refusals_and_openings_are_counted_by_route_and_status() -> None:
 # -- how many ----------------------------------------------------------------------------------------------------------
 
 
+async def test_one_address_does_not_take_the_sockets_of_all() -> None:
+    async with talking_house(inference={"max_sockets_per_client": 1}) as house, connected(house):
+        status, body, _ = await refused(house)
+        assert status == 503
+        assert "inference.max_sockets_per_client" in body["detail"]
+        with house.services.viewers.admitted(kind="socket", camera=None, client="192.0.2.7"):
+            assert len(house.services.viewers) == 2
+
+
 async def test_sockets_have_a_limit_of_their_own_and_take_no_place_from_streams() -> None:
     async with (
         talking_house(inference={"max_sockets": 2}, streams={"max_viewers": 1}) as house,
@@ -352,7 +361,9 @@ async def test_a_socket_ends_with_the_log_in_of_its_page(way: str) -> None:
         async with connected(house, headers=own) as page, connected(house, headers={**own, **READ}) as robot:
             if way == "logs out":
                 assert (await house.client.delete("/api/v1/auth/session", headers=own)).status_code == 204
-            assert await closed(page) == (1001, "the page is no longer logged in")
+            code, reason = await closed(page)
+            assert code == 1001
+            assert "no longer logged in" in str(reason)
             assert (await ask(robot, png()))["type"] == "prediction"
         assert (await refused(house, headers=own))[0] == 401
         assert house.services.viewers.ended_total["logout"] == 1
