@@ -48,7 +48,6 @@ class DroppableProtocol(HttpToolsProtocol):
         on_refused: Callable[[HTTPStatus], object] = lambda _: None,
         **options: Any,
     ) -> None:
-        """`on_refused`: told of each answer to what never became a request."""
         super().__init__(*args, **options)
         self._on_refused = on_refused
         self._snapshots = snapshots

@@ -48,7 +48,7 @@ _NAMES = {"confidence": "conf"}
 _SAID = {
     400: "It is neither a video nor a zip, it is broken or empty, or no form.",
     404: "Unknown model.",
-    408: "Nothing, or too little, arrived for too long.",
+    408: "Nothing arrived for too long.",
     409: "Jobs are switched off here.",
     413: "Too many bytes, pixels or pictures, or a zip that unpacks to far too much.",
     415: "The body is neither a form nor JSON.",

@@ -354,20 +354,6 @@ async def test_a_client_that_sends_nothing_any_more_has_its_time(tmp_path: Path,
         await eventually(lambda: left(tmp_path) == [])
 
 
-async def test_a_client_that_drips_holds_no_place_for_long(tmp_path: Path, seen: Seen) -> None:
-    async def dripping() -> AsyncIterator[bytes]:
-        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
-        for _ in range(15):
-            await asyncio.sleep(0.1)
-            yield b"."
-
-    async with house_with_jobs(tmp_path, inference={"upload_timeout_seconds": 0.5}) as house:
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        answer = await house.client.post("/api/v1/jobs", content=dripping(), headers=headers)
-        assert "bytes arrived per second" in assert_error(answer, 408)["detail"]
-        await eventually(lambda: left(tmp_path) == [])
-
-
 async def test_a_disk_that_is_full_is_told_and_nothing_half_is_left(
     tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
