@@ -37,7 +37,7 @@ bench: $(VENV)/full ## all figures and plots of docs/benchmarks.md, measured her
 bench-quick: $(VENV)/full ## most of them in three minutes, less exact; writes nothing
 	$(BIN)/python -m benchmarks --quick
 
-soak: $(VENV)/full ## MINUTES=30 of cameras and viewers who come and go, and what memory does
+soak: $(VENV)/full ## MINUTES=30 of cameras, viewers and requests with a fault each minute, and what grows
 	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks --only soak
 
 chaos: $(VENV)/full ## break what may break around a running daemon; figures and bounds go to docs/reliability.md

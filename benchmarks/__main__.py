@@ -9,6 +9,7 @@ import importlib
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -73,18 +74,18 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep the figures there, beside those of other parts")
     asked = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
-    about = machine()
+    about, begun = machine(), f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
     names = asked.only or [name for name in PARTS if not (asked.quick and name in SLOW)]
-    parts = {name: measured(name, quick=asked.quick) for name in names}
+    parts = {name: kept.Part(begun=begun, figures=measured(name, quick=asked.quick)) for name in names}
     if asked.keep is not None and not asked.quick:
         parts = kept.beside(asked.keep, parts)
     names = [name for name in PARTS if name in parts]
-    figures = [figure for name in names for figure in parts[name]]
+    figures = [figure for name in names for figure in parts[name].figures]
     print(table(figures))
     left_out = f" Left out: {', '.join(sorted(set(PARTS) - set(names)))}." if len(names) < len(PARTS) else ""
     print(page.summary(figures) + left_out)
     if not asked.quick and names == list(PARTS):
-        print(f"written: {page.write(figures, about).name}", file=sys.stderr)
+        print(f"written: {page.write(figures, about, older=kept.other_runs(parts)).name}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python -m benchmarks.cameras NUMBER CLIP.h264 FPS
 
 Says the URLs in one line. A line with `drop N` on standard input cuts the connections of one, `stop N` kills it,
-`start N` has it back on the same port.
+`start N` has it back on the same port, `stall N` silences it with its connections open, `flow N` lets it go on.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ class Cameras:
     process: "subprocess.Popen[str]"
 
     def tell(self, order: str) -> None:
-        """Give an order: `drop N`, `stop N`, `start N`."""
+        """Give an order: `drop N`, `stop N`, `start N`, `stall N`, `flow N`."""
         assert self.process.stdin is not None
         self.process.stdin.write(order + "\n")
         self.process.stdin.flush()
@@ -59,6 +59,8 @@ def main() -> None:
             server.stop()
         elif what == "start":
             servers[int(which)] = RtspServer(clip, fps=fps, port=server.port).start()
+        elif what in {"stall", "flow"}:
+            server.stall(stalled=what == "stall")
 
 
 if __name__ == "__main__":

@@ -184,6 +184,8 @@ class SlowModel(Model):
 class SlowFamily(ModelFamily):
     """The one slow model."""
 
+    contract = 1
+
     def serves(self, model_id: str) -> bool:
         """Whatever is asked."""
         return bool(model_id)
@@ -196,6 +198,8 @@ class SlowFamily(ModelFamily):
 
 class SharingSource(CameraSource):
     """A steady camera that shares the slow model."""
+
+    contract = 1
 
     @contextmanager
     def camera(self) -> Iterator[Read]:

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import psutil
 
@@ -25,14 +25,16 @@ DRAIN_SECONDS = 1.0
 class Daemon:
     """A running daemon on a free port of loopback. Ends with the block."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, key: str | None = None, log: IO[bytes] | None = None) -> None:
+        """`key`: sent with every request; `log`: where its standard error goes, absent: nowhere."""
+        self._headers = {"X-Api-Key": key} if key else {}
         path = os.pathsep.join(filter(None, [str(PLUGIN), os.environ.get("PYTHONPATH")]))
         self.begun = time.perf_counter()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "healthd", *arguments],
             env={**os.environ, "PYTHONPATH": path},
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=log or subprocess.DEVNULL,
             text=True,
         )
         assert self.process.stdout is not None
@@ -49,16 +51,18 @@ class Daemon:
     def get(self, path: str) -> tuple[int, bytes]:
         """Return status and body of a GET."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=15) as answer:
+            with urllib.request.urlopen(self._request(path), timeout=15) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as exc:
             return exc.code, exc.read()
 
     def post(self, path: str) -> int:
         """Return the status of a POST without a body."""
-        request = urllib.request.Request(self.url + path, method="POST")
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(self._request(path, "POST"), timeout=5) as answer:
             return int(answer.status)
+
+    def _request(self, path: str, method: str = "GET") -> urllib.request.Request:
+        return urllib.request.Request(self.url + path, method=method, headers=self._headers)
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 30) -> float:
         """Wait until something holds; return the seconds since the process was started."""

@@ -117,11 +117,11 @@ async def _connected(url: str, receive_buffer: int | None = None) -> socket.sock
     return sock
 
 
-async def look(url: str, path: str, *, receive_buffer: int | None = None) -> Viewer:
-    """Open one viewer; return once it has asked."""
+async def look(url: str, path: str, *, receive_buffer: int | None = None, head: str = "") -> Viewer:
+    """Open one viewer; return once it has asked. `head`: further lines of the request, each with its end."""
     sock = await _connected(url, receive_buffer)
     _, viewer = await asyncio.get_running_loop().create_connection(Viewer, sock=sock)
-    viewer.transport.write(f"GET {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n\r\n".encode())
+    viewer.transport.write(f"GET {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n{head}\r\n".encode())
     return viewer
 
 

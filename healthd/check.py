@@ -1,7 +1,7 @@
 """What can be found wrong before anything is started."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,10 +14,21 @@ from healthd.settings import Settings
 _NAMES = {"string": "text", "boolean": "true, false", "null": "absent", "object": "table"}
 
 
-async def check_cameras(settings: Settings) -> list[str]:
-    """Make the source of every enabled camera; return what is wrong, a line each. No camera and no model is opened."""
-    plugins = await load_installed_plugins()
-    made = await make_sources(plugins.sources, {n: c for n, c in settings.cameras.items() if c.enabled})
+async def check_cameras(settings: Settings, *, on_hint: Callable[[str], None] = lambda _: None) -> list[str]:
+    """Make the source of every enabled camera; return what is wrong, a line each. No camera and no model is opened.
+
+    `on_hint` is told what is no reason not to start, among it the cameras whose plugins safe mode leaves out.
+    """
+    plugins = await load_installed_plugins(safe_mode=settings.server.safe_mode)
+    for plugin in (*plugins.sources, *plugins.families):
+        for note in plugin.notes:
+            on_hint(f"plugin `{plugin.name}` ({plugin.distribution} {plugin.version}): at import {note}")
+    skipped = plugins.sources.skipped
+    enabled = {name: camera for name, camera in settings.cameras.items() if camera.enabled}
+    for name, camera in enabled.items():
+        if camera.plugin in skipped:
+            on_hint(f"cameras.{name}: plugin `{camera.plugin}` is skipped: {skipped[camera.plugin].reason}")
+    made = await make_sources(plugins.sources, {n: c for n, c in enabled.items() if c.plugin not in skipped})
     wrong = [f"cameras.{name}: {reason}" for name, reason in made.items() if isinstance(reason, str)]
     return [*wrong, *_wrong_models(settings, plugins, set(models_of(made).values()))]
 
@@ -28,25 +39,29 @@ def _wrong_models(settings: Settings, plugins: InstalledPlugins, watching: set[s
     families = list(plugins.made.values())
     for key, names in (("preload", wanted.preload), ("default", (wanted.default,) if wanted.default else ())):
         for name in names:
-            if not any(family.serves(name) for family in families):
+            if not any(family.serves(name) for family in families) and not plugins.families.skipped:
                 yield f"models.{key}: no installed plugin serves `{public_id(name)}`"
     needed = len(watching | set(wanted.preload))
     if needed > wanted.max_loaded:
         yield f"models.max_loaded: {wanted.max_loaded} models may be loaded, and cameras and preload need {needed}"
 
 
-async def list_plugins() -> list[str]:
-    """Return a line for every installed plugin and, below it, one for each of its settings; broken ones say why."""
-    plugins = await load_installed_plugins()
+async def list_plugins(*, safe_mode: bool = False) -> list[str]:
+    """Return a line for every installed plugin and, below it, what it did at import and each of its settings.
+
+    Those that are not loaded say why.
+    """
+    plugins = await load_installed_plugins(safe_mode=safe_mode)
     lines = []
     shown: dict[type[BaseModel], str] = {}
     for group in (plugins.sources, plugins.families):
         for plugin in group:
             begin = f"{plugin.name:<20} {plugin.group:<24} {plugin.distribution} {plugin.version}  "
+            notes = [f"    note: at import {note}" for note in plugin.notes]
             if plugin.target is None:
-                lines.append(f"{begin}BROKEN: {plugin.reason}")
+                lines += [f"{begin}{plugin.state.upper()}: {plugin.reason}", *notes]
                 continue
-            lines.append(f"{begin}loaded")
+            lines += [f"{begin}loaded", *notes]
             model: type[BaseModel] = plugin.target.options_model
             lines += [f"    as {shown[model]}"] if model in shown else settings_lines(model)
             shown.setdefault(model, plugin.name)

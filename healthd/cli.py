@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = verbs.add_parser("run", parents=[common], help="watch the cameras of a configuration file")
     run.add_argument("--config", type=Path, help="TOML file; without it, defaults and the environment alone")
+    _add_safe_mode(run)
     run.set_defaults(verb=_run)
 
     demo = verbs.add_parser("demo", parents=[common], help="watch two filmed cameras that an installed plugin brings")
@@ -84,9 +85,11 @@ def _parser() -> argparse.ArgumentParser:
 
     check = verbs.add_parser("check-config", parents=[common], help="say what is wrong with a configuration; exit 2")
     check.add_argument("--config", type=Path, required=True, help="TOML file")
+    _add_safe_mode(check)
     check.set_defaults(verb=_check_config)
 
     plugins = verbs.add_parser("plugins", parents=[common], help="list installed plugins and their settings")
+    _add_safe_mode(plugins)
     plugins.set_defaults(verb=_plugins)
 
     infer = verbs.add_parser(
@@ -106,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="0.1 to 3600 (default 1)")
     top.set_defaults(verb=_top)
     return parser
+
+
+def _add_safe_mode(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--safe-mode", action="store_true", help="import only plugins of the healthd project")
 
 
 def _add_infer_arguments(infer: argparse.ArgumentParser) -> None:
@@ -176,13 +183,13 @@ def _interval(text: str) -> float:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    from healthd.settings import ConfigError, load_settings  # noqa: PLC0415
+    from healthd.settings import ConfigError, in_safe_mode, load_settings  # noqa: PLC0415
 
     try:
         settings = load_settings(chosen.config)
     except ConfigError as exc:
         return _say(f"{exc}", WRONG_CONFIG)
-    return _serve(chosen, settings)
+    return _serve(chosen, in_safe_mode(settings) if chosen.safe_mode else settings)
 
 
 def _demo(chosen: argparse.Namespace) -> int:
@@ -258,27 +265,32 @@ def _signals_cut_short() -> None:
 def _check_config(chosen: argparse.Namespace) -> int:
     _signals_cut_short()
     from healthd.check import check_cameras  # noqa: PLC0415
-    from healthd.settings import ConfigError, load_settings, settings_hints  # noqa: PLC0415
+    from healthd.settings import ConfigError, in_safe_mode, load_settings, settings_hints  # noqa: PLC0415
 
     _quiet(chosen)
     try:
         settings = load_settings(chosen.config)
     except ConfigError as exc:
         return _say(str(exc), WRONG_CONFIG)
+    settings = in_safe_mode(settings) if chosen.safe_mode else settings
     for hint in settings_hints(settings):
-        print(f"hint: {hint}", file=sys.stderr)
-    problems = _run_loop_of(check_cameras(settings))
+        _hint(hint)
+    problems = _run_loop_of(check_cameras(settings, on_hint=_hint))
     if problems:
         return _say("\n".join(f"{chosen.config}: {problem}" for problem in problems), WRONG_CONFIG)
     print(f"{chosen.config}: ok, {len(settings.cameras)} camera{'' if len(settings.cameras) == 1 else 's'}")
     return OK
 
 
+def _hint(text: str) -> None:
+    print(f"hint: {text}", file=sys.stderr)
+
+
 def _plugins(chosen: argparse.Namespace) -> int:
     from healthd.check import list_plugins  # noqa: PLC0415
 
     _quiet(chosen)
-    for line in _run_loop_of(list_plugins()):
+    for line in _run_loop_of(list_plugins(safe_mode=chosen.safe_mode)):
         print(line)
     return OK
 

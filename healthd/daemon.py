@@ -63,7 +63,7 @@ FORCE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class InstalledPlugins:
-    """What is installed beside healthd, loaded or broken."""
+    """What is installed beside healthd, loaded or not."""
 
     sources: Plugins[type[CameraSource]]
     families: Plugins[type[ModelFamily]]
@@ -75,8 +75,11 @@ check_source = checked_class(CameraSource, contract=CONTRACT)  # type: ignore[ty
 check_family = checked_class(ModelFamily, contract=CONTRACT)  # type: ignore[type-abstract]
 
 
-async def load_installed_plugins() -> InstalledPlugins:
-    """Import every installed plugin and make the families; one that cannot be made is as broken as an import."""
+async def load_installed_plugins(*, safe_mode: bool = False) -> InstalledPlugins:
+    """Import every installed plugin and make the families; one that cannot be made is as broken as an import.
+
+    `safe_mode`: those that others publish are not imported.
+    """
     made: dict[type[ModelFamily], ModelFamily] = {}
 
     def check_and_make(loaded: Any) -> type[ModelFamily]:
@@ -84,11 +87,11 @@ async def load_installed_plugins() -> InstalledPlugins:
         made[family] = family()
         return family
 
-    return InstalledPlugins(
-        sources=await load_plugins(SOURCES, installed(SOURCES), check=check_source),
-        families=await load_plugins(FAMILIES, installed(FAMILIES), check=check_and_make),
-        made=made,
-    )
+    sources = await load_plugins(SOURCES, installed(SOURCES), check=check_source, safe_mode=safe_mode)
+    families = await load_plugins(FAMILIES, installed(FAMILIES), check=check_and_make, safe_mode=safe_mode)
+    if safe_mode:
+        log.warning("safe_mode", skipped=[*sources.skipped, *families.skipped])
+    return InstalledPlugins(sources, families, made)
 
 
 async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
@@ -176,6 +179,7 @@ def make_manager(
         threads=settings.performance.threads or None,
         cache_directory=wanted.cache_place,
         cache_max_bytes=wanted.cache_max_bytes,
+        allow_pickle=wanted.allow_pickle,
         limits=Limits(wanted.max_loaded, wanted.memory_budget_bytes),
         concurrency=wanted.concurrency,
         batch_window_seconds=wanted.batch_window_ms / 1e3,
@@ -198,7 +202,7 @@ def models_of(made: Mapping[str, CameraSource | str]) -> dict[str, str]:
 
 
 async def _load_and_build(settings: Settings) -> Services:
-    return await build(settings, await load_installed_plugins())
+    return await build(settings, await load_installed_plugins(safe_mode=settings.server.safe_mode))
 
 
 async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lambda _: None) -> int:

@@ -266,7 +266,7 @@ class _Session:
 
 async def _models(settings: Settings, model: str | None) -> tuple[Inference, str]:
     """Return what answers, and the id of the model, which may be a path here: whoever types it owns the machine."""
-    plugins = await load_installed_plugins()
+    plugins = await load_installed_plugins(safe_mode=settings.server.safe_mode)
     families = {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
     tally, metrics = Tally(), Metrics()
     catalog = Catalog(families, directory=settings.models.directory, default=model or settings.models.default)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import structlog
 
+from healthd.printed import log_stream
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -56,6 +58,13 @@ def patient_stdout() -> Iterator[None]:
     finally:
         patient_one, sys.stdout = sys.stdout, before
         patient_one.close()
+
+
+def drain_log(seconds: float) -> None:
+    """Wait until all is written that was logged to standard error, so long at most."""
+    writer = getattr(log_stream(), "buffer", None)
+    if isinstance(writer, QueuedWriter):
+        writer.drain(seconds)
 
 
 class QueuedWriter(io.RawIOBase):

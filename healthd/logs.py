@@ -20,6 +20,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from healthd.log_ring import RECENT, Level
 from healthd.native_log import NativeLog
+from healthd.printed import log_stream
 from healthd.redact import SCRUBBER
 
 __all__ = ["Format", "Level", "NativeLog", "configure_logging"]
@@ -178,7 +179,7 @@ class _Handler(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         """Where lines go now."""
-        return self._fixed or sys.stderr or _NOWHERE
+        return self._fixed or log_stream() or _NOWHERE
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         """Say that a line could not be written. The standard way quotes its arguments, secrets included."""

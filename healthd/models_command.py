@@ -55,7 +55,7 @@ def _told(made: PreparedModel) -> int:
 
 async def list_models(settings: Settings) -> int:
     """Print what lies in the models directory and which family serves it."""
-    families = await _families()
+    families = await _families(settings)
     directory = settings.models.directory
     found = Catalog(families, directory=directory).entries()
     table = Table("model", "family", "size", "prepared from", box=SIMPLE_HEAD)
@@ -123,8 +123,8 @@ def _signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def _families() -> Mapping[str, ModelFamily]:
-    plugins = await load_installed_plugins()
+async def _families(settings: Settings) -> Mapping[str, ModelFamily]:
+    plugins = await load_installed_plugins(safe_mode=settings.server.safe_mode)
     return {plugin.name: plugins.made[plugin.target] for plugin in plugins.families if plugin.target is not None}
 
 
@@ -134,7 +134,7 @@ async def _asked(settings: Settings, name: str) -> tuple[ModelFamily, ModelSpec]
     Raises:
         SettingsError: nobody does.
     """
-    families = await _families()
+    families = await _families(settings)
     wanted = settings.models
     served_by = next((family for _, family in sorted(families.items()) if family.serves(name)), None)
     if served_by is None:
@@ -142,8 +142,14 @@ async def _asked(settings: Settings, name: str) -> tuple[ModelFamily, ModelSpec]
             f"no installed plugin has a family for `{name}`; `healthd models list` shows what is served"
         )
     path = make_manager(settings, families, Tally()).resolve(name)
-    threads = settings.performance.threads or None
-    return served_by, ModelSpec(name, path, wanted.directory, served_by.options_model(), threads)
+    return served_by, ModelSpec(
+        name,
+        path,
+        wanted.directory,
+        served_by.options_model(),
+        settings.performance.threads or None,
+        allow_pickle=wanted.allow_pickle,
+    )
 
 
 class _Bars:

@@ -58,6 +58,7 @@ __all__ = [
     "SnapshotsSettings",
     "Source",
     "StreamsSettings",
+    "in_safe_mode",
     "is_loopback",
     "load_settings",
     "open_door",
@@ -171,6 +172,12 @@ def with_command(settings: Settings, update: Mapping[str, object], said: Mapping
     changed = settings.model_copy(update=dict(update))
     changed._sources = {**settings._sources, **{key: Source("command", name) for key, name in said.items()}}  # noqa: SLF001
     return changed
+
+
+def in_safe_mode(settings: Settings) -> Settings:
+    """Return the settings as `--safe-mode` has them."""
+    server = settings.server.model_copy(update={"safe_mode": True})
+    return with_command(settings, {"server": server}, {("server", "safe_mode"): "--safe-mode"})
 
 
 def settings_hints(settings: Settings) -> tuple[str, ...]:

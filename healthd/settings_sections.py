@@ -73,6 +73,11 @@ class ServerSettings(Section):
             "They count where it listens on loopback and needs no key.",
         )
     )
+    safe_mode: bool = Field(
+        False,
+        description="Load no plugins but those that the healthd project publishes, as `healthd run --safe-mode` does: "
+        "the way out when another one hurts the daemon.",
+    )
 
 
 class ApiKey(Section):
@@ -163,6 +168,11 @@ class ModelsSettings(Section):
         1_073_741_824,
         ge=0,
         description="How much is kept there at most, what was used longest ago goes first; 0: nothing.",
+    )
+    allow_pickle: bool = Field(
+        True,
+        description="`false`: no model file is loaded that may be a program, such as a `.pt`; `.onnx` and OpenVINO are "
+        "none.",
     )
     idle_unload_seconds: SecondsOrOff = Field(
         300, description="A model that nobody used for so long is unloaded; 0: never."

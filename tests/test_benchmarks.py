@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import held, kept, page, soak
+from benchmarks import held, kept, page, soak, soak_load
 from benchmarks.figures import Figure, NotMeasuredError, Plot, not_measured, table
 
 FIGURES = [
@@ -43,7 +43,7 @@ def test_the_page_has_table_plots_and_machine_and_the_plots_are_the_same_each_ti
     pytest.importorskip("matplotlib")
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "old.svg").write_text("of the last run", encoding="utf-8")
-    written = page.write(FIGURES, {"processor": "a fast one"}, tmp_path).read_text(encoding="utf-8")
+    written = page.write(FIGURES, {"processor": "a fast one"}, tmp_path, older={}).read_text(encoding="utf-8")
     assert table(FIGURES) in written
     assert "| processor | a fast one |" in written
     linked = re.findall(r"!\[.+\]\((benchmarks/.+\.svg)\)", written)
@@ -53,20 +53,52 @@ def test_the_page_has_table_plots_and_machine_and_the_plots_are_the_same_each_ti
     for svg in before.values():
         assert ET.fromstring(svg).tag.endswith("svg")
         assert str(tmp_path).encode() not in svg
-    page.write(FIGURES, {}, tmp_path)
+    page.write(FIGURES, {}, tmp_path, older={})
     assert {name: (tmp_path / name).read_bytes() for name in linked} == before
 
 
-def test_a_run_may_be_cut_into_several(tmp_path: Path) -> None:
-    file = tmp_path / "figures.json"
-    kept.beside(file, {"engine": FIGURES[:2], "soak": FIGURES[1:2]})
-    together = kept.beside(file, {"soak": FIGURES[2:4], "held": FIGURES[4:]})
-    assert {name: table(figures) for name, figures in together.items()} == {
-        "engine": table(FIGURES[:2]),
-        "soak": table(FIGURES[2:4]),
-        "held": table(FIGURES[4:]),
+def test_a_run_may_be_cut_into_several_and_the_page_names_the_parts_of_another_run(tmp_path: Path) -> None:
+    file, first, last = tmp_path / "figures.json", "2026-01-01 17:59", "2026-01-02 08:00"
+    kept.beside(file, {name: kept.Part(begun=first, figures=FIGURES[:2]) for name in ("engine", "soak")})
+    together = kept.beside(file, {name: kept.Part(begun=last, figures=FIGURES[2:]) for name in ("engine", "held")})
+    assert {name: table(part.figures) for name, part in together.items()} == {
+        "engine": table(FIGURES[2:]),
+        "soak": table(FIGURES[:2]),
+        "held": table(FIGURES[2:]),
     }
-    assert together["engine"][0].plot == FIGURES[0].plot
+    assert kept.beside(file, {}).keys() == together.keys(), "figures without a value are read again"
+    assert together["soak"].figures[0].plot == FIGURES[0].plot
+    assert kept.other_runs(together) == {first: ["soak"]}
+    written = page.write(FIGURES, {}, tmp_path, older=kept.other_runs(together)).read_text(encoding="utf-8")
+    assert "from one run and `soak` from one of 2026-01-01 17:59 UTC." in written
+
+
+def test_the_soak_tells_what_grows_and_what_nobody_should_get() -> None:
+    day = soak.Day(soak_load.Load())
+    minutes = [step / 12 for step in range(30 * 12)]
+    day.samples = [soak.Sample(minute, 500 + minute, 40, 100, 9) for minute in minutes]
+    day.load.tile_ms = [(minute, 10.0 + minute) for minute in minutes]
+    day.load.unexpected["snapshot 500"] += 2
+    told = {figure.what: figure for figure in soak.figures(day, 30)}
+    memory, threads, waits = (
+        next(told[what] for what in told if word in what) for word in ("memory", "threads", "100")
+    )
+    assert (memory.reached, threads.reached) == (False, True)
+    assert memory.value == pytest.approx(100 * 27 / 503, rel=0.02)
+    assert waits.value == pytest.approx(100 * 26 / 14, rel=0.1)
+    wrong = told["the same: answers that nobody should get"]
+    assert (wrong.value, wrong.reached, wrong.detail) == (2, False, "2 x snapshot 500")
+    day.samples = [sample for sample in day.samples if sample.minute <= 1]
+    quick = soak.figures(day, 1)
+    assert [figure.what for figure in quick] == list(told)
+    assert [figure.goal for figure in quick[:4]] == [None] * 4
+
+
+def test_frames_that_are_in_no_account_are_found() -> None:
+    text = 'healthd_camera_frames_{}{{camera="{}"}} {}'
+    kinds = {"read_total": 10, "predicted_total": 3, "dropped_total": 5, "in_hand": 1}
+    lines = [text.format(kind, camera, number) for camera in "ab" for kind, number in kinds.items()]
+    assert soak._unaccounted("\n".join(lines)) == 2
 
 
 def test_how_much_of_a_goal_is_reached_is_more_where_the_figure_is_better() -> None:

@@ -24,11 +24,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("jobs",),
     ("cameras",),
     ("models",),
-    ("plugins",),
+    ("plugins", "plugin_watch"),
     (
         *("settings", "settings_sections", "settings_env", "settings_file", "settings_references", "settings_tree"),
         *("settings_options", "settings_view"),
-        *("metrics", "logs", "native_log", "log_writer", "log_ring"),
+        *("metrics", "logs", "native_log", "log_writer", "log_ring", "printed", "signal_actions"),
     ),
     (
         *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),

@@ -1,9 +1,8 @@
 """Plugins: entry points by name; a broken one is listed with its reason and hurts nobody else."""
 
 import sys
-import textwrap
-from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, distributions
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,59 +10,19 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from healthd.cameras.source import CameraSource, PredictOptions, SourceOptions
-from healthd.daemon import check_family, check_source
+from healthd.daemon import check_family
 from healthd.errors import PluginError, SettingsError
-from healthd.plugins import FAMILIES, SOURCES, Plugins, load_plugins, validated_options
+from healthd.plugins import FAMILIES, SOURCES, load_plugins, validated_options
+from tests.installing import GOOD, Site, loaded
 
 NO_CAMERA = "from healthd.cameras.source import CameraSource\nclass Source(CameraSource): pass"
-GOOD = """
-    from contextlib import contextmanager
-    from healthd.cameras.source import CameraSource
-
-    class Source(CameraSource):
-        @contextmanager
-        def camera(self):
-            yield lambda: None
-"""
-Site = Callable[..., list[EntryPoint]]
+SAYS_NOTHING = GOOD.replace("contract = 1", "")
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """Install distributions into a folder of their own: real modules, real metadata, found the real way."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-    known = set(sys.modules)
-
-    def install(
-        module: str,
-        code: str,
-        *,
-        distribution: str | None = None,
-        version: str = "1.2",
-        group: str = SOURCES,
-        **points: str,
-    ) -> list[EntryPoint]:
-        distribution = distribution or f"dist-{module}"
-        (folder / f"{module}.py").write_text(textwrap.dedent(code))
-        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        lines = [
-            f"{name.replace('_', '-')} = {target}" for name, target in (points or {module: f"{module}:Source"}).items()
-        ]
-        (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
-        found = [point for one in distributions(path=[str(folder)]) for point in one.entry_points]
-        return [point for point in found if point.group == group]
-
-    yield install
-    for name in set(sys.modules) - known:
-        del sys.modules[name]
-
-
-async def loaded(points: list[EntryPoint], *, timeout_seconds: float = 10.0) -> Plugins[type[CameraSource]]:
-    return await load_plugins(SOURCES, points, check=check_source, timeout_seconds=timeout_seconds)
+    with Site(tmp_path, monkeypatch) as folder:
+        yield folder
 
 
 async def reason_of(points: list[EntryPoint], name: str) -> str:
@@ -112,7 +71,9 @@ async def test_plugins_stand_in_the_order_of_their_names(site: Site) -> None:
         (NO_CAMERA, "Source does not implement camera"),
         (GOOD + "        contract = 99", "contract 99, this healthd speaks contract 1: upgrade healthd"),
         (GOOD + "        contract = 0", "contract 0, this healthd speaks contract 1: upgrade the plugin"),
-        (GOOD + "        contract = None", "contract None, this healthd speaks contract 1: upgrade the plugin"),
+        (GOOD + "        contract = '1'", "contract '1', this healthd speaks contract 1: upgrade the plugin"),
+        (SAYS_NOTHING, "Source does not say which contract it was written for, this healthd speaks contract 1"),
+        (SAYS_NOTHING, "its author adds the line `contract = 1` to Source"),
         (GOOD + "        options_model = dict", "options_model is <class 'dict'>"),
     ],
 )  # fmt: skip
@@ -144,7 +105,9 @@ async def test_an_import_that_hangs_is_a_broken_plugin_and_the_others_are_loaded
         "hanging", "import threading\nbegun = threading.Event()\ngo_on = threading.Event()\nbegun.set()\ngo_on.wait(10)"
     )
     plugins = await loaded(points, timeout_seconds=0.3)
-    with pytest.raises(PluginError, match=r"hanging.*not imported within 0\.3 s"):
+    with pytest.raises(
+        PluginError, match=r"hanging.*not imported within 0\.3 s: open cameras and load models in camer"
+    ):
         plugins.get("hanging")
     assert plugins.get("fine")
     sys.modules["hanging"].go_on.set()
@@ -158,6 +121,31 @@ async def test_a_name_that_two_distributions_claim_belongs_to_neither(site: Site
     assert "uninstall all but one" in reason
 
 
+async def test_safe_mode_imports_only_what_the_project_publishes(site: Site) -> None:
+    site("ours", GOOD, distribution="Healthd_YOLO")
+    site("clash", "raise SystemExit", distribution="another-dist", ours="clash:Source")
+    points = site("theirs", "import sys; sys.imported_theirs = True", distribution="healthd-yolo-too")
+    plugins = await loaded(points, safe_mode=True)
+    assert [(plugin.name, plugin.state) for plugin in plugins] == [("ours", "loaded"), ("theirs", "skipped")]
+    assert not hasattr(sys, "imported_theirs")
+    with pytest.raises(PluginError, match=r"`theirs` \(healthd-yolo-too 1\.2\) is skipped: .* without --safe-mode"):
+        plugins.get("theirs")
+
+
+async def test_a_base_class_of_the_authors_own_may_say_the_contract_for_many(site: Site) -> None:
+    points = site("base", GOOD + "\n    class Thermal(Source): pass\n", thermal="base:Thermal")
+    assert (await loaded(points)).get("thermal")
+
+
+async def test_a_second_plugin_of_a_module_whose_import_hangs_is_not_waited_for(site: Site) -> None:
+    code = "import threading\ngo_on = threading.Event()\ngo_on.wait(10)"
+    plugins = await loaded(site("stuck", code, one="stuck:Source", two="stuck:Source"), timeout_seconds=0.2)
+    reasons = [plugin.reason or "" for plugin in plugins]
+    assert "not imported within 0.2 s" in reasons[0]
+    assert reasons[1] == "its module is that of `one`, which was not imported in time"
+    sys.modules["stuck"].go_on.set()
+
+
 async def test_one_distribution_may_bring_several_plugins(site: Site) -> None:
     points = site("many", GOOD, distribution="many", yolo_pose="many:Source", yolo_detect="many:Source")
     assert [plugin.name for plugin in await loaded(points)] == ["yolo-detect", "yolo-pose"]
@@ -168,12 +156,14 @@ async def test_an_unknown_plugin_is_answered_with_the_nearest_name_and_what_is_i
     with pytest.raises(PluginError) as raised:
         plugins.get("yolo-pos")
     assert str(raised.value) == (
-        "no plugin `yolo-pos` is installed (installed: yolo-detect, yolo-pose); did you mean `yolo-pose`?"
+        "no plugin `yolo-pos` is installed (installed: yolo-detect, yolo-pose); "
+        "did you mean `yolo-pose`? Otherwise pip install the distribution that brings it"
     )
-    with pytest.raises(PluginError, match=r"\(installed: yolo-detect, yolo-pose\)$"):
+    brings = "pip install the distribution that brings it"
+    with pytest.raises(PluginError, match=rf"\(installed: yolo-detect, yolo-pose\); {brings}$"):
         plugins.get("thermal")
-    with pytest.raises(PluginError, match=r"\(installed: none\)$"):
-        (await loaded([])).get("thermal")
+    with pytest.raises(PluginError, match=r"\(installed: none\); pip install healthd-yolo$"):
+        (await loaded([])).get("yolo-pose")
 
 
 class Zone(BaseModel):

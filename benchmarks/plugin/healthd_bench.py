@@ -15,6 +15,8 @@ from healthd.cameras.source import CameraSource, Read
 class Steady(CameraSource):
     """720p at 15 frames per second."""
 
+    contract = 1
+
     @contextmanager
     def camera(self) -> Iterator[Read]:
         """Open nothing; pace by the wall clock."""
@@ -60,6 +62,7 @@ class Room(Steady):
 class Film(CameraSource):
     """A file played as a camera, watched by no model."""
 
+    contract = 1
     options_model = CaptureOptions
     options: CaptureOptions
 

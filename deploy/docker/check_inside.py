@@ -82,6 +82,8 @@ def wheel() -> None:
 from healthd.cameras.source import CameraSource
 
 class Shop(CameraSource):
+    contract = 1
+
     @contextlib.contextmanager
     def camera(self):
         def read():

@@ -64,6 +64,7 @@ async def health(
         uptime_seconds=round(services.uptime_seconds, 1),
         cameras=dict(services.supervisor.by_state()),
         models_loaded=len(services.models.loaded()),
+        safe_mode=services.settings.server.safe_mode,
     )
     return Response(body, status_code=503 if strict and dark else 200, headers={"Cache-Control": "no-store"})
 
@@ -91,6 +92,7 @@ def daemon_state(services: Services) -> schemas.DaemonState:
         cameras=dict(services.supervisor.by_state()),
         viewers=len(services.viewers),
         models_loaded=len(services.models.loaded()),
+        safe_mode=services.settings.server.safe_mode,
         waiting_for=[SCRUBBER.scrub_label(what) for what in services.waiting_for],
         process=schemas.Process(
             cpu_seconds=round(usage.cpu_seconds, 3),

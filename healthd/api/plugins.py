@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 @get("/plugins", summary="Installed plugins", tags=["plugins"])
 async def plugins(services: House) -> list[schemas.Plugin]:
-    """Every installed plugin: state, reason, the cameras that use it, its settings as JSON Schema."""
+    """Every installed plugin: state and reason, what it did at import, who uses it, its settings as JSON Schema."""
     return plugins_of(services)
 
 
@@ -34,8 +34,9 @@ def _shapes(services: Services, group: Plugins[Any], *, sources: bool) -> Iterat
             group=plugin.group,
             distribution=plugin.distribution,
             version=plugin.version,
-            state="broken" if target is None else "loaded",
+            state=plugin.state,
             reason=plugin.reason,
+            notes=list(plugin.notes),
             cameras=users,
             settings=None if target is None else _json_schema(target.options_model),
         )

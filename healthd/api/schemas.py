@@ -30,6 +30,8 @@ class Health(Struct):
     cameras: dict[str, int]
     """Cameras by state."""
     models_loaded: int
+    safe_mode: bool
+    """Whether only the plugins of the healthd project are loaded."""
 
 
 class Process(Struct):
@@ -58,6 +60,8 @@ class DaemonState(Struct):
     """Cameras by state."""
     viewers: int
     models_loaded: int
+    safe_mode: bool
+    """Whether only the plugins of the healthd project are loaded."""
     waiting_for: list[str]
     process: Process
     versions: dict[str, str]
@@ -185,8 +189,11 @@ class Plugin(Struct):
     distribution: str
     version: str
     state: str
-    """`loaded` or `broken`."""
+    """`loaded`, `broken`, or `skipped`: not imported, in safe mode."""
     reason: str | None
+    """Why it is not loaded, and what to do."""
+    notes: list[str]
+    """What it did to others while it was imported, a sentence each."""
     cameras: list[str]
     settings: dict[str, Any] | None
     """Its own settings as JSON Schema."""

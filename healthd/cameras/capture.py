@@ -1,6 +1,7 @@
 """A camera that any plugin can reuse: RTSP, HTTP, a V4L2 device or a video file, through OpenCV.
 
     class Garage(CameraSource):
+        contract = 1
         options_model = CaptureOptions
 
         @property

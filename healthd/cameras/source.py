@@ -4,6 +4,8 @@ A plugin names a `CameraSource` class under the entry-point group `healthd.camer
 the name used in the configuration. The smallest useful plugin is one class with one method:
 
     class Steps(CameraSource):
+        contract = 1
+
         @contextmanager
         def camera(self):
             with open_the_thing() as thing:
@@ -19,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from healthd.frames import CapturedImage, Image
 from healthd.models.manager import ModelManager
-from healthd.models.model import CONTRACT, InferenceParams, Prediction
+from healthd.models.model import InferenceParams, Prediction
 from healthd.redact import SourceUrl
 
 Read: TypeAlias = Callable[[], Image | CapturedImage | None]
@@ -80,7 +82,8 @@ class CameraSource(ABC):
     again, in another process too. It lives as long as its camera is configured; sessions come and go.
     """
 
-    contract: ClassVar[int] = CONTRACT
+    contract: ClassVar[int]
+    """The version of this contract that the plugin was written for, in so many words: `contract = 1`."""
     options_model: ClassVar[type[SourceOptions]] = SourceOptions
 
     def __init__(self, name: str, *, url: SourceUrl | None = None, options: SourceOptions | None = None) -> None:

@@ -50,6 +50,7 @@ class ModelManager:
         threads: int | None = None,
         cache_directory: Path | None = None,
         cache_max_bytes: int = 0,
+        allow_pickle: bool = True,
         limits: Limits | None = None,
         concurrency: int = 1,
         batch_window_seconds: float = 0.0,
@@ -64,8 +65,7 @@ class ModelManager:
     ) -> None:
         self.families = families
         self.directory = directory
-        self._threads = threads
-        self._cache = (cache_directory, cache_max_bytes)
+        self._fixed = (threads, cache_directory, cache_max_bytes, allow_pickle)
         self._limits = limits or Limits()
         self._concurrency = concurrency
         self._batch_window_seconds = batch_window_seconds
@@ -270,7 +270,7 @@ class ModelManager:
 
     def _spec(self, model_id: str, options: ModelOptions | None) -> ModelSpec:
         path = self.resolve(model_id)
-        return ModelSpec(model_id, path, self.directory, options or ModelOptions(), self._threads, *self._cache)
+        return ModelSpec(model_id, path, self.directory, options or ModelOptions(), *self._fixed)
 
     def _take(self, key: _Key, spec: ModelSpec, maker: ModelFamily) -> tuple[SharedModel, bool, list[SharedModel]]:
         """Return the model of that key, whether the caller must load it, and what it must close before it does."""

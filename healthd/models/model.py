@@ -116,6 +116,8 @@ class ModelSpec:
     """`models.cache_directory`: where a family may keep what it compiles, in a folder of its own; None: nowhere."""
     cache_max_bytes: int = 0
     """`models.cache_max_bytes`: how much it may keep there."""
+    allow_pickle: bool = True
+    """`models.allow_pickle`; False: a family refuses files that may run code when they are read (SettingsError)."""
 
 
 class Model(ABC):
@@ -170,7 +172,8 @@ class Model(ABC):
 class ModelFamily(ABC):
     """One family of models, e.g. `yolo`. Made once per process, without arguments; does nothing in its constructor."""
 
-    contract: ClassVar[int] = CONTRACT
+    contract: ClassVar[int]
+    """The version of this contract that the plugin was written for, in so many words: `contract = 1`."""
     options_model: ClassVar[type[ModelOptions]] = ModelOptions
 
     @abstractmethod

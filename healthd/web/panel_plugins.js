@@ -1,4 +1,4 @@
-// Plugins: what is installed, in which version, who uses it; what is broken, and why.
+// Plugins: what is installed, in which version, who uses it; what is broken or skipped, and why; what misbehaved.
 import { ask } from "./api.js";
 import { KeyedList, badge, el, row, say, table } from "./panel_dom.js";
 import { Poll } from "./panel_work.js";
@@ -33,13 +33,15 @@ export class Plugins {
     const { element, cells } = row(COLUMNS);
     const mark = el("span", { class: "badge" });
     const reason = el("p", { class: "small" });
+    const notes = el("p", { class: "quiet small" });
     cells[0].append(el("strong", {}, name), el("p", { class: "quiet small" }, KINDS[group] ?? group));
-    cells[1].append(mark, reason);
+    cells[1].append(mark, reason, notes);
     return {
       element,
       update(plugin) {
         badge(mark, plugin.state);
         say(reason, plugin.reason ?? "");
+        say(notes, plugin.notes.length ? `at import ${plugin.notes.join("; ")}` : "");
         say(cells[2], plugin.distribution);
         say(cells[3], plugin.version);
         say(cells[4], plugin.cameras.join(", ") || "–");

@@ -47,6 +47,7 @@ export class Process {
     const load = process.cpu_share === null ? "–" : `${number(process.cpu_share, 2)} of ${process.cpus} cores`;
     this.figures.update([
       ["status", state.waiting_for.length ? `${state.status}: ${state.waiting_for.join("; ")}` : state.status],
+      ["plugins", state.safe_mode ? "safe mode: only those of the healthd project" : "all that are installed"],
       ["up for", `${duration(state.uptime_seconds)}, since ${clock(state.started_at)}`],
       ["CPU", `${load}, ${duration(process.cpu_seconds)} since the start`],
       ["memory", bytes(process.resident_memory_bytes)],

@@ -32,7 +32,7 @@ async def test_loaded_and_broken_plugins_are_listed_with_who_uses_them() -> None
         assert list(told) == ["fake", "odd", "thermal", "fake-family"]
         for plugin in told.values():
             assert set(plugin) == {
-                "name", "group", "distribution", "version", "state", "reason", "cameras", "settings",
+                "name", "group", "distribution", "version", "state", "reason", "notes", "cameras", "settings",
             }  # fmt: skip
         fake = told["fake"]
         assert (fake["group"], fake["distribution"], fake["version"]) == (SOURCES, "healthd-fake", "0.1")

@@ -99,7 +99,7 @@ async def test_health_tells_status_version_uptime_cameras_by_state_and_models() 
         answer = await house.get("/health")
         assert answer.status_code == 200
         told = answer.json()
-        assert set(told) == {"status", "version", "uptime_seconds", "cameras", "models_loaded"}
+        assert set(told) == {"status", "version", "uptime_seconds", "cameras", "models_loaded", "safe_mode"}
         assert (told["status"], told["version"], told["models_loaded"]) == ("starting", __version__, 0)
         assert 0 <= told["uptime_seconds"] < 60
         assert {state: number for state, number in told["cameras"].items() if number} == {

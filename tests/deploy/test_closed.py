@@ -21,9 +21,10 @@ mount -t tmpfs -o mode=755 tmpfs /var/lib
 install -d -o 10001 -g 10001 /var/lib/healthd/models /var/lib/healthd/state
 install -d /var/lib/healthd/python
 printf %s "$CONFIG" > /var/lib/healthd/config.toml
-case "$PYTHON_PREFIX" in /root/*) # a Python in the home of root, where nobody else may go
+home=$(getent passwd 0 | cut -d: -f6)
+case "$PYTHON_PREFIX" in "$home"/*) # a Python in a home where nobody else may go
   mount --bind "$PYTHON_PREFIX" /var/lib/healthd/python
-  mount -t tmpfs -o mode=755 tmpfs /root
+  mount -t tmpfs -o mode=755 tmpfs "$home"
   mkdir -p "$PYTHON_PREFIX"
   mount --move /var/lib/healthd/python "$PYTHON_PREFIX";;
 esac

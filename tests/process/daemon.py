@@ -93,7 +93,7 @@ class Daemon:
 
     `settings` become `config.toml` in `folder`, on top of a free port and short bounds; `arguments` replace
     `run --config config.toml`. `as_pid_1`: in a PID namespace of its own. `deaf`: nobody reads its log. `prefix`: a
-    command that becomes the daemon.
+    command that becomes the daemon. `python`: that of another environment, with the healthd that is installed there.
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class Daemon:
         as_pid_1: bool = False,
         deaf: bool = False,
         prefix: Sequence[str] = (),
+        python: Path | None = None,
         **variables: str,
     ) -> None:
         self.folder = folder
@@ -117,7 +118,10 @@ class Daemon:
             merged = {key: {**defaults.get(key, {}), **settings.get(key, {})} for key in [*defaults, *settings]}
             self.config.write_text(to_toml(merged), encoding="utf-8")
         self._arguments = ["run", "--config", self.config] if arguments is None else arguments
+        self._python = python or sys.executable
         self._environment = environment(plugins, **variables)
+        if python is not None:
+            del self._environment["PYTHONPATH"]
         self._as_pid_1 = as_pid_1
         self._deaf = deaf
         self._prefix = prefix
@@ -132,7 +136,7 @@ class Daemon:
     # -- life ----------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "healthd", *map(str, self._arguments)]
+        command = [str(self._python), "-m", "healthd", *map(str, self._arguments)]
         self.started_at = time.monotonic()
         self._process = subprocess.Popen(
             [*self._prefix, *(NAMESPACE if self._as_pid_1 else ()), *command],

@@ -26,6 +26,7 @@ class NoisyOptions(PredictOptions):
 class NoisyCamera(CameraSource):
     """The stamp stands in the upper left corner; all the rest is noise, which no encoder makes small."""
 
+    contract = 1
     options_model = NoisyOptions
     options: NoisyOptions
     _number = 0

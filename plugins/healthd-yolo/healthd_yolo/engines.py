@@ -3,12 +3,21 @@
 from pathlib import Path, PurePath
 from typing import Literal, TypeAlias
 
+import structlog
+
+from healthd.errors import SettingsError
+from healthd.models.model import ModelSpec
+
 Engine: TypeAlias = Literal["auto", "openvino", "ultralytics"]
 
+log = structlog.get_logger(__name__)
 _OPENVINO_SUFFIXES = (".onnx", ".xml")
 _OPENVINO_FOLDER = "_openvino_model"
 _ULTRALYTICS_SUFFIXES = (".pt", ".torchscript", ".engine", ".mlpackage", ".mlmodel", ".pb", ".tflite", ".mnn")
 _ULTRALYTICS_FOLDERS = ("_saved_model", "_paddle_model", "_ncnn_model", "_rknn_model", "_executorch_model")
+
+_DATA_SUFFIXES = (".onnx", ".xml", _OPENVINO_FOLDER, ".tflite", ".mnn", "_ncnn_model")
+"""Formats that are data alone. Reading any other may run code of whoever made the file: pickles above all."""
 
 
 def is_model_name(name: str) -> bool:
@@ -30,3 +39,19 @@ def automatic_engine(name: str, path: Path | None = None) -> Literal["openvino",
 def shared_engine(engine: Engine, name: str) -> Engine:
     """Return `auto` where it stands for the engine asked for: so `auto` and its meaning share one loaded model."""
     return "auto" if engine == automatic_engine(name) else engine
+
+
+def check_program(spec: ModelSpec) -> None:
+    """Say that a model file may be a program before it is read.
+
+    Raises:
+        SettingsError: `models.allow_pickle` forbids it.
+    """
+    if (spec.model_id if spec.path is None else spec.path.name).lower().endswith(_DATA_SUFFIXES):
+        return
+    if not spec.allow_pickle:
+        raise SettingsError(
+            f"{spec.model_id} may be a program, and models.allow_pickle = false forbids to load it; on a machine where"
+            f" you trust it: `healthd models prepare {PurePath(spec.model_id).name}`, then name what that makes"
+        )
+    log.warning("model_file_may_be_program", model=PurePath(spec.model_id).name)

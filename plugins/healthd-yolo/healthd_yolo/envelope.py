@@ -28,13 +28,14 @@ def check_image(image: object) -> tuple[int, int]:
 def detections(
     rows: Rows, *, labels: Mapping[int, str], letterbox: Letterbox, keypoint_shape: tuple[int, int] | None
 ) -> tuple[Detection, ...]:
-    """Turn rows in input pixels into detections in image pixels."""
+    """Turn rows in input pixels into detections in image pixels, confidences into 0 to 1 whatever the network says."""
     boxes = letterbox.boxes_to_image(rows.boxes)
     points: NDArray[np.float32] | None = None
     if keypoint_shape is not None:
         points = rows.extras.reshape(-1, *keypoint_shape).copy()
         points[..., :2] = letterbox.points_to_image(points[..., :2])
-    return records(boxes, rows.scores, rows.class_ids, points, labels=labels)
+        points[..., 2:] = points[..., 2:].clip(0, 1)
+    return records(boxes, rows.scores.clip(0, 1), rows.class_ids, points, labels=labels)
 
 
 def records(

@@ -15,6 +15,7 @@ _USUAL_SIDE = 640
 class YoloFamily(ModelFamily):
     """YOLOv8, YOLO11 and YOLO26, detect and pose."""
 
+    contract = 1
     options_model: ClassVar[type[ModelOptions]] = YoloModelOptions
 
     def serves(self, model_id: str) -> bool:

@@ -169,6 +169,8 @@ def _read(path: Path) -> Any:
     try:
         return core().read_model(str(file))
     except RuntimeError as exc:
+        if "outside the base directory" in str(exc):  # where they would be is nobody's business
+            raise SettingsError(f"{file.name} wants weights from outside its folder; put them beside it") from None
         raise SettingsError(f"{file.name} is not a model that OpenVINO can read: {told(exc)}") from exc
 
 

@@ -27,7 +27,7 @@ from healthd.models.model import ModelSpec
 from healthd.models.prepare import PreparedModel, PrepareProgress, PrepareReport, PrepareRequest
 from healthd.models.workshop import Workshop
 from healthd_yolo.children import in_child
-from healthd_yolo.engines import is_model_name
+from healthd_yolo.engines import check_program, is_model_name
 from healthd_yolo.sample_pictures import Sample, divided, evenly, own_samples, samples, told
 
 MOST_CALIBRATION = 300
@@ -99,6 +99,7 @@ class Preparation:
             )
         if spec.path is not None and not spec.path.is_file():
             raise SettingsError(f"{spec.model_id} is no file")
+        check_program(spec)
         missing = [name for name in ("ultralytics", "torch") if importlib.util.find_spec(name) is None]
         if missing:
             raise SettingsError(

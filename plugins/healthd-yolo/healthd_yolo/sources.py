@@ -18,6 +18,7 @@ from healthd_yolo.options import YoloOptions
 class YoloSource(CameraSource):
     """A camera and the YOLO model that watches it. Lives as long as its camera is configured."""
 
+    contract = 1
     options_model: ClassVar[type[SourceOptions]] = YoloOptions
     options: YoloOptions
     task: ClassVar[str]

@@ -27,6 +27,7 @@ from healthd.errors import ModelError, ParameterError, SettingsError
 from healthd.frames import Image
 from healthd.models.model import Detection, InferenceParams, Model, ModelSpec, Prediction
 from healthd_yolo.downloads import Downloads
+from healthd_yolo.engines import check_program
 from healthd_yolo.envelope import check_image, records
 from healthd_yolo.labels import class_ids
 from healthd_yolo.letterbox import Size
@@ -171,6 +172,7 @@ def load_ultralytics(spec: ModelSpec, options: YoloModelOptions) -> UltralyticsY
     _require_extra(spec.model_id)
     if spec.model_id.lower().endswith((".yaml", ".yml")):
         raise SettingsError(f"{spec.model_id} describes a network and holds no weights; name a model file")
+    check_program(spec)
     return UltralyticsYolo(spec.model_id, spec.path or download_weights(spec), options)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from healthd.cameras.source import CameraSource
-from healthd.models.model import CONTRACT, ModelFamily
+from healthd.models.model import ModelFamily
 from healthd_yolo.demo import config
 from healthd_yolo.engines import automatic_engine, is_model_name, shared_engine
 from healthd_yolo.family import YoloFamily
@@ -31,7 +31,7 @@ def test_every_entry_point_loads_and_keeps_the_contract(group: str, name: str, b
     (point,) = found
     plugin = point.load()
     assert issubclass(plugin, base)
-    assert plugin.contract == CONTRACT
+    assert plugin.contract == 1
     assert point.dist is not None
     assert point.dist.name == "healthd-yolo"
 

@@ -20,8 +20,12 @@ def no_class() -> None:
 class MissingMethod(CameraSource):
     """Forgets the one method that a camera must have."""
 
+    contract = 1
+
 
 class _Idle(CameraSource):
+    contract = 1
+
     @contextmanager
     def camera(self) -> Iterator[Read]:
         yield lambda: None
@@ -52,6 +56,8 @@ class HangingConstructor(_Idle):
 
 class RaisingFamily(ModelFamily):
     """A family that cannot be made."""
+
+    contract = 1
 
     def __init__(self) -> None:
         raise RuntimeError("no accelerator")

@@ -35,6 +35,7 @@ class FaultyOptions(PredictOptions):
 class FaultyCamera(CameraSource):
     """See `FaultyOptions`. Its pictures carry a number, which goes on from session to session, and their time."""
 
+    contract = 1
     options_model = FaultyOptions
     options: FaultyOptions
 

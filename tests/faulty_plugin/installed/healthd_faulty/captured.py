@@ -23,6 +23,7 @@ class CapturedOptions(CaptureOptions):
 class CapturedCamera(CameraSource):
     """Not faulty at all: what is wrong with it is wrong with the camera."""
 
+    contract = 1
     options_model = CapturedOptions
     options: CapturedOptions
 

@@ -60,6 +60,8 @@ class FaultyFamily(ModelFamily):
     And `noting` and `noting-stuck`, whose journal is the one that the variable `FAULTY_JOURNAL` names.
     """
 
+    contract = 1
+
     options_model = FaultyModelOptions
 
     def serves(self, model_id: str) -> bool:
