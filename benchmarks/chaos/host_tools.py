@@ -94,7 +94,8 @@ def small_disk(folder: Path, *, megabytes: int) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+        while folder.is_mount():  # and what `remount` has put over it
+            subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
 
 
 def remount(folder: Path, how: str) -> None:
