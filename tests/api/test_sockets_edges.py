@@ -420,3 +420,16 @@ async def test_a_client_that_pongs_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     async with talking_house() as house, connected(house) as client:
         await asyncio.sleep(0.6)
         assert (await ask(client, png()))["type"] == "prediction"
+
+
+async def test_who_sends_as_fast_as_it_can_is_listened_to_at_a_bounded_rate() -> None:
+    async with talking_house() as house:
+        counts = house.services.sockets
+        async with raw(house) as (_, writer):
+            flood = 4000 * frame(png())
+            writer.write(flood)
+            begun = asyncio.get_running_loop().time()
+            await eventually(lambda: counts.received >= sockets.MESSAGES_A_SECOND)
+            await asyncio.sleep(0.5)
+            seconds = asyncio.get_running_loop().time() - begun
+            assert counts.received <= sockets.MESSAGES_A_SECOND * (1.5 + seconds)
