@@ -5,7 +5,8 @@ MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-SOURCES := pyproject.toml plugins/healthd-yolo/pyproject.toml constraints.txt
+SOURCES := pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt
+OUR_PLUGINS := -e plugins/healthd-snapshot-url -e plugins/healthd-faults
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint types pytest bench bench-quick soak chaos chart format clean
@@ -61,13 +62,13 @@ $(VENV)/made:
 
 $(VENV)/light: $(VENV)/made $(SOURCES)
 	@echo 'installing healthd with the light engine ...'
-	$(PIP) -e . -e plugins/healthd-yolo
+	$(PIP) -e . -e plugins/healthd-yolo $(OUR_PLUGINS)
 	@touch $@
 
 # ultralytics asks for opencv-python, which owns the same folder cv2/ as our headless build: the headless one must win.
 $(VENV)/full: $(VENV)/made $(SOURCES)
 	@echo 'installing everything, torch included: 6 GB, a few minutes ...'
-	$(PIP) -e '.[dev]' -e 'plugins/healthd-yolo[ultralytics,quantize]'
+	$(PIP) -e '.[dev]' -e 'plugins/healthd-yolo[ultralytics,quantize]' $(OUR_PLUGINS)
 	@$(BIN)/python -m pip --disable-pip-version-check uninstall --quiet --yes opencv-python
 	$(PIP) --force-reinstall --no-deps opencv-python-headless
 	@touch $(VENV)/light $@

@@ -18,10 +18,11 @@ from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import Counter
 
-from healthd import __version__
+from healthd.api.answer_headers import PICTURE, AnswerHeaders
 from healthd.api.auth import COOKIE, AuthController, guard
 from healthd.api.cached import CachedSnapshots
 from healthd.api.cameras import CameraController
+from healthd.api.config import reload
 from healthd.api.connection import connection_of
 from healthd.api.diagnostics import diagnostics
 from healthd.api.errors import answer_error
@@ -38,18 +39,14 @@ from healthd.api.plugins import plugins
 from healthd.api.refusals import DENIAL, can_deny, refuse, refused
 from healthd.api.schemas import Error
 from healthd.api.services import Services
+from healthd.api.sessions import SessionController
 from healthd.api.settings import settings
 from healthd.api.sockets import no_socket, predictions
 from healthd.api.streams import StreamController
-from healthd.api.unread import UnreadBodies
+from healthd.api.unread import Bodies
 from healthd.api.viewers import ViewerController
 
 WEB = Path(__file__).parent / "web"
-CSP = (
-    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-)
-HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 EXPOSED = (
     *("ETag", "Retry-After", "X-Camera-State", "X-Frame-Age-Ms", "X-Frame-Id", "X-Frame-Timestamp"),
     *("X-Inference-Time-Ms", "X-Model-Id", "X-Results"),
@@ -88,7 +85,7 @@ def _page_without_slash(request: Request[Any, Any, Any], name: str) -> Response[
 
 def _page(name: str) -> Response[bytes]:
     page = (WEB / name).read_bytes()
-    return Response(page, media_type="text/html", headers={"Content-Security-Policy": CSP, "Cache-Control": "no-cache"})
+    return Response(page, media_type="text/html", headers={"Cache-Control": "no-cache"})
 
 
 def create_app(services: Services) -> Litestar:
@@ -102,10 +99,10 @@ def create_app(services: Services) -> Litestar:
         route_handlers=[
             *(CameraController, StreamController, ViewerController),
             *(InferController, ModelController, labels, predictions, no_socket, JobController),
-            *(AuthController, state, plugins, settings, history, LogController, diagnostics),
+            *(AuthController, SessionController, state, plugins, settings, reload, history, LogController, diagnostics),
         ],
         guards=[guard],
-        security=[{"key": []}, {"bearer": []}, {"session": []}] if services.auth.required else None,
+        security=[{"key": []}, {"bearer": []}, {"session": []}],
     )
     cors = _cors(services.settings.server.cors_origins)
     app = Litestar(
@@ -128,13 +125,11 @@ def create_app(services: Services) -> Litestar:
         cors_config=cors,
         openapi_config=OpenAPIConfig(
             title="healthd",
-            version=__version__,
+            version="1",
             description=DESCRIPTION,
             path="/schema",
             servers=[Server(url=services.settings.server.root_path or "/")],
-            render_plugins=[
-                CompleteSchema(path="/", keys_required=services.auth.required, hosts_guarded=guards_hosts(services))
-            ],
+            render_plugins=[CompleteSchema(path="/", variant=lambda: (services.auth.required, guards_hosts(services)))],
             openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, after_request=_no_page),
             components=Components(
                 security_schemes={
@@ -151,8 +146,11 @@ def create_app(services: Services) -> Litestar:
     app.state.methods = Methods(app.routes)
     options = Options(app.asgi_handler, app.state.methods, cors=cors is not None)
     guarded = PageGuard(options, services, cors)
-    app.state.cached_snapshots = CachedSnapshots(services, is_ours=guarded.is_ours, headers=HEADERS)
-    app.asgi_handler = _Answers(UnreadBodies(guarded), services)  # around all: what no route answers is an answer too
+    snapshots = CachedSnapshots(services, is_ours=guarded.is_ours, headers=PICTURE)
+    app.state.cached_snapshots = snapshots
+    services.on_changed.append(snapshots.forget)
+    bodies = Bodies(guarded, seconds=services.settings.server.header_timeout_seconds)
+    app.asgi_handler = _Answers(bodies, services)  # around all: what no route answers is an answer too
     return app
 
 
@@ -177,6 +175,7 @@ class _Answers:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._requests = services.metrics.requests
+        self._headers = AnswerHeaders(services.settings.server)
         self._counters: dict[tuple[object, int], Counter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,7 +195,7 @@ class _Answers:
             if message["type"] == "http.response.start":
                 begun = True
                 answer: Any = message
-                answer["headers"] = [*answer["headers"], *HEADERS]
+                answer["headers"] = [*answer["headers"], *self._headers.of(scope, answer["headers"])]
                 self._count(scope, answer["status"])
             await send(message)
 
@@ -231,10 +230,12 @@ class _Answers:
             if message["type"] == "websocket.accept":
                 accepted, status = True, 101
             elif message["type"] == f"{DENIAL}.start":
-                message["headers"] = [*message["headers"], *HEADERS]
+                message["headers"] = [*message["headers"], *self._headers.of(scope, message["headers"])]
                 status = message["status"]
             elif message["type"] == "websocket.close" and not accepted and can_deny(scope):
-                await refuse(scope, counted, refused(scope, message["code"], message.get("reason") or ""))
+                told = refused(scope, message["code"], message.get("reason") or "")
+                later = RETRY_SECONDS if told.status_code == HTTPStatus.TOO_MANY_REQUESTS else None
+                await refuse(scope, counted, told, retry_after_seconds=later)
                 return
             if status is not None:
                 self._count(scope, status)

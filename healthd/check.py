@@ -6,10 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from healthd.cameras.factory import make_sources
-from healthd.daemon import InstalledPlugins, load_installed_plugins, models_of
-from healthd.models.catalog import public_id
+from healthd.cameras.factory import make_sources, models_of
+from healthd.daemon import load_installed_plugins
+from healthd.errors import SettingsError
+from healthd.models.catalog import wrong_models
 from healthd.settings import Settings
+from healthd.tls import Pair, expiry_hint
 
 _NAMES = {"string": "text", "boolean": "true, false", "null": "absent", "object": "table"}
 
@@ -30,20 +32,21 @@ async def check_cameras(settings: Settings, *, on_hint: Callable[[str], None] = 
             on_hint(f"cameras.{name}: plugin `{camera.plugin}` is skipped: {skipped[camera.plugin].reason}")
     made = await make_sources(plugins.sources, {n: c for n, c in enabled.items() if c.plugin not in skipped})
     wrong = [f"cameras.{name}: {reason}" for name, reason in made.items() if isinstance(reason, str)]
-    return [*wrong, *_wrong_models(settings, plugins, set(models_of(made).values()))]
+    families = None if plugins.families.skipped else plugins.made.values()
+    models = wrong_models(settings.models, families, watching=models_of(made).values())
+    return [*wrong, *(f"{key}: {reason}" for key, reason in models)]
 
 
-def _wrong_models(settings: Settings, plugins: InstalledPlugins, watching: set[str]) -> Iterator[str]:
-    """Say which models nobody serves, and whether all that must stay loaded may be."""
-    wanted = settings.models
-    families = list(plugins.made.values())
-    for key, names in (("preload", wanted.preload), ("default", (wanted.default,) if wanted.default else ())):
-        for name in names:
-            if not any(family.serves(name) for family in families) and not plugins.families.skipped:
-                yield f"models.{key}: no installed plugin serves `{public_id(name)}`"
-    needed = len(watching | set(wanted.preload))
-    if needed > wanted.max_loaded:
-        yield f"models.max_loaded: {wanted.max_loaded} models may be loaded, and cameras and preload need {needed}"
+def check_tls(settings: Settings) -> tuple[list[str], list[str]]:
+    """Load the certificate, if there is one; return what is wrong with it, and what is worth a hint."""
+    cert, key = settings.server.tls_cert, settings.server.tls_key
+    if cert is None or key is None:
+        return [], []
+    try:
+        hint = expiry_hint(Pair(cert, key))
+    except SettingsError as exc:
+        return [str(exc)], []
+    return [], [hint] if hint else []
 
 
 async def list_plugins(*, safe_mode: bool = False) -> list[str]:

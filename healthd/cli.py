@@ -1,15 +1,15 @@
-"""The command line: `healthd run | demo | check-config | plugins | infer | models | top`.
+"""The command line: `healthd run | demo | check-config | plugins | plugin | infer | models | auth | top`.
 
 Exit codes: 0 a clean stop or nothing wrong; 1 the daemon could not start, its server died, `top --once` got no answer,
-`infer` failed, for one picture at least, or `models` did; 2 wrong usage or configuration; 130 or 143 a second SIGINT or
-SIGTERM cut the stop short, or the first one ended `infer`, `models` or `check-config`.
+`infer` failed, for one picture at least, `models` did, or a plugin breaks a rule (`plugins check`);
+2 wrong usage or configuration; 130 or 143 a second SIGINT or SIGTERM cut the stop short, or the first one ended
+`infer`, `models`, `check-config` or `plugins check`.
 """
 
 # Heavy imports stand inside the verbs, asyncio too: as PID 1 a process without handlers ignores SIGTERM, so the first
 # thing done here, before a second of imports, is to own the signals.
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
@@ -17,21 +17,18 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from healthd.arguments import interval, port
+from healthd.cli_arguments import INFER_PARAMETERS, add_check_verb, add_infer_arguments, add_models_verbs, add_new_verb
+
 if TYPE_CHECKING:
     from healthd.settings import Settings
+    from healthd.settings_changes import ConfigFile
 
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
-HIGHEST_PORT = 65535
 API_KEY_VARIABLE = "HEALTHD_API_KEY"
 
-INFER_PARAMETERS = {
-    "conf": "leave out results below this confidence, 0 to 1 (default 0.25)",
-    "iou": "overlap above which one of two results is dropped, 0 to 1 (default 0.45)",
-    "max_det": "at most so many results, 1 to 1000 (default 300)",
-    "imgsz": "side of the network's input, 32 to 4096 (default: the model's own)",
-    "device": "where to compute, e.g. CPU (default: the model's own choice)",
-    "question": "what to answer about each picture, for models that take it",
-}
+_HANGUPS: list[int] = []
+"""What asked to read the configuration again before the daemon was there to do it."""
 
 SWITCH_SECONDS = 0.0005
 """How long a thread that computes in Python may keep the others waiting. Beside three plugins that do so for ever, a
@@ -40,6 +37,9 @@ camera of 20 fps got 7 with Python's own 5 ms, and 15 with this; without such pl
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and end the process, whatever threads still hang in a driver."""
+    words = [word for word in (sys.argv[1:] if arguments is None else arguments) if not word.startswith("-")]
+    if words[:1] in (["run"], ["demo"]) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, _: _HANGUPS.append(number))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(OK))  # nothing has been started yet: nothing has to be stopped
     code = FAILED
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(verb=_run)
 
     demo = verbs.add_parser("demo", parents=[common], help="watch two filmed cameras that an installed plugin brings")
-    demo.add_argument("--port", type=_port, help="port to listen on (default 8080; 0: any that is free)")
+    demo.add_argument("--port", type=port, help="port to listen on (default 8080; 0: any that is free)")
     demo.set_defaults(verb=_demo)
 
     check = verbs.add_parser("check-config", parents=[common], help="say what is wrong with a configuration; exit 2")
@@ -88,25 +88,35 @@ def _parser() -> argparse.ArgumentParser:
     _add_safe_mode(check)
     check.set_defaults(verb=_check_config)
 
-    plugins = verbs.add_parser("plugins", parents=[common], help="list installed plugins and their settings")
+    plugins = verbs.add_parser("plugins", parents=[common], help="list installed plugins and their settings; check one")
     _add_safe_mode(plugins)
     plugins.set_defaults(verb=_plugins)
+    add_check_verb(plugins.add_subparsers(metavar="VERB"), common, _check_plugin)
+
+    plugin = verbs.add_parser("plugin", help="begin a plugin of your own")
+    add_new_verb(plugin.add_subparsers(required=True, metavar="VERB"), _new_plugin)
 
     infer = verbs.add_parser(
         "infer", parents=[common], help="send pictures, folders, videos or zips through a model; JSON Lines come out"
     )
-    _add_infer_arguments(infer)
+    add_infer_arguments(infer)
     infer.set_defaults(verb=_infer)
 
     models = verbs.add_parser("models", help="prepare models for this machine, list them, verify what was prepared")
-    _add_models_verbs(models.add_subparsers(required=True, metavar="VERB"), common)
+    add_models_verbs(models.add_subparsers(required=True, metavar="VERB"), common)
+    models.set_defaults(verb=_models)
+
+    auth = verbs.add_parser("auth", help="make API keys, and hashes of keys for the configuration")
+    auth_verbs = auth.add_subparsers(required=True, metavar="VERB")
+    auth_verbs.add_parser("hash", help="read a key from standard input, print its hash").set_defaults(verb=_auth)
+    auth_verbs.add_parser("new", help="print a new key and its hash").set_defaults(verb=_auth, new=True)
 
     top = verbs.add_parser("top", help="watch a running daemon, here or elsewhere: cameras, rates, viewers, load")
     top.add_argument("--url", default="http://127.0.0.1:8080", help="where it is (default %(default)s)")
     top.add_argument("--api-key", metavar="KEY", help="default: HEALTHD_API_KEY , which `ps` does not show")
     top.add_argument("--once", action="store_true", help="look once (two polls) and end; exit 1 without an answer")
     top.add_argument("--json", action="store_true", help="one JSON object per look")
-    top.add_argument("--interval", type=_interval, default=1.0, metavar="SECONDS", help="0.1 to 3600 (default 1)")
+    top.add_argument("--interval", type=interval, default=1.0, metavar="SECONDS", help="0.1 to 3600 (default 1)")
     top.set_defaults(verb=_top)
     return parser
 
@@ -115,81 +125,28 @@ def _add_safe_mode(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--safe-mode", action="store_true", help="import only plugins of the healthd project")
 
 
-def _add_infer_arguments(infer: argparse.ArgumentParser) -> None:
-    infer.add_argument("inputs", nargs="+", metavar="FILE", help="video, zip of pictures, folder or picture")
-    infer.add_argument("--config", type=Path, help="TOML file, for models.directory and models.default")
-    infer.add_argument("--model", help="name in models.directory, or a path (default: models.default)")
-    infer.add_argument("--output", type=Path, metavar="FILE", help="JSON Lines (default: standard output)")
-    infer.add_argument("--overwrite", action="store_true", help="write over an output that is there already")
-    infer.add_argument("--annotate", type=Path, metavar="DIR", help="write each picture there, with the results drawn")
-    infer.add_argument("--every", type=_every, default=1, metavar="N", help="every N-th frame of a video (default 1)")
-    for name, what in INFER_PARAMETERS.items():
-        infer.add_argument(f"--{name.replace('_', '-')}", help=what, metavar="VALUE")
-    infer.add_argument("--half", action="store_true", default=None, help="compute in half precision")
-    infer.add_argument("--text-query", dest="text_queries", action="append", metavar="TEXT", help="what to look for")
-
-
-def _add_models_verbs(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
-) -> None:
-    of_directory = argparse.ArgumentParser(add_help=False, parents=[common])
-    of_directory.add_argument("--config", type=Path, help="TOML file, for models.directory")
-    prepare = verbs.add_parser("prepare", parents=[of_directory], help="make of a .pt file what runs best here")
-    prepare.add_argument("name", metavar="NAME", help="a path, or a name in models.directory, e.g. yolo11n-pose.pt")
-    prepare.add_argument("--format", choices=["auto", "openvino", "onnx"], default="auto", help="default %(default)s")
-    prepare.add_argument("--int8", action="store_true", help="quantize; needs --calibration")
-    prepare.add_argument("--calibration", type=Path, metavar="FOLDER", help="pictures, or a clip, of your own cameras")
-    prepare.add_argument("--imgsz", type=_side, metavar="N", help="side of the input, 32 to 4096 (default: its own)")
-    prepare.add_argument("--output", type=_file_name, metavar="NAME", help="name of the result in models.directory")
-    prepare.add_argument("--force", action="store_true", help="replace what is there; keep what strays too far")
-    prepare.set_defaults(verb=_models, models_verb="prepare")
-    listing = verbs.add_parser("list", parents=[of_directory], help="list what lies in models.directory")
-    listing.set_defaults(verb=_models, models_verb="list")
-    verify = verbs.add_parser("verify", parents=[of_directory], help="compare a prepared model with its checksums")
-    verify.add_argument("name", metavar="NAME", help="a path, or a name in models.directory")
-    verify.set_defaults(verb=_models, models_verb="verify")
-
-
-def _side(text: str) -> int:
-    if text.isdecimal() and 32 <= int(text) <= 4096:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no number from 32 to 4096")
-
-
-def _file_name(text: str) -> str:
-    if Path(text).name == text and not text.startswith("."):
-        return text
-    raise argparse.ArgumentTypeError(f"{text!r} is no plain name: the result goes into models.directory")
-
-
-def _every(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-
-
-def _port(text: str) -> int:
-    port = int(text) if text.isdecimal() else -1
-    if not 0 <= port <= HIGHEST_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to {HIGHEST_PORT}")
-    return port
-
-
-def _interval(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0.1 <= (seconds := float(text)) <= 3600:
-            return seconds
-    raise argparse.ArgumentTypeError("must be a number from 0.1 to 3600")
-
-
 def _run(chosen: argparse.Namespace) -> int:
-    from healthd.settings import ConfigError, in_safe_mode, load_settings  # noqa: PLC0415
+    from healthd.settings import ConfigError, load_settings  # noqa: PLC0415
+    from healthd.settings_changes import ConfigFile  # noqa: PLC0415
 
+    path: Path | None = chosen.config
+    file = ConfigFile(path.absolute(), lambda: _commanded(chosen, load_settings(path))) if path else None
     try:
-        settings = load_settings(chosen.config)
+        settings = file.load() if file else _commanded(chosen, load_settings(None))
     except ConfigError as exc:
         return _say(f"{exc}", WRONG_CONFIG)
-    return _serve(chosen, in_safe_mode(settings) if chosen.safe_mode else settings)
+    return _serve(settings, file)
+
+
+def _commanded(chosen: argparse.Namespace, settings: "Settings") -> "Settings":
+    """Put what the command line says over the settings."""
+    from healthd.settings import in_safe_mode, with_command  # noqa: PLC0415
+
+    asked = {"level": chosen.log_level, "format": chosen.log_format}
+    said = {key: value for key, value in asked.items() if value}
+    names: dict[tuple[str | int, ...], str] = {("log", key): f"--log-{key}" for key in said}
+    commanded = with_command(settings, {"log": settings.log.model_copy(update=said)}, names)
+    return in_safe_mode(commanded) if getattr(chosen, "safe_mode", False) else commanded
 
 
 def _demo(chosen: argparse.Namespace) -> int:
@@ -202,10 +159,10 @@ def _demo(chosen: argparse.Namespace) -> int:
         settings = demo_settings(port=chosen.port)
     except SettingsError as exc:
         return _say(str(exc), WRONG_CONFIG)
-    return _serve(chosen, settings)
+    return _serve(_commanded(chosen, settings))
 
 
-def _serve(chosen: argparse.Namespace, settings: "Settings") -> NoReturn:
+def _serve(settings: "Settings", file: "ConfigFile | None" = None) -> NoReturn:
     """Run the daemon and end the process. Nothing in here waits for a reader of its output, the end neither."""
     from healthd.log_writer import patient_stdout  # noqa: PLC0415
     from healthd.native_log import NativeLog  # noqa: PLC0415
@@ -213,14 +170,14 @@ def _serve(chosen: argparse.Namespace, settings: "Settings") -> NoReturn:
     sys.setswitchinterval(SWITCH_SECONDS)
     with patient_stdout(), NativeLog():
         try:
-            code = _run_daemon(chosen, settings)
+            code = _run_daemon(settings, file)
         except Exception:  # noqa: BLE001  a bug; outside, the log would wait for its reader
             sys.excepthook(*sys.exc_info())
             code = FAILED
     os._exit(code)  # all is written that somebody reads
 
 
-def _run_daemon(chosen: argparse.Namespace, settings: "Settings") -> int:
+def _run_daemon(settings: "Settings", file: "ConfigFile | None") -> int:
     from healthd.memory import limit_arenas  # noqa: PLC0415
 
     limit_arenas()  # before OpenCV and NumPy are imported and start threads
@@ -228,13 +185,12 @@ def _run_daemon(chosen: argparse.Namespace, settings: "Settings") -> int:
 
     from healthd.daemon import StartError, serve  # noqa: PLC0415
     from healthd.logs import configure_logging  # noqa: PLC0415
-    from healthd.settings import settings_hints, with_command  # noqa: PLC0415
+    from healthd.settings import settings_hints  # noqa: PLC0415
 
-    asked = {"level": chosen.log_level, "format": chosen.log_format}
-    said = {key: value for key, value in asked.items() if value}
-    names: dict[tuple[str | int, ...], str] = {("log", key): f"--log-{key}" for key in said}
-    settings = with_command(settings, {"log": settings.log.model_copy(update=said)}, names)
-    configure_logging(settings.log.level, settings.log.format, sys.stderr)
+    def take_log(settings: "Settings") -> None:
+        configure_logging(settings.log.level, settings.log.format, sys.stderr)
+
+    take_log(settings)
     for hint in settings_hints(settings):
         structlog.get_logger("healthd.settings").warning("settings_hint", hint=hint)
 
@@ -242,7 +198,9 @@ def _run_daemon(chosen: argparse.Namespace, settings: "Settings") -> int:
         print(f"healthd is at {url}  (Ctrl-C stops it)", flush=True)
 
     try:
-        return _run_loop(serve(settings, on_listening=listening))
+        return _run_loop(
+            serve(settings, file=file, reload_asked=lambda: bool(_HANGUPS), take_log=take_log, on_listening=listening)
+        )
     except StartError as exc:
         return _say(str(exc), FAILED)
 
@@ -264,7 +222,7 @@ def _signals_cut_short() -> None:
 
 def _check_config(chosen: argparse.Namespace) -> int:
     _signals_cut_short()
-    from healthd.check import check_cameras  # noqa: PLC0415
+    from healthd.check import check_cameras, check_tls  # noqa: PLC0415
     from healthd.settings import ConfigError, in_safe_mode, load_settings, settings_hints  # noqa: PLC0415
 
     _quiet(chosen)
@@ -273,9 +231,10 @@ def _check_config(chosen: argparse.Namespace) -> int:
     except ConfigError as exc:
         return _say(str(exc), WRONG_CONFIG)
     settings = in_safe_mode(settings) if chosen.safe_mode else settings
-    for hint in settings_hints(settings):
+    problems, hints = check_tls(settings)
+    for hint in (*settings_hints(settings), *hints):
         _hint(hint)
-    problems = _run_loop_of(check_cameras(settings, on_hint=_hint))
+    problems += _run_loop_of(check_cameras(settings, on_hint=_hint))
     if problems:
         return _say("\n".join(f"{chosen.config}: {problem}" for problem in problems), WRONG_CONFIG)
     print(f"{chosen.config}: ok, {len(settings.cameras)} camera{'' if len(settings.cameras) == 1 else 's'}")
@@ -293,6 +252,20 @@ def _plugins(chosen: argparse.Namespace) -> int:
     for line in _run_loop_of(list_plugins(safe_mode=chosen.safe_mode)):
         print(line)
     return OK
+
+
+def _check_plugin(chosen: argparse.Namespace) -> int:
+    _signals_cut_short()
+    from healthd.plugin_check import CheckOptions, check_plugin  # noqa: PLC0415
+
+    _quiet(chosen)
+    return check_plugin(CheckOptions.of(chosen))
+
+
+def _new_plugin(chosen: argparse.Namespace) -> int:
+    from healthd.plugin_project import write_project  # noqa: PLC0415
+
+    return write_project(chosen.name, chosen.directory)
 
 
 def _infer(chosen: argparse.Namespace) -> int:
@@ -350,6 +323,12 @@ def _models(chosen: argparse.Namespace) -> int:
         force=chosen.force,
     )
     return _run_loop(models_command.prepare(settings, chosen.name, request))
+
+
+def _auth(chosen: argparse.Namespace) -> int:
+    from healthd import auth_command  # noqa: PLC0415
+
+    return auth_command.make() if "new" in chosen else auth_command.hash_typed()
 
 
 def _top(chosen: argparse.Namespace) -> int:

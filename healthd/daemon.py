@@ -1,13 +1,7 @@
 """The composition root: builds everything, owns the signals and the order of the stop."""
 
 import asyncio
-import contextlib
 import os
-import select
-import signal
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +15,8 @@ from healthd.api.auth import Authenticator
 from healthd.api.events import tell_listeners
 from healthd.api.jobs import written
 from healthd.api.services import Services
-from healthd.app import create_app
 from healthd.cameras.events import EventHub
-from healthd.cameras.factory import make_sources
+from healthd.cameras.factory import make_sources, models_of
 from healthd.cameras.jpeg import JpegEncoder
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.signs import SignCache
@@ -31,11 +24,9 @@ from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
 from healthd.cpus import set_thread_budget
-from healthd.http_server import Server, StartError, listen, protocol
-from healthd.http_sockets import socket_options
+from healthd.http_server import StartError, listen, load_tls, make_server, take_server, url_of
 from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
-from healthd.models.catalog import Catalog
 from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
 from healthd.models.model import CONTRACT, ModelFamily
@@ -43,8 +34,11 @@ from healthd.models.room import Limits
 from healthd.models.tally import Tally
 from healthd.native_log import TALLY
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
-from healthd.process import versions
-from healthd.settings import Settings
+from healthd.process import raise_file_limit, versions
+from healthd.reload import Reloader, make_catalog, take_auth
+from healthd.settings import CameraSettings, Settings
+from healthd.settings_changes import ConfigFile
+from healthd.signals import own_signals
 from healthd.worker import Worker, WorkerTimeout
 
 log = structlog.get_logger(__name__)
@@ -55,8 +49,6 @@ models'."""
 HOUSEKEEPING_SECONDS = 15.0
 NOTICE_SECONDS = 0.25
 """What uvicorn takes to see that it is to stop, and that everything has been answered."""
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SAME_SIGNAL_SECONDS = 0.05
 FORCE_SECONDS = 3.0
 """A stop that takes so much longer than grace and drain together has come to nothing, and is forced."""
 
@@ -104,27 +96,28 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     tally = Tally()
     models = make_manager(settings, families, tally, metrics)
     encoder = JpegEncoder()
-    made = await make_sources(plugins.sources, settings.cameras)
-    supervisor = Supervisor(
-        CameraRunner(
+
+    def new_camera(
+        name: str, camera: CameraSettings, source: CameraSource | str, *, quality: int, last_frame_id: int = 0
+    ) -> CameraRunner:
+        return CameraRunner(
             name,
             settings=camera,
-            source=source if isinstance(source := made[name], CameraSource) else None,
+            source=source if isinstance(source, CameraSource) else None,
             failure=source if isinstance(source, str) else None,
             models=models,
             encoder=encoder,
             metrics=metrics,
-            default_quality=settings.snapshots.quality,
+            default_quality=quality,
+            last_frame_id=last_frame_id,
         )
+
+    made = await make_sources(plugins.sources, settings.cameras)
+    supervisor = Supervisor(
+        new_camera(name, camera, made[name], quality=settings.snapshots.quality)
         for name, camera in settings.cameras.items()
     )
-    catalog = Catalog(
-        families,
-        directory=settings.models.directory,
-        cameras=models_of(made),
-        preload=settings.models.preload,
-        default=settings.models.default,
-    )
+    catalog = make_catalog(families, settings, models_of(made))
     inference = Inference(
         models,
         catalog,
@@ -133,11 +126,11 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         queue_size=settings.models.queue_size,
         queue_timeout_seconds=settings.models.queue_timeout_seconds,
     )
-    jobs = Jobs(settings, inference=inference, find_model=lambda asked: catalog.find(asked).model_id, encode=written)
-    auth = Authenticator(
-        [(key.name, key.key.reveal(), key.scope) for key in settings.auth.keys if settings.auth.needs_key],
-        session_seconds=settings.auth.session_hours * 3600,
+    jobs = Jobs(
+        settings, inference=inference, find_model=lambda asked: inference.catalog.find(asked).model_id, encode=written
     )
+    auth = Authenticator(())
+    take_auth(auth, settings.auth)
     viewers = Viewers(
         max_viewers=settings.streams.max_viewers,
         max_viewers_per_camera=settings.streams.max_viewers_per_camera,
@@ -154,6 +147,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
         families=plugins.families,
         metrics=metrics,
         auth=auth,
+        new_camera=new_camera,
         viewers=viewers,
         events=EventHub(),
         signs=SignCache(encoder),
@@ -161,7 +155,9 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     tell_listeners(services)
     metrics.read_from(supervisor.samples)
     metrics.read_from(viewers.samples)
+    metrics.read_from(auth.samples)
     metrics.read_from(services.sockets.samples)
+    metrics.read_from(services.doors.samples)
     metrics.read_from(inference.samples)
     metrics.read_from(jobs.samples)
     metrics.read_from(lambda: _samples(services))
@@ -192,28 +188,37 @@ def make_manager(
     )
 
 
-def models_of(made: Mapping[str, CameraSource | str]) -> dict[str, str]:
-    """Return the model of each camera that says which it has."""
-    said: dict[str, str] = {}
-    for name, source in made.items():
-        if isinstance(source, CameraSource) and isinstance(model_id := source.model_id, str):
-            said[name] = model_id
-    return said
-
-
 async def _load_and_build(settings: Settings) -> Services:
     return await build(settings, await load_installed_plugins(safe_mode=settings.server.safe_mode))
 
 
-async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lambda _: None) -> int:
+async def serve(
+    settings: Settings,
+    *,
+    file: ConfigFile | None = None,
+    reload_asked: Callable[[], bool] = lambda: False,
+    take_log: Callable[[Settings], None] = lambda _: None,
+    on_listening: Callable[[str], None] = lambda _: None,
+) -> int:
     """Run the daemon until SIGTERM or SIGINT; return its exit code. Must run on the main thread.
+
+    `file`: is read again on SIGHUP; `reload_asked`: whether one came before; `take_log`: takes `[log]` into effect.
 
     Raises:
         StartError: it cannot start.
     """
     stop = asyncio.Event()
-    patience = settings.shutdown.grace_seconds + settings.shutdown.drain_seconds + FORCE_SECONDS
-    with _own_signals(stop, force_seconds=patience):
+    raise_file_limit()
+    tls = load_tls(settings)
+    reload = asyncio.Event()
+    latest = settings
+
+    def patience() -> float:
+        return latest.shutdown.grace_seconds + latest.shutdown.drain_seconds + FORCE_SECONDS
+
+    with own_signals(stop, force_seconds=patience, reload=reload):
+        if reload_asked():
+            reload.set()
         bound = listen(
             settings.server.host,
             settings.server.port,
@@ -232,25 +237,37 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None] = lam
         services.supervisor.start()
         services.inference.start()
         services.jobs.start()
-        server = _server(settings, services, on_started=lambda: on_listening(_url(settings, bound)))
+        server = make_server(settings, services, tls, on_started=lambda: on_listening(url_of(settings, bound)))
+
+        def on_changed(changed: Settings) -> None:
+            nonlocal latest
+            if changed.log != latest.log:
+                take_log(changed)
+            latest = changed
+            take_server(server.config, bound, changed)
+
+        reloader = Reloader(services, file=file, on_changed=on_changed)
+        services.reload = reloader.reload
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
         housekeeping = asyncio.create_task(_keep_house(services), name="housekeeping")
         history = asyncio.create_task(services.history.keep(), name="history")
+        following = asyncio.create_task(reloader.follow(reload), name="reload")
+        watching = asyncio.create_task(reloader.watch(), name="config-watch")
+        certificate = [asyncio.create_task(tls.keep(), name="tls")] if tls is not None else []
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         crashed = serving.done() and not stop.is_set()
         if crashed:
             log.error("http_server_died", exc_info=serving.exception() if not serving.cancelled() else None)
-        housekeeping.cancel()
-        history.cancel()
-        stopping.cancel()
-        await _stop(settings, services, server=server, serving=serving)
+        for task in (housekeeping, history, stopping, following, watching, *certificate):
+            task.cancel()
+        await _stop(services, server=server, serving=serving)
     return 1 if crashed else 0
 
 
-async def _stop(settings: Settings, services: Services, *, server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
+async def _stop(services: Services, *, server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    shutdown = settings.shutdown
+    shutdown = services.settings.shutdown
     # Phase 1: tell the world. /readyz turns 503 (liveness stays 200), streams end with their closing boundary, and
     # whoever waits for a frame is answered.
     services.draining = True
@@ -283,81 +300,6 @@ async def _stop(settings: Settings, services: Services, *, server: uvicorn.Serve
     log.info("stopped", seconds=round(loop.time() - begun, 3), abandoned=list(abandoned))
 
 
-@contextlib.contextmanager
-def _own_signals(stop: asyncio.Event, *, force_seconds: float) -> Iterator[None]:
-    """The first SIGTERM or SIGINT sets `stop`; a second one ends the process at once (exit 143 or 130).
-
-    `timeout` and some supervisors send one signal to the process and once more to its group: what comes within
-    `SAME_SIGNAL_SECONDS` is the first one still. A process that is still there `force_seconds` after the first signal
-    ends with exit 1. All this is done by a thread of its own, whatever holds up the event loop and its thread.
-    """
-    loop = asyncio.get_running_loop()
-
-    def asked(number: signal.Signals) -> None:
-        stop.set()
-        log.info("signal_received", signal=number.name)
-
-    def first(number: signal.Signals) -> None:
-        loop.call_soon_threadsafe(asked, number)
-
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    threading.Thread(target=_watch_signals, args=(reading, first, force_seconds), name="signals", daemon=True).start()
-    woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to by Python's handler in C, at once
-    before = {number: signal.signal(number, lambda *_: None) for number in STOP_SIGNALS}
-    os.register_at_fork(after_in_child=_disown_signals)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(woken)
-        os.close(writing)
-
-
-def _watch_signals(reading: int, first: Callable[[signal.Signals], None], force_seconds: float) -> None:
-    """Read the number of each signal that comes, until the pipe is closed."""
-    asked_at: float | None = None
-    while True:
-        wait = None if asked_at is None else max(0.0, asked_at + force_seconds - time.monotonic())
-        if not select.select([reading], [], [], wait)[0]:
-            os._exit(1)
-        numbers = os.read(reading, 1)
-        if not numbers:
-            os.close(reading)
-            return
-        if numbers[0] not in STOP_SIGNALS:
-            continue
-        if asked_at is None:
-            asked_at = time.monotonic()
-            first(signal.Signals(numbers[0]))
-        elif time.monotonic() - asked_at > SAME_SIGNAL_SECONDS:
-            os._exit(128 + numbers[0])
-
-
-def _disown_signals() -> None:
-    """Let a fork that a plugin made die of its own signals, and not write ours into the pipe it shares with us."""
-    signal.set_wakeup_fd(-1)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-
-
-def _server(settings: Settings, services: Services, *, on_started: Callable[[], None]) -> uvicorn.Server:
-    app = create_app(services)
-    options: dict[str, Any] = {
-        "lifespan": "off",
-        "http": protocol(app),
-        **socket_options(settings),
-        "log_config": None,
-        "log_level": "warning",
-        "access_log": False,
-        "server_header": False,
-        "proxy_headers": False,
-        "root_path": settings.server.root_path,
-    }
-    return Server(uvicorn.Config(app, **options), on_started=on_started)
-
-
 async def _keep_house(services: Services) -> None:
     """Unload models that nobody uses, now and then."""
     while True:
@@ -375,7 +317,9 @@ async def _keep_house(services: Services) -> None:
 
 
 def _samples(services: Services) -> Iterator[Sample]:
-    yield Sample("healthd_build_info", 1, {"version": __version__})
+    for outcome, number in services.reloads.items():
+        yield Sample("healthd_config_reloads_total", number, {"outcome": outcome})
+    yield Sample("healthd_config_restart_needed", len(services.restart_needed))
     yield Sample("healthd_native_output_lines_total", TALLY.lines)
     yield Sample("healthd_ready", float(services.readiness == "ready"))
     yield Sample("healthd_infer_uploads_open", services.uploads.open)
@@ -388,9 +332,3 @@ def _samples(services: Services) -> Iterator[Sample]:
         memory = sum(model.memory_bytes or 0 for model in same)
         yield Sample("healthd_model_memory_bytes", memory, {"model": model_id})
         yield Sample("healthd_model_predictions_total", sum(model.predictions for model in same), {"model": model_id})
-
-
-def _url(settings: Settings, bound: socket.socket) -> str:
-    host, port = settings.server.host, bound.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"

@@ -1,8 +1,14 @@
 """The errors of healthd, in two kinds: those that may pass by themselves, and those that will not."""
 
+from typing import ClassVar
+
 
 class HealthdError(Exception):
     """Base of every error that healthd raises on purpose."""
+
+    crash: ClassVar[bool] = False
+    """True: something broke that does not break by itself, a decoder's process for instance. It counts against the
+    camera's `max_crashes` however long all was well before."""
 
 
 class SettingsError(HealthdError):
@@ -18,6 +24,10 @@ class CameraError(HealthdError):
 
     The message is shown to people as the camera's `reason`; it must name no secret.
     """
+
+
+class BrokenPicture(CameraError):  # noqa: N818  the camera is well
+    """One picture of a camera cannot be decoded. The next may be fine."""
 
 
 class EndOfStream(CameraError):  # noqa: N818  the contract's word; it is the ordinary end of a recording
@@ -54,6 +64,10 @@ class PredictError(ModelError):
 
 class InUseError(HealthdError):
     """It cannot be taken away: somebody uses it; the message says who."""
+
+
+class NotHereError(HealthdError):
+    """This daemon was not started in a way that allows it; the message says which would."""
 
 
 class PictureError(HealthdError):

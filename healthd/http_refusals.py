@@ -12,12 +12,11 @@ def error_body(status: int, detail: str) -> bytes:
     return msgspec.json.encode(Error(status, detail))
 
 
-def bad_request(detail: str) -> bytes:
+def bad_request(detail: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> bytes:
     """Return an answer of HTTP, head and all, after which the connection is to be closed."""
-    status = HTTPStatus.BAD_REQUEST
     body = error_body(status, detail)
     head = (
         f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        "cache-control: no-store\r\nconnection: close\r\n\r\n"
+        "cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
     )
     return head.encode() + body

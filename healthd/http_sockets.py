@@ -60,15 +60,15 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         """Begin a connection."""
         super().connection_made(transport)
         self.conn = _Handshake(max_size=self.config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
-        self._lost: asyncio.Future[None] = self.loop.create_future()
+        self.lost: asyncio.Future[None] = self.loop.create_future()
         self._heard_at = self.loop.time()
         self._failed = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for the end of the connection."""
         super().connection_lost(exc)
-        if not self._lost.done():
-            self._lost.set_result(None)
+        if not self.lost.done():
+            self.lost.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Take in what the peer sends; nothing counts after it was told to go."""
@@ -90,7 +90,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self.response.status_code == 101:
             scope: Any = self.scope
             scope["extensions"][EXTENSION] = Connection(
-                lost=self._lost, abort=self.transport.abort, close=self.transport.close, drained=self.writable.wait
+                lost=self.lost, abort=self.transport.abort, close=self.transport.close, drained=self.writable.wait
             )
 
     def handle_cont(self, event: Frame) -> None:
@@ -129,7 +129,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self.close_sent = True
         if self.transport.is_closing():
             return
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS knows no half of a connection
+            self.transport.write_eof()
         self.read_paused = False
         self.transport.resume_reading()
         self.close_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)

@@ -33,6 +33,9 @@ _OURS = frozenset({"timestamp", "level"})
 
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(0x20), 0x7F)}
 
+_TALKATIVE = ("httpx", "httpcore")
+"""They tell of each request, and of its headers: of a camera that is asked for pictures, several times a second."""
+
 _BORROWED = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "litestar", "asyncio", "py.warnings")
 
 
@@ -56,6 +59,8 @@ def configure_logging(level: Level = "info", fmt: Format = "auto", stream: TextI
         borrowed.propagate = True
         borrowed.setLevel(logging.NOTSET)
     logging.getLogger("uvicorn.access").setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -4,6 +4,7 @@ Values that somebody already keeps (frames, states, ages) are read when somebody
 remembers are counted here. Labels come from the configuration, never from a path, a frame or an error text.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,6 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from healthd import __version__
+
 CONTENT_TYPE = "text/plain; version=0.0.4"
 """The server adds the charset."""
 
@@ -35,7 +38,9 @@ class Read:
 
 
 READ_METRICS = (
-    Read("healthd_build_info", "gauge", ("version",), "Always 1; the version is the label."),
+    Read("healthd_build_info", "gauge", ("version",), "Always 1; the version is the label, empty for strangers."),
+    Read("healthd_config_reloads_total", "counter", ("outcome",), "Reloads of the configuration: ok or failed."),
+    Read("healthd_config_restart_needed", "gauge", (), "Settings of the file that wait for a restart of healthd."),
     Read("healthd_ready", "gauge", (), "1 when /readyz answers 200."),
     Read("healthd_native_output_lines_total", "counter", (), "Lines that C libraries wrote to standard error."),
     Read("healthd_camera_state", "gauge", ("camera", "state"), "1 for the state the camera is in, 0 for the others."),
@@ -50,10 +55,12 @@ READ_METRICS = (
     Read("healthd_camera_reconnects_total", "counter", ("camera",), "Sessions after the first one."),
     Read("healthd_camera_failures_total", "counter", ("camera", "task"), "Failed sessions of the reader or predictor."),
     Read("healthd_camera_bugs_total", "counter", ("camera", "task"), "Failures that a plugin did not sort: its bugs."),
+    Read("healthd_camera_crash_loops_total", "counter", ("camera", "task"), "Times that it was given up: it crashed."),
     Read("healthd_camera_workers_abandoned_total", "counter", ("camera",), "Threads given up in a stuck call."),
     Read("healthd_camera_workers_stuck", "gauge", ("camera",), "Threads given up that have not come back."),
     Read("healthd_jpeg_encodes_total", "counter", ("camera", "variant"), "JPEGs encoded, by kind of variant."),
     Read("healthd_jpeg_hits_total", "counter", ("camera",), "JPEGs served from the cache."),
+    Read("healthd_jpeg_passed_total", "counter", ("camera",), "JPEGs of the camera itself, served as they came."),
     Read("healthd_viewers_open", "gauge", ("camera", "kind"), "Open streams; no camera: events of all."),
     Read("healthd_viewers_admitted_total", "counter", (), "Streams that were opened."),
     Read("healthd_viewers_refused_total", "counter", (), "Streams that were refused: too many viewers."),
@@ -65,6 +72,11 @@ READ_METRICS = (
     Read("healthd_socket_frames_answered_total", "counter", ("status",), "Pictures answered, by status."),
     Read("healthd_socket_frames_dropped_total", "counter", (), "Pictures that a newer one replaced, or left behind."),
     Read("healthd_socket_frames_in_hand", "gauge", (), "Pictures received, neither answered nor dropped yet."),
+    Read("healthd_sessions_open", "gauge", (), "Log-ins of pages that have not ended."),
+    Read("healthd_key_refusals_total", "counter", ("reason",), "Keys refused: wrong, or not looked at (limited)."),
+    Read("healthd_connections_open", "gauge", (), "Open connections, WebSockets included."),
+    Read("healthd_connections_cut_total", "counter", ("reason",), "Connections that healthd ended, by reason."),
+    Read("healthd_tls_certificate_expires_seconds", "gauge", (), "Until the certificate expires; negative after it."),
     Read("healthd_infer_uploads_open", "gauge", (), "Requests with a picture that are not answered yet."),
     Read("healthd_jobs", "gauge", ("state",), "Jobs that are kept, by state."),
     Read("healthd_jobs_queue_depth", "gauge", (), "Jobs that wait in the queue for a worker."),
@@ -120,9 +132,12 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each that nobody documents
         self._reader = _Reader()
+        self._shown_version = __version__
+        self._reader.sources.append(lambda: [Sample("healthd_build_info", 1, {"version": self._shown_version})])
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        self._versions = CollectorRegistry()
+        PlatformCollector(registry=self._versions)
         GCCollector(registry=self.registry)
         self.registry.register(self._reader)
         self.requests = Counter(
@@ -178,9 +193,16 @@ class Metrics:
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
             registry=self.registry,
         )
+        self.camera_decode_seconds = Histogram(
+            "healthd_camera_jpeg_decode_seconds",
+            "Wall time of making the pixels of a JPEG that a camera sent.",
+            ("camera", "outcome"),
+            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
+            registry=self.registry,
+        )
         self.encode_seconds = Histogram(
             "healthd_jpeg_encode_seconds",
-            "Wall time of one JPEG: resize, drawing and encoding.",
+            "Wall time of one JPEG: decoding where the camera sent one, resize, drawing and encoding.",
             ("camera",),
             buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
             registry=self.registry,
@@ -190,9 +212,25 @@ class Metrics:
         """Ask `source` for its samples at every scrape. It is called on the event loop and must not wait."""
         self._reader.sources.append(source)
 
-    def render(self) -> bytes:
-        """Return all metrics as Prometheus text."""
-        return generate_latest(self.registry)
+    def decoded(self, camera: str) -> Callable[[float, bool], None]:
+        """Return what counts the decoded JPEGs of a camera."""
+        fine, broken = (self.camera_decode_seconds.labels(camera, outcome) for outcome in ("ok", "broken"))
+        return lambda seconds, ok: (fine if ok else broken).observe(seconds)
+
+    def forget_camera(self, name: str) -> None:
+        """Drop the series of a camera that is no longer configured."""
+        for histogram in (self.predict_seconds, self.predict_start_age_seconds, self.encode_seconds):
+            with contextlib.suppress(KeyError):
+                histogram.remove(name)
+        for outcome in ("ok", "broken"):
+            with contextlib.suppress(KeyError):
+                self.camera_decode_seconds.remove(name, outcome)
+
+    def render(self, *, versions: bool = True) -> bytes:
+        """Return all metrics as Prometheus text; without `versions`, none of healthd or Python is told."""
+        self._shown_version = __version__ if versions else ""
+        found = generate_latest(self.registry)
+        return found + generate_latest(self._versions) if versions else found
 
 
 def documented_names() -> tuple[str, ...]:
@@ -202,6 +240,7 @@ def documented_names() -> tuple[str, ...]:
         "healthd_predict_seconds",
         "healthd_predict_start_age_seconds",
         "healthd_jpeg_encode_seconds",
+        "healthd_camera_jpeg_decode_seconds",
         "healthd_stream_send_seconds",
         "healthd_model_wait_seconds",
         "healthd_model_batch_size",

@@ -43,6 +43,8 @@ class Header:
     """EXIF: 1 to 8."""
     components: int = 3
     """Of a JPEG: 1 grey, 3 colours, 4 CMYK."""
+    scan_at: int = 0
+    """Of a JPEG: where the pixels of its last scan begin, and with them what is no header."""
 
 
 def read_header(data: bytes | bytearray) -> Header:
@@ -73,24 +75,24 @@ def read_header(data: bytes | bytearray) -> Header:
 
 def _jpeg(data: bytes | bytearray) -> Header:
     found: tuple[int, int, int] | None = None
-    orientation, scans = 1, 0
-    for marker, segment in _jpeg_segments(data):
+    orientation, scans, scan_at = 1, 0, 0
+    for marker, segment, end in _jpeg_segments(data):
         if marker in _FRAMES and found is None:
             height, width, components = struct.unpack_from(">HHB", segment, 1)
             found = width, height, components
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             orientation = exif_orientation(segment[6:])
         elif marker == _SCAN:
-            scans += 1
+            scans, scan_at = scans + 1, end
             if scans > _MOST_SCANS:
                 raise PictureError(f"the JPEG picture has more than {_MOST_SCANS} scans")
     if found is None or not scans:
         raise PictureError("the JPEG picture has no image in it")
-    return Header("JPEG", *found[:2], orientation=orientation, components=found[2])
+    return Header("JPEG", *found[:2], orientation=orientation, components=found[2], scan_at=scan_at)
 
 
-def _jpeg_segments(data: bytes | bytearray) -> Iterator[tuple[int, bytes | bytearray]]:
-    """Give marker and content of all segments, over all scans to the end of the image (ITU T.81, annex B)."""
+def _jpeg_segments(data: bytes | bytearray) -> Iterator[tuple[int, bytes | bytearray, int]]:
+    """Give marker, content and end of all segments, over all scans to the end of the image (ITU T.81, annex B)."""
     position, pattern = 2, _NEXT_MARKER
     for _ in range(_MOST_PARTS):
         match = pattern.search(data, position)
@@ -108,7 +110,7 @@ def _jpeg_segments(data: bytes | bytearray) -> Iterator[tuple[int, bytes | bytea
         position += length
         if marker == _SCAN:
             pattern = _AFTER_SCAN
-        yield marker, segment
+        yield marker, segment, position
     raise PictureError("the JPEG picture has too many segments")
 
 

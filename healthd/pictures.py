@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from healthd.errors import PictureError, PictureTooLarge
-from healthd.frames import Image
+from healthd.frames import Image, turned
 from healthd.picture_headers import Format, Header, bare_png, read_header
 
 
@@ -67,7 +67,7 @@ def decode_picture(data: bytes | bytearray | IO[bytes], *, max_pixels: int) -> I
         raise PictureError(f"the {header.format} picture is broken or cut short{why}") from exc
     if image is None or image.shape != (header.height, header.width, 3):
         raise PictureError(f"the {header.format} picture is broken or cut short")
-    upright = np.ascontiguousarray(_turned(image, header.orientation))
+    upright = np.ascontiguousarray(turned(image, header.orientation))
     upright.flags.writeable = False
     return upright
 
@@ -102,14 +102,3 @@ def _bgr(picture: Pillow.Image) -> Image:
 
 def _converted(pixels: NDArray[np.uint8], how: int) -> Image:
     return cv2.cvtColor(pixels, how)  # type: ignore[return-value]
-
-
-def _turned(image: Image, orientation: int) -> Image:
-    """Turn as EXIF says: 2 mirrored, 3 upside down, 4 both, 5 to 8 the same four with rows and columns exchanged."""
-    if orientation >= 5:
-        image = image.transpose(1, 0, 2)
-    if orientation in {2, 3, 6, 7}:
-        image = image[:, ::-1]
-    if orientation in {3, 4, 7, 8}:
-        image = image[::-1]
-    return image

@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ DISTRIBUTIONS = (
     *("healthd-yolo", "openvino", "ultralytics", "torch"),
 )
 """Whose versions people are asked for when something is wrong; those that are not installed are left out."""
+MOST_FILES = 65_536
 _THREADS, _RESIDENT_PAGES = 17, 21  # of the fields behind the name, see proc_pid_stat(5)
 
 
@@ -51,3 +53,20 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may at all; return how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return file_limit()
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return file_limit()
+
+
+def file_limit() -> int:
+    """Return how many files this process may have open."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_FILES if soft == resource.RLIM_INFINITY else soft

@@ -1,7 +1,7 @@
 """All settings of the daemon: one TOML file, the environment on top.
 
 `load_settings` reads them from a file and the environment, and reports everything that is wrong at once. The sections
-stand in `settings_sections.py`; a new one is a model there and a field of `Settings` here.
+stand in `settings_sections.py` and `settings_server.py`; a new one is a model there and a field of `Settings` here.
 """
 
 import ipaddress
@@ -16,33 +16,32 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from healthd.redact import SourceUrl
+from healthd.settings_base import Name, Section
 from healthd.settings_env import EnvironmentSource
 from healthd.settings_file import FileSource, read_toml
 from healthd.settings_sections import (
-    ApiKey,
-    AuthSettings,
     CameraSettings,
+    ConfigSettings,
     InferenceSettings,
     JobsSettings,
     LogSettings,
     ModelsSettings,
-    Name,
     PerformanceSettings,
-    Scope,
-    Section,
-    ServerSettings,
     ShutdownSettings,
     SnapshotsSettings,
     StreamsSettings,
 )
+from healthd.settings_server import SHORTEST_KEY, ApiKey, AuthSettings, Scope, ServerSettings
 from healthd.settings_tree import ConfigError, Notes, Origin, Problem, Source, dotted, nearest_key
 from healthd.settings_tree import Path as KeyPath
 
 __all__ = [
+    "SHORTEST_KEY",
     "ApiKey",
     "AuthSettings",
     "CameraSettings",
     "ConfigError",
+    "ConfigSettings",
     "InferenceSettings",
     "JobsSettings",
     "LogSettings",
@@ -84,6 +83,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = Field(AuthSettings(), description="Who may call the API.")
     shutdown: ShutdownSettings = Field(ShutdownSettings(), description="How long a stop may take.")
     log: LogSettings = Field(LogSettings(), description="What is logged, and how.")
+    config: ConfigSettings = Field(ConfigSettings(), description="How changes of the file are noticed.")
     snapshots: SnapshotsSettings = Field(SnapshotsSettings(), description="The pictures that are served.")
     streams: StreamsSettings = Field(StreamsSettings(), description="Open streams of pictures and events.")
     models: ModelsSettings = Field(ModelsSettings(), description="The models that watch the cameras.")
@@ -266,7 +266,10 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
         else camera
         for name, camera in settings.cameras.items()
     }
-    return settings.model_copy(update={"models": models, "jobs": jobs, "cameras": cameras})
+    said = {"tls_cert": settings.server.tls_cert, "tls_key": settings.server.tls_key}
+    update = {key: folder / path for key, path in said.items() if path is not None}
+    server = settings.server.model_copy(update=update)
+    return settings.model_copy(update={"server": server, "models": models, "jobs": jobs, "cameras": cameras})
 
 
 def _is_relative(path: str) -> bool:

@@ -2,124 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationInfo,
-    field_serializer,
-    field_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, StringConstraints, field_serializer, field_validator
 
-from healthd.redact import Secret, SourceUrl
+from healthd.redact import SourceUrl
+from healthd.settings_base import Seconds, SecondsOrOff, Section
 from healthd.settings_options import protected, redacted
-
-Scope: TypeAlias = Literal["read", "admin"]
-
-SHORTEST_KEY = 16
-_DAY_SECONDS = 86400
-
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)]
-Seconds = Annotated[float, Field(gt=0, le=_DAY_SECONDS, allow_inf_nan=False)]
-SecondsOrOff = Annotated[float, Field(ge=0, le=_DAY_SECONDS, allow_inf_nan=False)]
 
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
-
-
-class Section(BaseModel):
-    """One table of the file. Frozen; refuses unknown keys; an error never quotes a value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse `port = true`, which pydantic would read as 1."""
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
-            raise PydanticCustomError("number", "must be a number")
-        return value
-
-
-class ServerSettings(Section):
-    """`[server]`: where healthd listens."""
-
-    host: str = Field(
-        "127.0.0.1",
-        min_length=1,
-        pattern=r"^[^\s/\[\]]+$",
-        description='Address to listen on. Anything but loopback needs an API key, or `auth.mode = "none"`.',
-    )
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes any free one and logs which.")
-    root_path: str = Field(
-        "",
-        pattern=r"^(/[^\s?#]*[^/\s?#])?$",
-        description="Path under which a reverse proxy shows healthd, e.g. `/healthd`; empty for the root.",
-    )
-    cors_origins: tuple[Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = Field(
-        (), description="Origins of other sites whose pages may call the API, e.g. `https://panel.lan`; `*` for any."
-    )
-    allowed_hosts: tuple[Annotated[str, StringConstraints(pattern=r"^([^\s/:@*\[\]]+|\[[0-9A-Fa-f:.]+\])$")], ...] = (
-        Field(
-            (),
-            description="Names, without port, by which healthd may be asked, besides those of loopback: `cams.lan`. "
-            "They count where it listens on loopback and needs no key.",
-        )
-    )
-    safe_mode: bool = Field(
-        False,
-        description="Load no plugins but those that the healthd project publishes, as `healthd run --safe-mode` does: "
-        "the way out when another one hurts the daemon.",
-    )
-
-
-class ApiKey(Section):
-    """`[[auth.keys]]`: one key."""
-
-    name: Name = Field(description="Who holds the key, for the log.")
-    key: Secret = Field(description=f"The key itself, at least {SHORTEST_KEY} characters.")
-    scope: Scope = Field("read", description="`read` may look, `admin` may change things too.")
-
-    @field_validator("key")
-    @classmethod
-    def _long_enough(cls, key: Secret) -> Secret:
-        if len(key.reveal()) < SHORTEST_KEY:
-            raise PydanticCustomError("short_key", "must have at least {least} characters", {"least": SHORTEST_KEY})
-        return key
-
-
-class AuthSettings(Section):
-    """`[auth]`: who may call the API."""
-
-    mode: Literal["keys", "none"] | None = Field(
-        None,
-        description="`keys`: every call needs one; `none`: no call does, on any address. "
-        "Absent: keys are needed if there are any.",
-    )
-    keys: tuple[ApiKey, ...] = Field((), description="The API keys.")
-    session_hours: float = Field(
-        24, gt=0, le=8760, allow_inf_nan=False, description="How long a browser stays logged in, in hours."
-    )
-
-    @property
-    def needs_key(self) -> bool:
-        """Whether a call to the API needs a key."""
-        return self.mode == "keys" or (self.mode is None and bool(self.keys))
-
-    @field_validator("keys")
-    @classmethod
-    def _no_twins(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
-        for what, values in (("name", [key.name for key in keys]), ("key", [key.key for key in keys])):
-            if len(set(values)) < len(values):
-                raise PydanticCustomError("twins", "two keys have the same {what}", {"what": what})
-        return keys
 
 
 class ShutdownSettings(Section):
@@ -137,6 +30,14 @@ class LogSettings(Section):
     )
     format: Annotated[Literal["auto", "console", "json"], BeforeValidator(_lower)] = Field(
         "auto", description="`console` for people, `json` for machines, `auto`: console on a terminal, else JSON."
+    )
+
+
+class ConfigSettings(Section):
+    """`[config]`: how changes of the file are noticed."""
+
+    watch: bool = Field(
+        False, description="`true`: the file is read again when it has changed; else on SIGHUP or by the API alone."
     )
 
 
@@ -304,7 +205,12 @@ class CameraSettings(Section):
     motion_max_interval_seconds: SecondsOrOff = Field(
         10, description="Where nothing moves, the model looks all the same after so long; 0: never."
     )
-    quality: int | None = Field(None, ge=1, le=95, description="JPEG quality; absent: `snapshots.quality`.")
+    quality: int | None = Field(
+        None,
+        ge=1,
+        le=95,
+        description="JPEG quality; absent: `snapshots.quality`, or the camera's own bytes if it sends JPEGs.",
+    )
     stall_timeout_seconds: Seconds = Field(5, description="Without an image for so long, the camera is opened anew.")
     stale_after_seconds: Seconds = Field(5, description="An older picture is not served as a snapshot.")
     frozen_after_seconds: SecondsOrOff = Field(
@@ -315,6 +221,16 @@ class CameraSettings(Section):
     reconnect_max_seconds: Seconds = Field(30, description="Longest pause between two attempts to open the camera.")
     max_abandoned_workers: int = Field(
         4, ge=1, le=64, description="Threads stuck in a driver or model after which the camera is given up."
+    )
+    max_crashes: int = Field(
+        10,
+        ge=0,
+        le=1000,
+        description="Crashes within `crash_window_seconds` after which a camera, or its model, is given up; 0: never.",
+    )
+    crash_window_seconds: Seconds = Field(600, description="For how long a crash counts.")
+    crash_cooldown_seconds: SecondsOrOff = Field(
+        600, description="A camera or model that was given up is tried again after so long; 0: only when it is told to."
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Settings of the plugin, checked by the plugin: `healthd plugins` lists them."

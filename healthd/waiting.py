@@ -63,8 +63,8 @@ class Backoff:
     """
 
     def __init__(self, *, first_seconds: float = 0.5, longest_seconds: float = 30.0) -> None:
-        self._first = min(first_seconds, longest_seconds)
-        self._longest = longest_seconds
+        self._first = first_seconds
+        self.longest_seconds = longest_seconds
         self._attempts = 0
 
     @property
@@ -74,7 +74,7 @@ class Backoff:
 
     def next(self) -> float:
         """Return the next delay in seconds."""
-        delay = min(self._longest, self._first * 2.0 ** min(self._attempts, 30))
+        delay = min(self.longest_seconds, self._first * 2.0 ** min(self._attempts, 30))
         self._attempts += 1
         return delay * random.uniform(0.8, 1.0)  # noqa: S311  spreads reconnects, guards no secret
 

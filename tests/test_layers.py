@@ -13,12 +13,15 @@ ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "healthd"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
-    ("check", "demo", "infer_command", "models_command", "top"),
+    ("cli_arguments",),
+    ("check", "demo", "infer_command", "models_command", "auth_command", "plugin_check", "plugin_project", "top"),
+    ("testing",),
     ("top_view",),
     ("top_report",),
     ("top_client",),
     ("daemon",),
-    ("http_server", "http_sockets", "http_refusals"),
+    ("reload", "signals"),
+    ("http_server", "http_sockets", "http_protocol", "http_door", "http_refusals"),
     ("app",),
     ("api", "web"),
     ("jobs",),
@@ -26,19 +29,31 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("plugins", "plugin_watch"),
     (
-        *("settings", "settings_sections", "settings_env", "settings_file", "settings_references", "settings_tree"),
-        *("settings_options", "settings_view"),
+        *(
+            "settings",
+            "settings_sections",
+            "settings_base",
+            "settings_server",
+            "settings_env",
+            "settings_file",
+            "settings_references",
+            "settings_tree",
+        ),
+        *("settings_options", "settings_view", "settings_changes", "config_watch", "tls"),
         *("metrics", "logs", "native_log", "log_writer", "log_ring", "printed", "signal_actions"),
     ),
     (
         *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
-        *("pictures", "picture_headers", "bundle", "memory", "__init__"),
+        *("key_hash", "clients"),
+        *("pictures", "picture_headers", "bundle", "memory", "arguments", "__init__"),
     ),
 )
 """From the top down. Whoever adds a file says here where it stands."""
 
 HTTP = {"litestar", "uvicorn", "httptools", "starlette"}
-VENDORS = {"ultralytics", "torch", "torchvision", "openvino", "onnx", "onnxruntime", "healthd_yolo"}
+VENDORS = {"ultralytics", "torch", "torchvision", "openvino", "onnx", "onnxruntime"} | {
+    path.name for path in ROOT.glob("plugins/*/healthd_*")
+}
 FILES = sorted(HOUSE.rglob("*.py"))
 HEART = LAYERS.index(("jobs",))
 MOST_LINES = 400
@@ -118,7 +133,7 @@ def test_the_heart_runs_without_http_and_vendors() -> None:
 
 PRODUCT = [
     path
-    for folder in (HOUSE, ROOT / "plugins" / "healthd-yolo" / "healthd_yolo")
+    for folder in (HOUSE, *sorted(ROOT.glob("plugins/*/healthd_*")))
     for path in sorted(folder.rglob("*"))
     if path.suffix in {".py", ".js", ".css", ".html"}
 ]

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -41,6 +41,12 @@ def namespaces() -> list[str]:
     return command
 
 
+def become_reaper() -> None:
+    """Become the parent of whatever a fault leaves, and end on SIGTERM as on Ctrl-C."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def run(fault: Fault, *, loud: bool) -> Outcome:
     """Run one fault in a process of its own, and leave nothing of it behind."""
     command = [sys.executable, "-m", "benchmarks.chaos.inside", fault.name]
@@ -54,30 +60,33 @@ def run(fault: Fault, *, loud: bool) -> Outcome:
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    said = ""
     try:
         told, said = process.communicate(timeout=fault.limit_seconds + CLEANUP_SECONDS)
         outcome = Outcome(**json.loads(told))
     except subprocess.TimeoutExpired:
         outcome.problems.append(f"did not end within {fault.limit_seconds + CLEANUP_SECONDS:g} s and was killed")
-        said = ""
     except ValueError:
         outcome.problems.append(f"its process ended with {process.returncode}")
     finally:
-        left = list(_left())
-        for one in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(left, timeout=5)
-        process.wait()
+        _end(process)
     if loud or outcome.problems:
         print(said, file=sys.stderr)
     outcome.seconds = time.monotonic() - begun
     return outcome
 
 
-def _left() -> Iterator[psutil.Process]:
-    """Yield what a fault has left running: orphans become children of this process."""
-    yield from psutil.Process().children(recursive=True)
+def _end(process: "subprocess.Popen[str]") -> None:
+    """End the process of a fault, which then tidies up, and whatever it has left: orphans are children of this one."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=CLEANUP_SECONDS)
+    left = psutil.Process().children(recursive=True)
+    for one in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(left, timeout=5)
 
 
 def chosen(only: str | None) -> Sequence[Fault]:
@@ -118,8 +127,7 @@ def main() -> int:
         for fault in faults:
             print(f"{fault.group:8} {fault.name:28} {fault.title}")
         return 0
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    become_reaper()
     about, outcomes = machine(), []
     for fault in faults:
         outcomes.append(run(fault, loud=asked.verbose))

@@ -79,6 +79,7 @@ class Beside:
         gap_before, broken = _gap(seen.parts, begun, broken), max(broken, forgiven)
         after = _span(seen.polls, broken, ended)
         infers = _span(seen.infers, broken, ended)
+        late = [seconds for at, seconds in seen.late if broken <= at <= ended]
         frames = [number for at, number in seen.parts if broken <= at <= ended]
         return {
             "polls": len(after),
@@ -88,11 +89,11 @@ class Beside:
             "infers": len(infers),
             "infers_failed": sum(status != 200 for _, _, status in infers),
             "frames": len(frames),
-            "frames_missed": sum(max(0, b - a - 1) for a, b in itertools.pairwise(frames)),
+            "frames_skipped": sum(max(0, b - a - 1) for a, b in itertools.pairwise(frames)),
             "gap_ms": 1e3 * _gap(seen.parts, broken, ended),
             "gap_before_ms": 1e3 * gap_before,
             "stream_breaks": sum(broken <= at <= ended for at in seen.breaks),
-            "late_ms": 1e3 * max((late for at, late in seen.late if broken <= at <= ended), default=0.0),
+            "late_ms": 1e3 * max(late, default=0.0),
         }
 
 

@@ -44,6 +44,8 @@ def _others(outcome: Outcome) -> str:
     affected = [problem.removeprefix("others: ") for problem in outcome.problems if problem.startswith("others: ")]
     said = "**" + ", ".join(affected) + "**" if affected else "none"
     gap = f"longest gap {seen['gap_ms']:.0f} ms (before: {seen['gap_before_ms']:.0f})"
+    if seen["frames_skipped"]:
+        gap += f", {seen['frames_skipped']:.0f} of {seen['frames']:.0f} frames skipped"
     return f"{said}; {gap}, p99 of polls {seen['poll_p99_ms']:.0f} ms (before: {seen['poll_p99_before_ms']:.0f})"
 
 
@@ -52,8 +54,9 @@ def _lost(outcome: Outcome) -> str:
     if not seen:
         return "-"
     count = lost.get("witness_dropped", 0) + lost.get("unaccounted", 0)
-    count += sum(seen[what] for what in ("frames_missed", "polls_failed", "infers_failed"))
-    return f"{'nothing' if not count else f'**{count:.0f}**'} of {seen['frames'] + seen['polls'] + seen['infers']:.0f}"
+    count += sum(seen[what] for what in ("polls_failed", "infers_failed"))
+    said = f"**{count:.0f}**" if count else "nothing"
+    return f"{said} of {seen['frames'] + seen['polls'] + seen['infers']:.0f}"
 
 
 def row(fault: Fault, outcome: Outcome) -> tuple[str, ...]:

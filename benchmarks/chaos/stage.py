@@ -254,10 +254,12 @@ class Stage:
         seen = self.outcome.others
         if not seen:
             return
-        excused = {"frames_missed": (seen["late_ms"] + 1e3 * self._slack_seconds) * WITNESS_FPS // 1e3}
-        for what in ("polls_failed", "infers_failed", "frames_missed", "stream_breaks"):
-            if seen[what] > excused.get(what, 0.0):
+        for what in ("polls_failed", "infers_failed", "stream_breaks"):
+            if seen[what]:
                 self.problem(f"others: {seen[what]:.0f} {what.replace('_', ' ')}")
+        excused = int(self._slack_seconds * WITNESS_FPS)
+        if seen["frames_skipped"] > 1 + excused + seen["frames"] // 50:
+            self.problem(f"others: {seen['frames_skipped']:.0f} of {seen['frames']:.0f} frames skipped")
         late = seen["late_ms"] + 1e3 * self._slack_seconds
         usual = max(seen["gap_before_ms"], 1e3 / WITNESS_FPS)
         bound = usual + 2e3 / WITNESS_FPS + late

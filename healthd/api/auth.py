@@ -1,57 +1,45 @@
 """Who may do what: API keys, sessions for pages, and the scopes `read` and `admin`."""
 
-import hashlib
-import hmac
-import secrets
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+import asyncio
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.connection import ASGIConnection
 from litestar.datastructures import Cookie
 from litestar.enums import ScopeType
-from litestar.exceptions import NotAuthorizedException, PermissionDeniedException, WebSocketException
+from litestar.exceptions import HTTPException, NotAuthorizedException, PermissionDeniedException, WebSocketException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body
 
+from healthd.api.attempts import Attempts
+from healthd.api.keys import Identity, KeyRing, Scope, TooManyChecks
+from healthd.api.log_ins import LogIn, Sessions
 from healthd.api.schemas import Error, Login, Session
 from healthd.cameras.viewers import PageSession
+from healthd.clients import UNKNOWN, client_of
 from healthd.clock import SYSTEM_CLOCK, Clock
+from healthd.metrics import Sample
 
-Scope = Literal["read", "admin"]
 COOKIE = "healthd_session"
-MAX_SESSIONS = 1000
-"""Log-ins remembered at a time; the oldest leaves first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Somebody who was recognised."""
-
-    name: str
-    scope: Scope
-
-    def may(self, needed: Scope) -> bool:
-        """Whether this scope covers the needed one."""
-        return needed == "read" or self.scope == "admin"
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    digest: bytes
-    identity: Identity
-
-
-@dataclass(frozen=True, slots=True)
-class _LogIn:
-    identity: Identity
-    page: PageSession
-
-
+BUSY_SECONDS = 1
+"""When a key may be shown again that could not be looked at, because too many others were."""
+LIMITED = "Too many wrong keys came from this address; `Retry-After` says when one is looked at again."
 NOBODY_ASKED = Identity("anonymous", "admin")
 """Who everybody is where no keys are set."""
+
+
+class TooManyAttempts(HTTPException):
+    """429 with `Retry-After`: too many wrong keys came from this client; this one was not looked at."""
+
+    status_code = 429
+
+    def __init__(self, seconds: int) -> None:
+        told = f"too many keys that nobody knows came from this address: try again in {seconds} s"
+        super().__init__(told, headers={"Retry-After": str(seconds)})
+        self.seconds = seconds
 
 
 class Authenticator:
@@ -62,77 +50,116 @@ class Authenticator:
         keys: Iterable[tuple[str, str, Scope]],
         *,
         session_seconds: float = 86_400.0,
+        idle_seconds: float = 0.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._keys = tuple(_Key(_digest(key), Identity(name, scope)) for name, key, scope in keys)
-        self.session_seconds = session_seconds
-        self._clock = clock
-        self._sessions: dict[bytes, _LogIn] = {}
-        self.on_session_closed: Callable[[str], None] = lambda _session_id: None
-        """Called with the id of a page session that has ended, whatever way."""
+        self._keys = KeyRing(keys)
+        self.sessions = Sessions(seconds=session_seconds, idle_seconds=idle_seconds, clock=clock)
+        self.attempts = Attempts(clock=clock)
 
     @property
     def required(self) -> bool:
         """Whether anybody has to show a key at all."""
         return bool(self._keys)
 
-    def by_key(self, key: str) -> Identity | None:
-        """Recognise an API key, in a time that does not tell how much of it was right."""
-        digest, found = _digest(key), None
-        for known in self._keys:
-            if hmac.compare_digest(known.digest, digest):
-                found = known.identity
-        return found
+    def replace(
+        self, keys: Iterable[tuple[str, str, Scope]], *, session_seconds: float, idle_seconds: float = 0.0
+    ) -> None:
+        """Take these keys in place of those before. What was opened with one that is gone, or is another now, ends."""
+        was_open = not self.required
+        gone = self._keys.replace(keys)
+        if was_open and self.required:
+            gone.add(NOBODY_ASKED.name)
+        self.sessions.last(session_seconds, idle_seconds=idle_seconds)
+        self.sessions.close_where(lambda log_in: log_in.identity.name in gone)
+        for name in gone:
+            self.sessions.on_closed(_session_of(name))
 
-    def open_session(self, identity: Identity) -> str:
-        """Begin a session for a page; return its token."""
-        while len(self._sessions) >= MAX_SESSIONS:
-            self._close(next(iter(self._sessions)))
-        token = secrets.token_urlsafe(32)
-        page = PageSession(secrets.token_hex(8), self._clock.monotonic() + self.session_seconds)
-        self._sessions[_digest(token)] = _LogIn(identity, page)
-        return token
+    async def by_key(self, key: str, *, client: str = UNKNOWN) -> Identity | None:
+        """Recognise an API key that a client shows, in a time that does not tell how much of it was right.
 
-    def by_session(self, token: str) -> Identity | None:
-        """Recognise the token of a session that has not expired."""
-        found = self._log_in(token)
-        return found.identity if found is not None else None
+        Raises:
+            TooManyAttempts: it has shown too many wrong ones, or too many others are being looked at.
+        """
+        found = self._by_known_key(key, client)
+        if found is not None:
+            return found
+        seconds = self.attempts.wait_seconds(client)
+        if seconds:
+            self.attempts.note_limited(client, seconds)
+            raise TooManyAttempts(seconds)
+        self.attempts.take(client)
+        right: Identity | None = None
+        try:
+            right = await self._keys.find(key)
+        except (TooManyChecks, asyncio.CancelledError) as exc:
+            self.attempts.give_back(client)
+            if isinstance(exc, asyncio.CancelledError):
+                raise
+            raise TooManyAttempts(BUSY_SECONDS) from None
+        if right is None:
+            self.attempts.note_wrong(client)
+            return None
+        self.attempts.give_back(client)
+        self.attempts.note_right(client, right.name)
+        return right
 
-    def close_session(self, token: str) -> None:
-        """End a session; an unknown one is ended already."""
-        self._close(_digest(token))
-
-    def identify(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> Identity | None:
-        """Recognise whoever sends these headers and cookies."""
+    def identify(
+        self, headers: Mapping[str, str], cookies: Mapping[str, str], *, client: str = UNKNOWN
+    ) -> Identity | None:
+        """Recognise at once whoever sends these headers and cookies; a key that must be hashed first is not."""
         if not self.required:
             return NOBODY_ASKED
         if key := _key(headers):
-            return self.by_key(key)
-        token = cookies.get(COOKIE)
-        return self.by_session(token) if token else None
+            return self._by_known_key(key, client)
+        found = self._log_in(cookies)
+        return found.identity if found is not None else None
+
+    async def recognise(
+        self, headers: Mapping[str, str], cookies: Mapping[str, str], *, client: str = UNKNOWN
+    ) -> Identity | None:
+        """Recognise whoever sends these headers and cookies.
+
+        Raises:
+            TooManyAttempts: as `by_key`.
+        """
+        if self.required and (key := _key(headers)):
+            return await self.by_key(key, client=client)
+        return self.identify(headers, cookies, client=client)
 
     def page_session(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> PageSession | None:
         """Return the session by which `identify` recognises somebody; None where it is no session."""
-        token = cookies.get(COOKIE)
-        found = self._log_in(token) if token and self.required and not _key(headers) else None
+        found = self._log_in(cookies) if self.required and not _key(headers) else None
         return found.page if found is not None else None
 
     def expires_in_seconds(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> float | None:
         """Return how long the caller's session still lasts; None where it is no session."""
-        page = self.page_session(headers, cookies)
-        return None if page is None else round(max(0.0, page.ends_at - self._clock.monotonic()), 1)
+        found = self._log_in(cookies) if self.required and not _key(headers) else None
+        return None if found is None else self.sessions.seconds_left(found)
 
-    def _log_in(self, token: str) -> _LogIn | None:
-        found = self._sessions.get(_digest(token))
-        if found is not None and self._clock.monotonic() >= found.page.ends_at:
-            self.close_session(token)
+    def samples(self) -> Iterator[Sample]:
+        """Give the values of the metrics."""
+        yield Sample("healthd_sessions_open", sum(1 for _ in self.sessions))
+        yield from self.attempts.samples()
+
+    def _by_known_key(self, key: str, client: str) -> Identity | None:
+        """Recognise a key by its digest, for a client that may show keys now, or has shown this one before."""
+        found = self._keys.known(key)
+        if found is None or self.attempts.is_known(client, found.name):
+            return found
+        if self.attempts.wait_seconds(client):
             return None
+        self.attempts.note_right(client, found.name)
         return found
 
-    def _close(self, digest: bytes) -> None:
-        closed = self._sessions.pop(digest, None)
-        if closed is not None:
-            self.on_session_closed(closed.page.session_id)
+    def _log_in(self, cookies: Mapping[str, str]) -> LogIn | None:
+        token = cookies.get(COOKIE)
+        return self.sessions.find(token) if token else None
+
+
+def client_behind(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Return who counts as the client of a connection."""
+    return client_of(connection.client.host) if connection.client else UNKNOWN
 
 
 def _key(headers: Mapping[str, str]) -> str:
@@ -140,8 +167,9 @@ def _key(headers: Mapping[str, str]) -> str:
     return headers.get("x-api-key") or (bearer[7:].strip() if bearer[:7].lower() == "bearer " else "")
 
 
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
+def _session_of(name: str) -> str:
+    """Return what stands for the session of who shows a key of that name with each call, or needs none."""
+    return f"key {name}"
 
 
 def needed_scope(method: str, opt: Mapping[str, object]) -> Scope:
@@ -152,34 +180,42 @@ def needed_scope(method: str, opt: Mapping[str, object]) -> Scope:
     return "read" if method in {"GET", "HEAD", "OPTIONS"} else "admin"
 
 
-def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None:  # type: ignore[type-arg]
+async def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None:  # type: ignore[type-arg]
     """Let only those through who may use the route.
 
     Raises:
         NotAuthorizedException: no key, or one that nobody knows (401).
         PermissionDeniedException: a key that may only read (403).
+        TooManyAttempts: too many wrong keys came from this client (429).
     """
     if handler.opt.get("open"):
         return
-    identity = _recognised(connection)
+    authenticator: Authenticator = connection.app.state.services.auth
+    try:
+        found = await authenticator.recognise(connection.headers, connection.cookies, client=client_behind(connection))
+    except TooManyAttempts as exc:
+        if connection.scope["type"] == ScopeType.WEBSOCKET:
+            raise WebSocketException(detail=exc.detail, code=4000 + exc.status_code) from None
+        raise
+    identity = _someone(found, connection)
     if not identity.may(needed_scope(str(connection.scope.get("method", "GET")), handler.opt)):
         raise PermissionDeniedException(f"the key `{identity.name}` may only read; this needs one with scope `admin`")
 
 
-def page_of(connection: ASGIConnection[Any, Any, Any, Any]) -> PageSession | None:
-    """Return the session of the page that asks, which what it opens must not outlive; None: it came by no log-in.
+def page_of(connection: ASGIConnection[Any, Any, Any, Any]) -> PageSession:
+    """Return the session of the page that asks, else its key: what it opens must not outlive either.
 
     Raises:
         NotAuthorizedException: it has logged out since the guard let it through.
     """
-    _recognised(connection)
     authenticator: Authenticator = connection.app.state.services.auth
-    return authenticator.page_session(connection.headers, connection.cookies)
+    known = authenticator.identify(connection.headers, connection.cookies, client=client_behind(connection))
+    identity = _someone(known, connection)
+    page = authenticator.page_session(connection.headers, connection.cookies)
+    return page or PageSession(_session_of(identity.name), math.inf)
 
 
-def _recognised(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
-    authenticator: Authenticator = connection.app.state.services.auth
-    identity = authenticator.identify(connection.headers, connection.cookies)
+def _someone(identity: Identity | None, connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
     if identity is None:
         needed = "an API key is needed: send it in the header `X-Api-Key` or as a bearer token, or log in"
         if connection.scope["type"] == ScopeType.WEBSOCKET:
@@ -199,31 +235,40 @@ class AuthController(Controller):
         status_code=200,
         opt={"open": True},
         summary="Log in with an API key",
-        responses={401: ResponseSpec(Error, description="Nobody knows this key.")},
+        responses={
+            401: ResponseSpec(Error, description="Nobody knows this key."),
+            429: ResponseSpec(Error, description=LIMITED),
+        },
     )
     async def login(self, request: Request, data: Annotated[Login, Body()]) -> Response[Session]:  # type: ignore[type-arg]
         """Begin a session of a page: sets a cookie that scripts cannot read."""
         auth: Authenticator = request.app.state.services.auth
-        identity = auth.by_key(data.key) if auth.required else NOBODY_ASKED
+        client = client_behind(request)
+        identity = await auth.by_key(data.key, client=client) if auth.required else NOBODY_ASKED
         if identity is None:
             raise NotAuthorizedException("this key is not known")
         cookie = Cookie(
             key=COOKIE,
-            value=auth.open_session(identity),
-            max_age=int(auth.session_seconds),
+            value=auth.sessions.open(identity, client=client),
+            max_age=int(auth.sessions.seconds),
             httponly=True,
             samesite="strict",
             secure=request.url.scheme == "https",
         )
-        ends = auth.session_seconds if auth.required else None
+        ends = auth.sessions.seconds if auth.required else None
         session = Session(identity.name, identity.scope, required=auth.required, expires_in_seconds=ends)
         return Response(session, cookies=[cookie])
 
-    @get("/session", opt={"open": True}, summary="Who am I")
+    @get(
+        "/session",
+        opt={"open": True},
+        summary="Who am I",
+        responses={429: ResponseSpec(Error, description=LIMITED)},
+    )
     async def session(self, request: Request) -> Session:  # type: ignore[type-arg]
         """Tell whether keys are needed and who the caller is."""
         auth: Authenticator = request.app.state.services.auth
-        identity = auth.identify(request.headers, request.cookies)
+        identity = await auth.recognise(request.headers, request.cookies, client=client_behind(request))
         return Session(
             name=identity.name if identity else None,
             scope=identity.scope if identity else None,
@@ -236,7 +281,7 @@ class AuthController(Controller):
         """End the caller's session."""
         token = request.cookies.get(COOKIE)
         if token:
-            request.app.state.services.auth.close_session(token)
+            request.app.state.services.auth.sessions.close(token)
         answer: Response[None] = Response(None, status_code=204)
         answer.delete_cookie(COOKIE)
         return answer

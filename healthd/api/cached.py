@@ -19,6 +19,7 @@ from healthd.api.services import Services
 from healthd.cameras.health import State
 from healthd.cameras.jpeg import MAX_VARIANTS, Variant
 from healthd.cameras.runner import CameraRunner
+from healthd.clients import client_of
 from healthd.frames import Frame
 
 PREFIX, SUFFIX = b"/api/v1/cameras/", b"/snapshot"
@@ -35,6 +36,9 @@ _KEYS = {b"x-api-key", b"authorization"}
 _SECRETS = {*_KEYS, b"cookie"}
 _OTHERS = {b"origin", b"content-length", b"transfer-encoding", b"expect", b"upgrade"}
 """A request with one of these is answered elsewhere: pages of other sites get more headers, bodies have to be read."""
+
+_FORWARDED = b"x-forwarded-for"
+"""Whoever asks through a proxy of ours is told apart by the application."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -77,6 +81,7 @@ class _Given:
     """The frame that the camera showed: it shows none as soon as it is lost or paused."""
     defaults: RawHeaders
     status: int
+    variant: Variant
     answer: tuple[bytes, bytes]
 
 
@@ -103,12 +108,19 @@ class CachedSnapshots:
         self._is_ours = is_ours
         self._headers = headers
         self._root = services.settings.server.root_path.encode()
+        self._has_proxies = bool(services.settings.server.trusted_proxies)
         self._told: dict[tuple[str, bool], dict[Variant, _Told]] = {}
         """By camera, plain or predicted: the variants of its newest frame that were asked for."""
         self._by_heart: dict[bytes, Question] = {}
         self._kept: deque[tuple[Question, _Given]] = deque()
         """Answers that were good a moment ago. No longer: each holds a picture, and a question may never come again."""
         self._counters: dict[int, Counter] = {}
+
+    def forget(self) -> None:
+        """Forget what was learnt: the cameras, or who may see them, are others than before."""
+        self._by_heart.clear()
+        self._told.clear()
+        self._kept.clear()
 
     def known(self, request: bytes) -> Question | None:
         """Return what a request asks that came before in the same bytes."""
@@ -122,8 +134,8 @@ class CachedSnapshots:
             del self._by_heart[next(iter(self._by_heart))]
         self._by_heart[request] = question
 
-    def question(self, url: bytes, headers: RawHeaders) -> Question | None:
-        """Read the target and the headers of a GET; None: this is not for us."""
+    def question(self, url: bytes, headers: RawHeaders, peer: str) -> Question | None:
+        """Read the target and the headers of a GET from an address; None: this is not for us."""
         path, _, query = url.partition(b"?")
         if self._root and path.startswith(self._root + b"/"):
             path = path[len(self._root) :]
@@ -136,7 +148,7 @@ class CachedSnapshots:
         tag: bytes | None = None
         secrets: dict[str, str] = {}
         for name, value in headers:
-            if name in _OTHERS:
+            if name in _OTHERS or (name == _FORWARDED and self._has_proxies):
                 return None
             if name == b"if-none-match":
                 tag = value if tag is None else tag + b", " + value
@@ -144,7 +156,7 @@ class CachedSnapshots:
                 if name.decode() in secrets:
                     return None
                 secrets[name.decode()] = value.decode("latin-1")
-        if self._services.auth.required and not _may_read(self._services, secrets):
+        if self._services.auth.required and not _may_read(self._services, secrets, peer):
             return None
         return Question(runner, asked, tag, bool(secrets))
 
@@ -166,6 +178,8 @@ class CachedSnapshots:
             if not runner.waits.is_fresh(overlay=overlay):
                 return None
             variant = _variant(question, picture.frame)
+            if runner.jpegs.peek(picture.frame, variant) is not None:
+                return None
             return runner.jpegs.older(picture.frame.frame_id, variant) or runner.jpegs.encoding(picture, variant)
         except Exception:  # noqa: BLE001  as above
             return None
@@ -180,7 +194,8 @@ class CachedSnapshots:
             if given is None:
                 return None
         self._count(given.status)
-        runner.jpegs.hits += given.status == HTTPStatus.OK
+        if given.status == HTTPStatus.OK:
+            runner.jpegs.count_served(given.variant)
         return given.answer
 
     def _keep(self, question: Question, given: _Given | None, now: float) -> None:
@@ -215,7 +230,7 @@ class CachedSnapshots:
         if known is not None and (known == told.facts.raw_etag or matches(known.decode("latin-1"), told.facts.etag)):
             status, rest, jpeg = HTTPStatus.NOT_MODIFIED, b"", b""
         else:
-            found = runner.jpegs.peek(frame.frame_id, variant)
+            found = runner.jpegs.peek(frame, variant)
             if found is None:
                 return None
             status, jpeg = HTTPStatus.OK, found
@@ -223,7 +238,7 @@ class CachedSnapshots:
         line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
         head = b"%b%b%.0f%b%b\r\n" % (line, told.opening, age_ms, told.closing, rest)
         shown = _shown_id(runner, overlay=overlay)
-        return _Given(now + SAME_SECONDS, shown, defaults, status.value, (head, jpeg))
+        return _Given(now + SAME_SECONDS, shown, defaults, status.value, variant, (head, jpeg))
 
     def _count(self, status: int) -> None:
         counter = self._counters.get(status)
@@ -242,8 +257,7 @@ def _shown_id(runner: CameraRunner, *, overlay: bool) -> int | None:
 
 def _variant(question: Question, frame: Frame) -> Variant:
     asked = question.asked
-    quality = asked.quality or question.runner.tuning.quality
-    return Variant(quality, asked.width, asked.overlay).fitting(frame)
+    return question.runner.tuning.variant(frame, quality=asked.quality, width=asked.width, overlay=asked.overlay)
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -275,8 +289,8 @@ def _parsed(query: bytes) -> _Asked | None:
     return _Asked(numbers.get(b"q"), numbers.get(b"width"), overlay, numbers.get(b"max_age"))
 
 
-def _may_read(services: Services, secrets: Mapping[str, str]) -> bool:
+def _may_read(services: Services, secrets: Mapping[str, str], peer: str) -> bool:
     if not secrets.keys() & {"x-api-key", "authorization"}:
         return False  # a session's cookie, or nothing: the guard knows
-    identity = services.auth.identify(secrets, {})
+    identity = services.auth.identify(secrets, {}, client=client_of(peer))
     return identity is not None and identity.may("read")

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from healthd.cameras.health import Health, State
 from healthd.cameras.jpeg import EncoderBusy, Picture, Variant
 from healthd.cameras.records import NotLive, Tuning
 from healthd.cameras.runner import CameraRunner
+from healthd.errors import BrokenPicture
 from healthd.frames import Frame
 
 NAME = Parameter(description="Name of a configured camera.")
@@ -106,7 +107,7 @@ class CameraController(Controller):
         nothing_newer = after is not None and known and picture.frame.frame_id <= after
         if nothing_newer or matches(request.headers.get("if-none-match"), _etag(services, picture.frame, variant)):
             return Response(b"", status_code=304, headers=_headers(services, runner, picture.frame, variant))
-        jpeg = runner.jpegs.get(picture.frame.frame_id, variant) or await _encoded(runner, picture, variant)
+        jpeg = runner.jpegs.get(picture.frame, variant) or await _encoded(runner, picture, variant)
         _refuse_older(runner, max_age, age_ms=_age_ms(services, picture.frame))
         headers = _headers(services, runner, picture.frame, variant)
         if request.method == "HEAD":
@@ -152,12 +153,13 @@ class CameraController(Controller):
     async def change(
         self, services: House, name: Annotated[str, NAME], data: Annotated[schemas.CameraChange, Body()]
     ) -> schemas.Camera:
-        """Change rates and thresholds at once; lasts until the daemon is started anew."""
+        """Change rates and thresholds at once; lasts until the daemon is started anew, or its file changes."""
         runner = find(services, name)
         given = {key: value for key, value in msgspec.structs.asdict(data).items() if value is not msgspec.UNSET}
         _check_bounds(given)
         tuning = Tuning(
             predict_fps=given.pop("predict_fps", runner.tuning.predict_fps),
+            quality_chosen="quality" in given or runner.tuning.quality_chosen,
             quality=given.pop("quality", runner.tuning.quality),
         )
         runner.tune(tuning=tuning, thresholds=given)
@@ -201,7 +203,7 @@ async def _next_picture(
     """Return the newest picture and how to show it, once the encoder has finished with an older one shown like it."""
     while True:
         picture = _picture(runner, overlay=overlay)
-        variant = Variant(quality or runner.tuning.quality, width, overlay).fitting(picture.frame)
+        variant = runner.tuning.variant(picture.frame, quality=quality, width=width, overlay=overlay)
         older = runner.jpegs.older(picture.frame.frame_id, variant)
         if older is None:
             return picture, variant
@@ -215,6 +217,8 @@ async def _encoded(runner: CameraRunner, picture: Picture, variant: Variant) -> 
         runner.shown.confirm(picture.frame)
     except NotLive as exc:
         raise _no_picture(runner, exc.health) from None
+    except BrokenPicture as exc:
+        raise _no_picture(runner, replace(runner.health, reason=str(exc))) from None
     except EncoderBusy as exc:
         raise TryLater(str(exc)) from None
     return jpeg

@@ -1,11 +1,14 @@
 """What a slow answer must know of its connection beyond ASGI; the HTTP server puts it into the scope."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from litestar.types import Scope
+
+from healthd.metrics import Sample
 
 EXTENSION = "healthd.connection"
 
@@ -30,6 +33,20 @@ class Connection:
     """Send the body as it is, up to the end of the connection: HTTP/1.0 knows no chunks."""
     hold_little: Callable[[bool], object] = lambda _: None
     """Say whether the kernel is to hold little that is not sent: what it does not hold can be replaced by newer."""
+
+
+@dataclass(slots=True)
+class DoorCounts:
+    """What became of connections. Event loop only; lives as long as the daemon."""
+
+    open: int = 0
+    cut: "Counter[str]" = field(default_factory=Counter)
+
+    def samples(self) -> Iterator[Sample]:
+        """Give the values of the metrics."""
+        yield Sample("healthd_connections_open", self.open)
+        for reason, number in sorted(self.cut.items()):
+            yield Sample("healthd_connections_cut_total", number, {"reason": reason})
 
 
 async def while_connected(scope: Scope, waiting: Coroutine[Any, Any, object]) -> bool:

@@ -24,7 +24,7 @@ class PictureDecoder:
 
     def __init__(self, *, max_pixels: int, observe: Callable[[float], object]) -> None:
         """Take the limit on pixels, and whoever wants to know the seconds of each picture."""
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
         self._observe = observe
         self._threads = min(MOST_THREADS, thread_budget())
         self._crew = Crew("picture", threads=self._threads)
@@ -53,7 +53,7 @@ class PictureDecoder:
         pixels = 0
         try:
             try:
-                image, seconds = await self._crew.run(lambda: _timed(data, self._max_pixels))
+                image, seconds = await self._crew.run(lambda: _timed(data, self.max_pixels))
                 pixels = image.shape[0] * image.shape[1]
                 self._held += pixels
             finally:
@@ -66,7 +66,7 @@ class PictureDecoder:
             self._freed.notify_all()
 
     def _has_room(self) -> bool:
-        return self._decoding < self._threads and self._held < HELD_PICTURES * self._max_pixels
+        return self._decoding < self._threads and self._held < HELD_PICTURES * self.max_pixels
 
     async def run(self, function: Callable[[], T]) -> T:
         """Return what `function` returns: something else to do with a picture, as short."""

@@ -16,6 +16,7 @@ from healthd.errors import (
     InUseError,
     LoadError,
     ModelError,
+    NotHereError,
     PictureError,
     PictureTooLarge,
     SettingsError,
@@ -73,6 +74,7 @@ STATUSES: tuple[tuple[type[HealthdError], int], ...] = (
     (ModelError, 500),
     (CameraError, 500),
     (InUseError, 409),
+    (NotHereError, 409),
     (PictureTooLarge, 413),
     (PictureError, 400),
 )

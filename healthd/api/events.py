@@ -12,22 +12,21 @@ from healthd.cameras.viewers import Viewer
 
 def tell_listeners(services: Services) -> None:
     """From now on, publish what happens. Without a listener nothing is shaped or encoded."""
+    watched: dict[str, _Watched] = {}
 
     def watch(runner: CameraRunner) -> None:
-        health, predicted = runner.health, runner.shown.predicted
+        watched[runner.name] = camera = _Watched(services, runner)
+        runner.published.watch(camera.look)
 
-        def look() -> None:
-            nonlocal health, predicted
-            before, health = health, runner.health
-            if _differs(before, health):
-                services.events.publish("camera", runner.name, lambda: camera_body(services, runner))
-            if (newest := runner.shown.predicted) is not predicted:
-                predicted = newest
-                if newest is not None:
-                    services.events.publish("prediction", runner.name, lambda: _prediction_body(services, newest))
+    def welcome(runner: CameraRunner) -> None:
+        watch(runner)
+        services.events.publish("camera", runner.name, lambda: camera_body(services, runner))
 
-        runner.published.watch(look)
-        services.events.look_with(look)  # a picture grows too old while nothing happens
+    def look() -> None:
+        for gone in [name for name in watched if services.supervisor.get(name) is None]:
+            del watched[gone]
+        for camera in watched.values():
+            camera.look()
 
     def on_viewer(viewer: Viewer, what: str) -> None:
         if services.events.heard:
@@ -36,7 +35,29 @@ def tell_listeners(services: Services) -> None:
 
     for runner in services.supervisor:
         watch(runner)
+    services.supervisor.on_added = welcome
+    services.events.look_with(look)  # a picture grows too old while nothing happens
     services.viewers.on_change = on_viewer
+
+
+class _Watched:
+    """A camera as listeners were told of it."""
+
+    def __init__(self, services: Services, runner: CameraRunner) -> None:
+        self._services = services
+        self._runner = runner
+        self._health, self._predicted = runner.health, runner.shown.predicted
+
+    def look(self) -> None:
+        """Tell what is new."""
+        services, runner = self._services, self._runner
+        before, self._health = self._health, runner.health
+        if _differs(before, self._health):
+            services.events.publish("camera", runner.name, lambda: camera_body(services, runner))
+        if (newest := runner.shown.predicted) is not self._predicted:
+            self._predicted = newest
+            if newest is not None:
+                services.events.publish("prediction", runner.name, lambda: _prediction_body(services, newest))
 
 
 def _differs(before: Health, now: Health) -> bool:

@@ -1,13 +1,14 @@
 """Process: is it alive, is it ready, how does it do."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from litestar import Response, Router, get
+from litestar import Request, Response, Router, get
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 
 from healthd import __version__
 from healthd.api import schemas
+from healthd.api.auth import TooManyAttempts, client_behind
 from healthd.api.services import House, Services
 from healthd.cameras.health import State
 from healthd.cpus import usable_cpus
@@ -50,9 +51,10 @@ async def readyz(services: House) -> Response[schemas.Status]:
 )
 async def health(
     services: House,
+    request: Request[Any, Any, Any],
     strict: Annotated[bool, Parameter(description="503 when an enabled camera is not live.")] = False,  # noqa: FBT002  a query parameter
 ) -> Response[schemas.Health]:
-    """Status, version, uptime, cameras by state, models loaded."""
+    """Status, uptime, cameras by state, models loaded; the version for those alone who have a key."""
     dark = [
         runner.name
         for runner in services.supervisor
@@ -60,7 +62,7 @@ async def health(
     ]
     body = schemas.Health(
         status=services.readiness if services.readiness != "ready" else "degraded" if dark else "ok",
-        version=__version__,
+        version=__version__ if await _is_known(services, request) else None,
         uptime_seconds=round(services.uptime_seconds, 1),
         cameras=dict(services.supervisor.by_state()),
         models_loaded=len(services.models.loaded()),
@@ -70,9 +72,18 @@ async def health(
 
 
 @get("/metrics", opt=OPEN, summary="Prometheus metrics", tags=["process"], media_type="text/plain")
-async def metrics(services: House) -> Response[bytes]:
-    """Prometheus text, read at this moment."""
-    return Response(services.metrics.render(), media_type=CONTENT_TYPE)
+async def metrics(services: House, request: Request[Any, Any, Any]) -> Response[bytes]:
+    """Prometheus text, read at this moment; versions for those alone who have a key."""
+    return Response(services.metrics.render(versions=await _is_known(services, request)), media_type=CONTENT_TYPE)
+
+
+async def _is_known(services: Services, request: Request[Any, Any, Any]) -> bool:
+    """Tell whether somebody asks who may read; who has tried too many keys is a stranger."""
+    try:
+        found = await services.auth.recognise(request.headers, request.cookies, client=client_behind(request))
+    except TooManyAttempts:
+        return False
+    return found is not None
 
 
 @get("/state", summary="The daemon at a glance", tags=["process"])
@@ -94,6 +105,7 @@ def daemon_state(services: Services) -> schemas.DaemonState:
         models_loaded=len(services.models.loaded()),
         safe_mode=services.settings.server.safe_mode,
         waiting_for=[SCRUBBER.scrub_label(what) for what in services.waiting_for],
+        restart_needed=list(services.restart_needed),
         process=schemas.Process(
             cpu_seconds=round(usage.cpu_seconds, 3),
             cpu_share=round(share, 3) if share is not None else None,

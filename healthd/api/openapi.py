@@ -1,5 +1,7 @@
 """Completes the OpenAPI document with what is true of every route: errors, scopes, headers, media types."""
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 from litestar import Litestar, Request
@@ -7,7 +9,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.routes import HTTPRoute
 
 from healthd.api import schemas
-from healthd.api.auth import needed_scope
+from healthd.api.auth import LIMITED, needed_scope
 from healthd.api.cameras import BOUNDS
 from healthd.api.origins import PROBES
 
@@ -34,18 +36,20 @@ DESCRIPTION = """What holds for every path:
 class CompleteSchema(JsonRenderPlugin):
     """Renders the document as JSON. Lives as long as the application."""
 
-    def __init__(self, *, path: str, keys_required: bool, hosts_guarded: bool) -> None:
+    def __init__(self, *, path: str, variant: Callable[[], tuple[bool, bool]]) -> None:
+        """`variant`: whether keys are required now, and whether the name asked for matters."""
         super().__init__(path=path)
-        self._keys_required = keys_required
-        self._hosts_guarded = hosts_guarded
-        self._rendered: bytes | None = None
+        self._variant = variant
+        self._rendered: dict[tuple[bool, bool], bytes] = {}
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """Return the completed document."""
-        if self._rendered is None:
-            complete(openapi_schema, request.app, keys_required=self._keys_required, hosts_guarded=self._hosts_guarded)
-            self._rendered = self.render_json(request, openapi_schema)
-        return self._rendered
+        variant = self._variant()
+        if variant not in self._rendered:
+            document = copy.deepcopy(openapi_schema)
+            complete(document, request.app, keys_required=variant[0], hosts_guarded=variant[1])
+            self._rendered[variant] = self.render_json(request, document)
+        return self._rendered[variant]
 
 
 def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool, hosts_guarded: bool) -> None:
@@ -70,10 +74,12 @@ def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool, ho
             else:
                 _add(operation, 401, "No API key, or one that nobody knows.")
                 operation["responses"]["401"]["headers"] = _CHALLENGE
+                _add(operation, 429, LIMITED)
                 if needed_scope(method.upper(), opt) == "admin":
                     forbidden.append("The key may only read; this needs the scope `admin`.")
             if forbidden:
                 _add(operation, 403, " ".join(forbidden))
+            _tell_when(operation["responses"])
             _describe_bytes(operation, bodiless=method == "head")
             operation["responses"] = dict(sorted(operation["responses"].items()))
 
@@ -118,11 +124,18 @@ def _add_errors(operation: dict[str, Any]) -> None:
         del responses["400"]
     if "requestBody" in operation:
         _add(operation, 400, "The body is not what its `Content-Type` says.")
+        _add(operation, 408, "The body did not arrive in time.")
+        _add(operation, 413, "The body is too large.")
     if "requestBody" in operation or any(one["in"] == "query" for one in operation.get("parameters", [])):
         _add(operation, 422, "A parameter or a field is unknown or out of bounds; `extra` names each with its bound.")
     _add(operation, "default", "Any other error; 500 is a bug of healthd, a plugin or a model, and is logged.")
-    if responses.get("503", {}).get("content") == _ERROR:
-        responses["503"].setdefault("headers", {}).update(_RETRY_AFTER)
+
+
+def _tell_when(responses: dict[str, Any]) -> None:
+    """Say that a refusal for now tells when it is over."""
+    for status in ("429", "503"):
+        if responses.get(status, {}).get("content") == _ERROR:
+            responses[status].setdefault("headers", {}).update(_RETRY_AFTER)
 
 
 def _describe_bytes(operation: dict[str, Any], *, bodiless: bool) -> None:

@@ -36,11 +36,16 @@ class PageGuard:
     def __init__(self, app: ASGIApp, services: Services, cors: CORSConfig | None) -> None:
         self._app = app
         self._cors = cors
-        self._needs_key = services.auth.required
-        self._guards_hosts = guards_hosts(services)
+        self._services = services
+        self._on_loopback = is_loopback(services.settings.server.host)
         self._known: dict[str, bool] = {}
         """Names that were looked at before."""
         self._hosts = {_bare_host(name) for name in services.settings.server.allowed_hosts}
+
+    @property
+    def _guards_hosts(self) -> bool:
+        """As `guards_hosts`; keys may come and go while the address stays."""
+        return self._on_loopback and not self._services.auth.required
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the application answer, or refuse in its place."""
@@ -119,7 +124,7 @@ class PageGuard:
         if self._cors is None or not self._cors.is_origin_allowed(origin):
             return False
         by_session = f"{COOKIE}=" in headers.get("cookie", "") and not headers.keys() & {"x-api-key", "authorization"}
-        return self._cors.allow_credentials or not (self._needs_key and by_session)
+        return self._cors.allow_credentials or not (self._services.auth.required and by_session)
 
 
 def guards_hosts(services: Services) -> bool:

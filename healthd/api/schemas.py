@@ -25,7 +25,8 @@ class Health(Struct):
     """For people and uptime monitors."""
 
     status: str
-    version: str
+    version: str | None
+    """Null for strangers, where keys are needed."""
     uptime_seconds: float
     cameras: dict[str, int]
     """Cameras by state."""
@@ -63,9 +64,25 @@ class DaemonState(Struct):
     safe_mode: bool
     """Whether only the plugins of the healthd project are loaded."""
     waiting_for: list[str]
+    restart_needed: list[str]
+    """Settings of the file that count from the next start of the daemon on."""
     process: Process
     versions: dict[str, str]
     """Of healthd, Python, the system and the libraries that matter."""
+
+
+class ConfigReload(Struct):
+    """What came of reading the configuration again."""
+
+    added: list[str]
+    """Cameras."""
+    removed: list[str]
+    restarted: list[str]
+    """Cameras that were left, and are opened anew with other settings."""
+    changed: list[str]
+    """Settings that count at once."""
+    restart_needed: list[str]
+    """Settings that count from the next start of the daemon on, those of earlier reloads included."""
 
 
 class FrameCounts(Struct):
@@ -296,3 +313,29 @@ class Session(Struct):
     """Whether a key is needed at all."""
     expires_in_seconds: float | None
     """When the log-in of the page ends; null for a key, and where none is needed."""
+
+
+class PageLogIn(Struct):
+    """The log-in of a page."""
+
+    id: str
+    """Tells nothing of its token."""
+    name: str
+    """Of the key."""
+    scope: str
+    client: str
+    """Where it was begun: an address, of IPv6 its network."""
+    since: datetime
+    expires_in_seconds: float
+    idle_seconds: float
+    """Since it was used last."""
+    viewers: int
+    """Streams that it has open."""
+    own: bool
+    """Whether it is the caller's."""
+
+
+class Ended(Struct):
+    """How many were ended."""
+
+    ended: int

@@ -1,18 +1,22 @@
 """What the API works with: the parts of the house, built in `daemon.py`."""
 
 import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from litestar.di import NamedDependency
 
 from healthd.api.auth import Authenticator
+from healthd.api.connection import DoorCounts
 from healthd.api.decoder import PictureDecoder
 from healthd.api.socket_session import SocketCounts
 from healthd.api.uploads import Uploads
 from healthd.cameras.events import EventHub
 from healthd.cameras.history import History
+from healthd.cameras.runner import CameraRunner
 from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
@@ -25,10 +29,22 @@ from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
 from healthd.models.model import ModelFamily
 from healthd.plugins import Plugins
-from healthd.settings import Settings
+from healthd.settings import CameraSettings, Settings
+from healthd.settings_changes import Reloaded
+from healthd.tls import Tls
 
 READY_WITHIN_SECONDS = 30.0
 """A camera or a model that has come to no result by then no longer keeps the others from their traffic."""
+
+
+class NewCamera(Protocol):
+    """Makes the runner of a camera, which does not run yet."""
+
+    def __call__(
+        self, name: str, camera: CameraSettings, source: CameraSource | str, *, quality: int, last_frame_id: int = 0
+    ) -> CameraRunner:
+        """`source`: or why there is none; `quality`: where the camera says none."""
+
 
 Readiness = Literal["starting", "ready", "draining"]
 
@@ -54,16 +70,29 @@ class Services:
     events: EventHub
     signs: SignCache
     log_ring: LogRing = RECENT
+    new_camera: NewCamera | None = None
+    """None: the cameras stay what they are."""
+    reload: Callable[[], Awaitable[Reloaded]] | None = None
+    """Reads the configuration again; None where there is nobody who could."""
+    restart_needed: tuple[str, ...] = ()
+    """Settings of the file that are others than those in effect, and count from the next start of the daemon on."""
+    reloads: Counter[str] = field(default_factory=lambda: Counter({"ok": 0, "failed": 0}))
+    on_changed: list[Callable[[], None]] = field(default_factory=list)
+    """Called after cameras, keys or limits have changed."""
     history: History = field(init=False)
     uploads: Uploads = field(init=False)
     decoder: PictureDecoder = field(init=False)
     sockets: SocketCounts = field(default_factory=SocketCounts)
+    doors: DoorCounts = field(default_factory=DoorCounts)
+    tls: Tls | None = None
+    """None: plain HTTP."""
     started_at: datetime = field(init=False)
     _started: float = field(init=False)
     _was_ready: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self.auth.on_session_closed = self.viewers.end_page
+        self.auth.sessions.on_closed = self.viewers.end_page
+        self.auth.sessions.is_watching = self.viewers.has_page
         self.started_at = self.clock.now()
         self._started = self.clock.monotonic()
         self.history = History(self.supervisor, clock=self.clock)

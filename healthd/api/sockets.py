@@ -43,7 +43,8 @@ RETRY_SECONDS = 5
 _CLOSINGS = {
     EndReason.STOP: (1001, "healthd is stopping"),
     EndReason.ADMIN: (1001, "an administrator has ended this socket"),
-    EndReason.LOGOUT: (1001, "the page is no longer logged in"),
+    EndReason.LOGOUT: (1001, "the page is no longer logged in, or the key is no longer configured"),
+    EndReason.REMOVED: (1001, "its camera is no longer configured"),
     EndReason.LIMIT: (1001, "it has lasted as long as it may (streams.max_seconds)"),
     EndReason.IDLE: (1001, f"nothing was sent for {IDLE_SECONDS:g} s"),
     EndReason.MISUSE: (1008, "too many messages in a row that cannot be answered"),

@@ -73,6 +73,8 @@ class StreamController(Controller):
         speak = HeadsAhead() if shows_late(request.headers) else Multipart()
 
         async def run(viewer: Viewer, write: Write) -> None:
+            if services.supervisor.get(name) is None:  # removed since it was found
+                services.viewers.end_camera(name)
             stream = CameraStream(
                 runner,
                 viewer,

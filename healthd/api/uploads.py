@@ -50,7 +50,7 @@ class Uploads:
     """Requests with a picture. Event loop only; lives as long as the daemon."""
 
     def __init__(self, *, most: int) -> None:
-        self._most = most
+        self.most = most
         self.open = 0
 
     @contextmanager
@@ -60,8 +60,8 @@ class Uploads:
         Raises:
             TryLater: there are too many.
         """
-        if self.open >= self._most:
-            raise TryLater(f"{self._most} requests with a picture are open (inference.max_uploads)")
+        if self.open >= self.most:
+            raise TryLater(f"{self.most} requests with a picture are open (inference.max_uploads)")
         self.open += 1
         try:
             yield

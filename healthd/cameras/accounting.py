@@ -3,6 +3,8 @@
 from collections import Counter
 from enum import StrEnum
 
+from healthd.frames import Decoded
+
 
 class Drop(StrEnum):
     """Why a frame was seen by no predictor, or by one that failed."""
@@ -22,13 +24,15 @@ class Drop(StrEnum):
     LOST = "lost"
     """The camera was lost, paused or stopped before the predictor was free."""
     INVALID = "invalid"
-    """The plugin returned something that is no image."""
+    """The plugin returned something that is no image, or a JPEG whose pixels cannot be made."""
 
 
 class FrameCounts:
-    """Counts of one camera since the process began. Event loop only."""
+    """Counts of one camera since the process began. Event loop only; but `decoded` is told on any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoded: Decoded = lambda _seconds, _ok: None) -> None:
+        self.decoded = decoded
+        """Told of each JPEG of the camera whose pixels were made."""
         self.read = 0
         self.predicted = 0
         self.in_hand = 0

@@ -41,6 +41,10 @@ class Attention:
         self._reference: tuple[Detection, ...] = ()
         """The detections of when they last changed."""
 
+    def adapt(self, settings: CameraSettings) -> None:
+        """Take settings that do not need a new session of the camera."""
+        self._settings = settings
+
     @property
     def by_motion(self) -> bool:
         """Whether the model rests while nothing moves."""

@@ -29,6 +29,7 @@ from pydantic import Field
 
 from healthd.cameras.backlog import BacklogGate
 from healthd.cameras.ffmpeg import limit_blocks
+from healthd.cameras.names import LOOK_UP_SECONDS
 from healthd.cameras.probe import PROBE_SECONDS, SourceKind, device_path, file_path, kind_of, look_up, why_not_open
 from healthd.cameras.source import Read, SourceOptions, TwoStepRead
 from healthd.cpus import thread_budget
@@ -101,10 +102,10 @@ def open_camera(
 ) -> Iterator[Read]:
     """Open a camera; yield a callable that waits for the next image. Blocking; all of it belongs on one thread.
 
-    Entering takes at most `open_timeout_seconds`, of which up to three are kept for finding out why it failed; only a
-    name server that does not answer can make it longer. The callable returns a `CapturedImage`, whose pixels belong to
-    the caller, or None for an image that is old (backlog). A read without an image fails after one to two times
-    `read_timeout_seconds` (None: as in the options, or 5). Leaving releases the camera.
+    Entering takes at most `open_timeout_seconds`, of which up to three are kept for finding out why it failed. The
+    callable returns a `CapturedImage`, whose pixels belong to the caller, or None for an image that is old (backlog). A
+    read without an image fails after one to two times `read_timeout_seconds` (None: as in the options, or 5). Leaving
+    releases the camera.
 
     `position_seconds` is the position in the file, exact, beginning at 0 with each loop; for RTSP the time on the
     stream's own clock; None for HTTP and devices, which have none.
@@ -171,8 +172,8 @@ class _Session:
 
     def open(self) -> None:
         """Open, or find out why it cannot be opened."""
-        look_up(self._url)
         began = time.monotonic()
+        look_up(self._url, seconds=min(LOOK_UP_SECONDS, self._open_timeout / 2))
         timeout = max(self._open_timeout / 2, self._open_timeout - PROBE_SECONDS - 0.2)
         opened = self._open_device() if self.kind is SourceKind.DEVICE else self._open_ffmpeg(timeout, _ANALYSE_SECONDS)
         took = time.monotonic() - began

@@ -21,12 +21,24 @@ class Control:
         self.failure: str | None = None
         """Why neither task should try again until somebody restarts the camera."""
         self.generation = 0
+        self.refitting = False
+        """Both tasks are to end, because the camera is to be made anew."""
         self.changed = Signal()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether both tasks are to end."""
+        return self.stopping or self.refitting
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether there is a camera to be paused, also one that is about to be made of something else."""
+        return not self.stopping and self.failure is None
 
     @property
     def active(self) -> bool:
         """Whether the camera should run at all."""
-        return not self.stopping and self.failure is None
+        return not self.leaving and self.failure is None
 
     def wants(self, task: Task) -> bool:
         """Whether a session of this task should be open now. A paused camera keeps its model."""

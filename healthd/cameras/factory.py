@@ -65,3 +65,12 @@ async def make_sources(
         finally:
             worker.close()
     return made
+
+
+def models_of(made: Mapping[str, CameraSource | str | None]) -> dict[str, str]:
+    """Return the model of each camera that says which it has."""
+    said: dict[str, str] = {}
+    for name, source in made.items():
+        if isinstance(source, CameraSource) and isinstance(model_id := source.model_id, str):
+            said[name] = model_id
+    return said

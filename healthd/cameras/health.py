@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from healthd.clock import Clock
-from healthd.frames import Image
+from healthd.frames import Image, JpegImage
 
 
 class State(StrEnum):
@@ -75,7 +75,8 @@ class FreezeDetector:
     """Tells for how long the picture has not changed.
 
     Compares an area-averaged thumbnail, byte for byte, at most `checks_per_second` times a second: sensor noise moves
-    at least one of its 2304 cells within seconds, a picture that a camera or an encoder repeats moves none.
+    at least one of its 2304 cells within seconds, a picture that a camera or an encoder repeats moves none. Of a camera
+    that sends JPEGs their bytes are compared, and nothing is decoded for it.
     """
 
     THUMBNAIL = (64, 36)
@@ -84,25 +85,25 @@ class FreezeDetector:
         self._clock = clock
         self._after = after_seconds
         self._interval = 1.0 / checks_per_second
-        self._thumbnail: bytes | None = None
+        self._look: bytes | None = None
         self._changed = 0.0
         self._checked = float("-inf")
 
     def reset(self) -> None:
         """Begin anew, as with a new session."""
-        self._thumbnail = None
+        self._look = None
         self._checked = float("-inf")
 
-    def frozen_seconds(self, image: Image) -> float | None:
+    def frozen_seconds(self, image: Image | JpegImage) -> float | None:
         """Look at a new image; return for how long the picture has been the same once that is too long, else None."""
         now = self._clock.monotonic()
         if self._after <= 0:
             return None
         if now - self._checked >= self._interval:
             self._checked = now
-            thumbnail = _thumbnail(image, self.THUMBNAIL)
-            if thumbnail != self._thumbnail:
-                self._thumbnail, self._changed = thumbnail, now
+            look = image.fingerprint if isinstance(image, JpegImage) else _thumbnail(image, self.THUMBNAIL)
+            if look != self._look:
+                self._look, self._changed = look, now
         same = now - self._changed
         return same if same >= self._after else None
 

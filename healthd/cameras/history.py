@@ -51,26 +51,41 @@ class History:
     """
 
     def __init__(self, runners: Iterable[CameraRunner], *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._runners = tuple(runners)
+        """`runners`: looked through at every point; cameras come and go."""
+        self._runners = runners
         self._clock = clock
         self._ids = itertools.count(1)
-        self._points: dict[str, deque[Point]] = {runner.name: deque(maxlen=POINTS) for runner in self._runners}
-        self._before = {runner.name: _counts(runner) for runner in self._runners}
+        self._points: dict[CameraRunner, deque[Point]] = {}
+        self._before: dict[CameraRunner, _Before] = {}
+        self._notice_changes()
         self._cpu_seconds, self._looked_at = process_usage().cpu_seconds, clock.monotonic()
         self.cpu_share: float | None = None
         """CPU time over time since the point before last: 1 is one core. None before the first point."""
 
+    def _notice_changes(self) -> None:
+        """Begin with cameras that were added, forget those that were removed."""
+        runners = tuple(self._runners)
+        self._points = {runner: self._points.get(runner) or deque(maxlen=POINTS) for runner in runners}
+        self._before = {runner: self._before.get(runner) or _counts(runner) for runner in runners}
+
     def points(self, camera: str, *, after: int = 0) -> list[Point]:
         """Return the points of a camera behind the id `after`, the oldest first."""
-        return [point for point in self._points[camera] if point.point_id > after]
+        return [
+            point
+            for runner, points in self._points.items()
+            if runner.name == camera
+            for point in points
+            if point.point_id > after
+        ]
 
     def sample(self) -> None:
         """Add a point for every camera."""
         point_id, now = next(self._ids), self._clock.now()
-        for runner in self._runners:
-            before, after = self._before[runner.name], _counts(runner)
-            self._before[runner.name] = after
-            self._points[runner.name].append(_point(runner, before, after, point_id=point_id, at=now))
+        self._notice_changes()
+        for runner, points in self._points.items():
+            before, after = self._before[runner], _counts(runner)
+            self._before[runner] = after
+            points.append(_point(runner, before, after, point_id=point_id, at=now))
         cpu_seconds, moment = process_usage().cpu_seconds, self._clock.monotonic()
         if moment > self._looked_at:
             self.cpu_share = (cpu_seconds - self._cpu_seconds) / (moment - self._looked_at)

@@ -1,4 +1,7 @@
-"""JPEGs of the newest frame: encoded once per variant however many ask, and never before somebody asks."""
+"""JPEGs of the newest frame: encoded once per variant however many ask, and never before somebody asks.
+
+What the camera itself sent as JPEG is not encoded at all, unless it is asked for in another way.
+"""
 
 import asyncio
 import time
@@ -25,7 +28,7 @@ class Variant(NamedTuple):
     """How a frame is shown."""
 
     quality: int
-    """JPEG quality, 1 to 95."""
+    """JPEG quality, 1 to 95; 0: the camera's own JPEG, as it came."""
     width: int | None = None
     """Pixels; None, or more than the frame has: as it is. The height follows."""
     overlay: bool = False
@@ -37,11 +40,19 @@ class Variant(NamedTuple):
         return ("sized_overlay" if self.width else "overlay") if self.overlay else "sized" if self.width else "plain"
 
     def __str__(self) -> str:
-        return f"q{self.quality}w{self.width or 0}{'o' if self.overlay else ''}"
+        return f"q{self.quality}w{self.width or 0}{'o' if self.overlay else ''}" if self.quality else "own"
 
-    def fitting(self, frame: Frame) -> "Variant":
-        """Return the one variant that stands for all that show this frame the same: nothing is ever enlarged."""
-        return self if self.width is None or self.width < frame.width else self._replace(width=None)
+    def fitting(self, frame: Frame, *, or_own: bool = False) -> "Variant":
+        """Return the one variant that stands for all that show this frame the same: nothing is ever enlarged.
+
+        `or_own`: nobody has asked for this quality. Then the camera's own JPEG is as good, where it sends any.
+        """
+        fits = self if self.width is None or self.width < frame.width else self._replace(width=None)
+        return OWN if or_own and fits.width is None and not fits.overlay and frame.own_jpeg is not None else fits
+
+
+OWN = Variant(0)
+"""The camera's own JPEG, as it came."""
 
 
 class Picture(NamedTuple):
@@ -89,6 +100,8 @@ class JpegCache:
         self._newest = {False: 0, True: 0}
         self._drops = 0
         self.hits = 0
+        self.passed = 0
+        """The camera's own JPEGs served as they came."""
         self.encodes_by_kind: Counter[str] = Counter(dict.fromkeys(VARIANT_KINDS, 0))
 
     @property
@@ -96,16 +109,23 @@ class JpegCache:
         """JPEGs encoded so far."""
         return self.encodes_by_kind.total()
 
-    def get(self, frame_id: int, variant: Variant) -> bytes | None:
-        """Return the JPEG if it was encoded already."""
-        jpeg = self.peek(frame_id, variant)
+    def get(self, frame: Frame, variant: Variant) -> bytes | None:
+        """Return the JPEG if it was encoded already, by us or by the camera."""
+        jpeg = self.peek(frame, variant)
         if jpeg is not None:
-            self.hits += 1
+            self.count_served(variant)
         return jpeg
 
-    def peek(self, frame_id: int, variant: Variant) -> bytes | None:
+    def peek(self, frame: Frame, variant: Variant) -> bytes | None:
         """Return the same; it was not served yet."""
-        return self._done.get((frame_id, variant))
+        return frame.own_jpeg if variant == OWN else self._done.get((frame.frame_id, variant))
+
+    def count_served(self, variant: Variant) -> None:
+        """Count one that was served without an encode."""
+        if variant == OWN:
+            self.passed += 1
+        else:
+            self.hits += 1
 
     async def get_or_encode(self, picture: Picture, variant: Variant) -> bytes:
         """Return the JPEG of a picture; who asks for the same at the same time shares one encode.
@@ -116,7 +136,7 @@ class JpegCache:
             CameraError: the frame cannot be encoded.
             EncoderBusy: too many other variants are being encoded.
         """
-        jpeg = self.get(picture.frame.frame_id, variant)
+        jpeg = self.get(picture.frame, variant)
         if jpeg is not None:
             return jpeg
         return await asyncio.shield(self.encoding(picture, variant))  # one who leaves must not take it from the others
@@ -186,12 +206,12 @@ def _timed(picture: Picture, variant: Variant) -> tuple[bytes, float]:
 
 
 def encode_picture(picture: Picture, variant: Variant) -> bytes:
-    """Resize, draw and encode; blocking, a few milliseconds.
+    """Resize, draw and encode; blocking, a few milliseconds. What the camera sent as JPEG is decoded first.
 
     Raises:
-        CameraError: OpenCV cannot encode it.
+        CameraError: OpenCV cannot encode it, or not decode what the camera sent.
     """
-    image = picture.frame.image
+    image = frame_image = picture.frame.image
     height, width = image.shape[:2]
     scale = 1.0
     if variant.width is not None and variant.width < width:
@@ -199,7 +219,7 @@ def encode_picture(picture: Picture, variant: Variant) -> bytes:
         size = (variant.width, max(1, round(height * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     if variant.overlay and picture.prediction is not None:
-        if image is picture.frame.image:
+        if image is frame_image:
             image = image.copy()
         draw_prediction(image, picture.prediction, scale=scale)
     return encode_image(image, variant.quality)

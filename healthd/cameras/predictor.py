@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+import structlog
+
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
@@ -12,6 +14,7 @@ from healthd.cameras.reader import CLOSE_SECONDS
 from healthd.cameras.records import ModelHealth, PredictedFrame, Tuning
 from healthd.cameras.source import CameraSource, Predict
 from healthd.clock import Clock
+from healthd.errors import BrokenPicture
 from healthd.frames import Frame
 from healthd.latest import Latest
 from healthd.metrics import Metrics
@@ -22,6 +25,8 @@ from healthd.redact import SCRUBBER
 from healthd.settings import CameraSettings
 from healthd.waiting import Backoff
 from healthd.worker import Worker, entered
+
+log = structlog.get_logger(__name__)
 
 
 class Predictor:
@@ -47,6 +52,9 @@ class Predictor:
         self.health = ModelHealth(source.model_id, "loading")
         self.backoff = Backoff(longest_seconds=settings.reconnect_max_seconds)
         self.rate = RateWindow(clock)
+        self.good_since: float | None = None
+        """When this session, which has predicted, had its model, in seconds of the monotonic clock; None: not yet."""
+        self._opened_at = -math.inf
         self._source = source
         self._settings = settings
         self._control = control
@@ -60,7 +68,14 @@ class Predictor:
         self._on_predicted = on_predicted
         self._on_abandoned = on_abandoned
         self._seconds = metrics.predict_seconds.labels(source.name)
+        self._broken = False
+        """The newest picture that came to its turn could not be decoded: that is logged once in a row."""
         self._start_age_seconds = metrics.predict_start_age_seconds.labels(source.name)
+
+    def adapt(self, settings: CameraSettings) -> None:
+        """Take settings that do not need a new session."""
+        self._settings = settings
+        self.backoff.longest_seconds = settings.reconnect_max_seconds
 
     def set_health(self, state: str, reason: str | None = None) -> None:
         """Say how the model is doing."""
@@ -69,7 +84,7 @@ class Predictor:
 
     async def session(self) -> None:
         """Predict from loading the model to leaving it on order. Losing the camera does not leave it."""
-        generation = self._control.generation
+        generation, self.good_since = self._control.generation, None
         if self.health.state != "retrying":
             self.set_health("loading")
         async with entered(
@@ -89,6 +104,7 @@ class Predictor:
                 raise TypeError(f"the plugin's model() yielded {type(predict).__name__}, not something to call")
             if self.health.state == "loading":
                 self.set_health("ready")
+            self._opened_at = self._clock.monotonic()
             self._attention.begin()
             try:
                 await self._keep_predicting(worker, predict, generation)
@@ -114,6 +130,7 @@ class Predictor:
         begun = self._clock.monotonic()
         self._start_age_seconds.observe(begun - frame.captured_monotonic)
         prediction: Prediction | None = None
+        lost_as = Drop.FAILED
         captured.set(frame.captured_monotonic)  # the worker takes it along; the task predicts one frame at a time
         try:
             answer: object = await worker.call(
@@ -122,9 +139,17 @@ class Predictor:
             if not isinstance(answer, Prediction):
                 raise TypeError(f"the plugin's model() returned {type(answer).__name__}, not a Prediction")
             prediction = answer
+        except BrokenPicture as exc:
+            lost_as = Drop.INVALID
+            if not self._broken:
+                log.warning("picture_broken", frame_id=frame.frame_id, reason=str(exc))
+            self._broken = True
+            return
         finally:
             if prediction is None:
-                self._counts.drop(Drop.FAILED)
+                self._counts.drop(lost_as)
+        self._broken = False
+        self.good_since = self._opened_at
         self._counts.predict()
         seconds = self._clock.monotonic() - begun
         self._counts.predict_seconds += seconds

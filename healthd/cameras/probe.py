@@ -147,15 +147,17 @@ def _why_not_device(path: Path) -> str:
 # The network
 
 
-def look_up(url: SourceUrl) -> None:
+def look_up(url: SourceUrl, *, seconds: float) -> None:
     """Look the host of a camera up, before somebody does who knows no bound; nothing to do for files and devices.
+
+    Blocking for so many seconds at most.
 
     Raises:
         CameraError: it is not known, or the name server does not answer.
     """
     if kind_of(url) in {SourceKind.RTSP, SourceKind.HTTP}:
         parts = _split(url)
-        addresses(parts.hostname or "", parts.port or _PORTS[parts.scheme.lower()])
+        addresses(parts.hostname or "", parts.port or _PORTS[parts.scheme.lower()], seconds=seconds)
 
 
 class _Answer(NamedTuple):

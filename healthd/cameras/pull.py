@@ -9,7 +9,8 @@ from healthd.cameras.attention import Attention
 from healthd.cameras.demand import Demand
 from healthd.cameras.source import TwoStepRead
 from healthd.clock import Clock
-from healthd.frames import CapturedImage, Image
+from healthd.errors import BrokenPicture
+from healthd.frames import CapturedImage, Image, JpegImage
 
 LOOK_SECONDS = 0.045
 """Motion is looked for no more often than this: in each picture of a camera of 20 fps, in every second of a faster."""
@@ -82,7 +83,7 @@ class Puller:
         """Return how much of the image moves, where somebody wants to know and it is an image."""
         captured = output if isinstance(output, CapturedImage) else None
         image = captured.image if captured else output
-        if self._detector is None or not _is_image(image):
+        if self._detector is None or not (isinstance(image, JpegImage) or _is_image(image)):
             return None
         at = self._clock.monotonic()
         if self._recording and captured is not None and captured.position_seconds is not None:
@@ -90,7 +91,10 @@ class Puller:
         elif at - self._looked_at < LOOK_SECONDS:
             return None
         self._looked_at = at
-        return self._detector.look(image, at)
+        try:
+            return self._detector.look(image.pixels() if isinstance(image, JpegImage) else image, at)
+        except BrokenPicture:
+            return None
 
 
 def _is_image(image: object) -> TypeGuard[Image]:

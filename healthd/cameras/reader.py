@@ -15,7 +15,7 @@ from healthd.cameras.pull import Pulled, Puller
 from healthd.cameras.source import CameraSource
 from healthd.clock import Clock
 from healthd.errors import CameraError
-from healthd.frames import CapturedImage, Frame, StreamInfo, published_image
+from healthd.frames import CapturedImage, Frame, JpegImage, StreamInfo, published_image
 from healthd.latest import Latest
 from healthd.settings import CameraSettings
 from healthd.waiting import Backoff
@@ -44,6 +44,7 @@ class Reader:
         clock: Clock,
         on_frame: Callable[[Frame], None],
         on_abandoned: Callable[[Worker], None],
+        last_frame_id: int = 0,
     ) -> None:
         self.info = StreamInfo()
         self.recording = source.recording
@@ -62,10 +63,18 @@ class Reader:
         self._clock = clock
         self._on_frame = on_frame
         self._on_abandoned = on_abandoned
-        self.last_frame_id = 0
+        self.last_frame_id = last_frame_id
+        self.good_since: float | None = None
+        """When this session, which has delivered, was opened, in seconds of the monotonic clock; None: no frame yet."""
+        self._opened_at = -math.inf
         self.arrived_at = 0.0
         """When the newest frame came, its pixels wanted or not, in seconds of the monotonic clock."""
         self._released_at = -math.inf
+
+    def adapt(self, settings: CameraSettings) -> None:
+        """Take settings that do not need a new session."""
+        self._settings = settings
+        self.backoff.longest_seconds = settings.reconnect_max_seconds
 
     @property
     def waits_for_predictor(self) -> bool:
@@ -76,7 +85,7 @@ class Reader:
 
     async def session(self) -> None:
         """Read from opening the camera to losing it, or to leaving it on order."""
-        generation = self._control.generation
+        generation, self.good_since = self._control.generation, None
         async with entered(
             f"{self._source.name}-reader",
             self._source.camera,
@@ -91,6 +100,7 @@ class Reader:
                 read, demand=self._demand, attention=self._attention, recording=self.recording, clock=self._clock
             )
             self.sessions += 1
+            self._opened_at = self._clock.monotonic()
             log.info("session_opened", attempts=self.backoff.attempts + 1)
             published_at = self._clock.monotonic()
             stall = self._settings.stall_timeout_seconds
@@ -132,11 +142,13 @@ class Reader:
         except CameraError:
             self._counts.drop(Drop.INVALID)
             raise
+        if isinstance(image, JpegImage):
+            image.tell_of_decode(self._counts.decoded)
         now = self._note_arrival()
         frame = Frame(
             camera=self._source.name,
             frame_id=self.last_frame_id,
-            image=image,
+            delivered=image,
             captured_at=self._clock.now(),
             captured_monotonic=now,
             position_seconds=captured.position_seconds if captured else None,
@@ -160,6 +172,7 @@ class Reader:
     def _note_arrival(self) -> float:
         """Number the frame that came; return when that was."""
         self.last_frame_id += 1
+        self.good_since = self._opened_at
         self.arrived_at = self._clock.monotonic()
         self.rate.add()
         self.backoff.reset()

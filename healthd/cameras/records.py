@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from healthd.cameras.health import Health
+from healthd.cameras.jpeg import Variant
 from healthd.errors import HealthdError
 from healthd.frames import Frame
 from healthd.models.model import Prediction
@@ -44,6 +45,13 @@ class Tuning:
     """Predictions per second at most; None: as many as the model can."""
     quality: int
     """JPEG quality of a snapshot that asks for none, 1 to 95."""
+    quality_chosen: bool = True
+    """False: it is only the default, so that the JPEGs of a camera that sends JPEGs are shown as they came."""
+
+    def variant(self, frame: Frame, *, quality: int | None, width: int | None, overlay: bool) -> Variant:
+        """Return how to show a frame to one who asks for this; None: it is all the same to him."""
+        own_is_fine = quality is None and not self.quality_chosen
+        return Variant(quality or self.quality, width, overlay).fitting(frame, or_own=own_is_fine)
 
 
 @dataclass(frozen=True, slots=True)

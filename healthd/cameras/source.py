@@ -19,12 +19,16 @@ from typing import ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from healthd.frames import CapturedImage, Image
+from healthd.frames import CapturedImage, Image, JpegImage
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams, Prediction
 from healthd.redact import SourceUrl
 
-Read: TypeAlias = Callable[[], Image | CapturedImage | None]
+Delivered: TypeAlias = Image | JpegImage | CapturedImage
+"""Pixels, or a JPEG as the camera encoded it (served as it is, decoded only if somebody needs its pixels), or either
+with what the camera knows of it."""
+
+Read: TypeAlias = Callable[[], Delivered | None]
 """Waits for the next image. None: one came, but it is too old to be shown (counted as dropped, reason `backlog`)."""
 
 
@@ -39,10 +43,10 @@ class TwoStepRead(ABC):
         """Wait for the next image. False: it is too old to be shown (counted as dropped, reason `backlog`)."""
 
     @abstractmethod
-    def retrieve(self) -> Image | CapturedImage:
+    def retrieve(self) -> Delivered:
         """Return the image that was grabbed; called once at most, before the next grab."""
 
-    def __call__(self) -> Image | CapturedImage | None:
+    def __call__(self) -> Delivered | None:
         """Read in one step, as any other."""
         return self.retrieve() if self.grab() else None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from healthd.cameras.health import Health, State
-from healthd.cameras.jpeg import EncoderBusy, Picture, Variant
+from healthd.cameras.jpeg import OWN, EncoderBusy, Picture
 from healthd.cameras.records import NotLive
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.signs import SignCache
@@ -34,6 +34,7 @@ FAREWELLS = {
     EndReason.STOP: ("stream ended", "healthd was stopped"),
     EndReason.ADMIN: ("stream ended", "by an administrator"),
     EndReason.LOGOUT: ("stream ended", "the page is no longer logged in; log in again"),
+    EndReason.REMOVED: ("stream ended", "this camera is no longer configured"),
     EndReason.LIMIT: ("stream ended", "it lasted as long as a stream may; open it again"),
 }
 """What the last picture of a stream says: a browser goes on showing it, and it must not look live."""
@@ -185,8 +186,11 @@ class CameraStream:
         frame, asked = picture.frame, self._request
         number = self._runner.counts.predicted if asked.overlay else frame.frame_id
         self._next = _Shown(frame.frame_id, frame.captured_monotonic, number)
-        self._viewer.quality = self._pace.lowered(asked.quality or self._runner.tuning.quality)
-        variant = Variant(self._viewer.quality, asked.width, asked.overlay).fitting(frame)
+        tuning = self._runner.tuning
+        variant = tuning.variant(frame, quality=asked.quality, width=asked.width, overlay=asked.overlay)
+        if variant != OWN:
+            variant = variant._replace(quality=self._pace.lowered(variant.quality))
+        self._viewer.quality = variant.quality or None
         try:
             jpeg = await self._runner.jpegs.get_or_encode(picture, variant)
             self._runner.shown.confirm(frame)

@@ -40,7 +40,9 @@ class EndReason(StrEnum):
     ADMIN = "admin"
     """Somebody ended it."""
     LOGOUT = "logout"
-    """The page that opened it has logged out, or its log-in has expired."""
+    """The page that opened it has logged out, or its log-in has expired, or its key is no longer configured."""
+    REMOVED = "removed"
+    """Its camera was removed from the configuration."""
     BUG = "bug"
     """We failed it; the log has a traceback."""
 
@@ -51,12 +53,12 @@ class TooManyViewers(HealthdError):  # noqa: N818  it says what it is
 
 @dataclass(frozen=True, slots=True)
 class PageSession:
-    """The log-in of a page, which what it opens does not outlive."""
+    """The log-in of a page, or a key, which what was opened with it does not outlive."""
 
     session_id: str
-    """Tells nothing of its token."""
+    """Tells nothing of its token, nor of the key."""
     ends_at: float
-    """Seconds of the monotonic clock."""
+    """Seconds of the monotonic clock; infinite for a key."""
 
 
 @dataclass(slots=True)
@@ -87,12 +89,13 @@ class Viewer:
     ends_as: EndReason = EndReason.LIMIT
     """Why it will end then."""
     page: PageSession | None = None
-    """Who opened it by a log-in; None: it came with a key, or needs none."""
+    """The log-in or the key that it was opened with; None: none is needed."""
     sent: int = 0
     """Frames, events or answers."""
     skipped: int = 0
     """Frames or events that a newer one replaced before they could be sent, or pictures before a model saw them."""
     quality: int | None = None
+    """Of what it is sent now; None: nothing yet, or the camera's own JPEGs."""
     last_write_at: float = 0.0
     """Seconds of the monotonic clock."""
     ended: EndReason | None = None
@@ -217,6 +220,27 @@ class Viewers:
         for viewer in self:
             if viewer.page is not None and viewer.page.session_id == session_id:
                 viewer.end(EndReason.LOGOUT)
+
+    def end_camera(self, camera: str) -> None:
+        """Ask all who look at a camera to end cleanly, and drop its series: it is no longer configured."""
+        for viewer in self:
+            if viewer.camera == camera:
+                viewer.end(EndReason.REMOVED)
+        for key in [key for key in self.totals if key[1] == camera]:
+            del self.totals[key]
+
+    def set_limits(
+        self, *, max_viewers: int, max_viewers_per_camera: int, max_sockets: int, max_seconds: float
+    ) -> None:
+        """Take other limits, for who comes from now on."""
+        self._max = max_viewers
+        self._max_per_camera = max_viewers_per_camera
+        self._max_sockets = max_sockets
+        self._max_seconds = max_seconds or math.inf
+
+    def has_page(self, session_id: str) -> bool:
+        """Tell whether a page has something open."""
+        return any(viewer.page is not None and viewer.page.session_id == session_id for viewer in self._open.values())
 
     def samples(self) -> Iterator[Sample]:
         """Give the values of the metrics of all viewers, as they are now."""

@@ -73,6 +73,10 @@ class Engine:
         )
         self._keeper = threading.Thread(target=self._keep, name="jobs-keeper", daemon=True)
 
+    def adapt(self, settings: JobsSettings, tools: Tools) -> None:
+        """Take other limits and directories, for jobs that are taken up from now on. Does not block."""
+        self._settings, self._tools = settings, tools
+
     @property
     def shared(self) -> bool:
         """Whether other daemons may work on the same jobs."""

@@ -74,11 +74,9 @@ class Jobs:
         beat_seconds: float = BEAT_SECONDS,
     ) -> None:
         """Take what answers, how its models are found (blocking; raises UnknownModelError), and how it is written."""
-        self._settings = settings.jobs
+        self._take(settings)
         self._loop = asyncio.get_running_loop()
-        self._limits = Limits(settings.inference.max_upload_bytes, settings.inference.max_pixels)
         self._beat_seconds = beat_seconds
-        self._picture_seconds = settings.models.load_timeout_seconds + PREDICT_SECONDS
         self._lease_seconds = lease_seconds
         self._inference = inference
         self._find_model = find_model
@@ -97,6 +95,18 @@ class Jobs:
         """Take up what is left from before, on a thread that tries until it can."""
         if self._settings.enabled:
             threading.Thread(target=self._open_patiently, name="jobs-opening", daemon=True).start()
+
+    def adapt(self, settings: Settings) -> None:
+        """Take other limits and directories; where the jobs are kept and how many run at a time stay as they are."""
+        self._take(settings)
+        engine = self._engine
+        if engine is not None:
+            engine.adapt(self._settings, self._tools(engine.store))
+
+    def _take(self, settings: Settings) -> None:
+        self._settings = settings.jobs
+        self._limits = Limits(settings.inference.max_upload_bytes, settings.inference.max_pixels)
+        self._picture_seconds = settings.models.load_timeout_seconds + PREDICT_SECONDS
 
     def request_stop(self) -> None:
         """Let each run pause after the picture in hand; take in nothing more."""

@@ -5,7 +5,7 @@ directory. It names nothing else: a path that leaves the directory is as unknown
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,7 @@ import structlog
 from healthd.errors import UnknownModelError
 from healthd.models.model import ModelFamily, ModelSpec
 from healthd.redact import SCRUBBER
+from healthd.settings import ModelsSettings
 
 log = structlog.get_logger(__name__)
 MOST_FILES = 1000
@@ -190,3 +191,28 @@ class Catalog:
             return f"unknown model `{shown}`: there is none, neither configured nor in models.directory"
         near = get_close_matches(model_id[:200], names, n=3, cutoff=0.5) or names[:5]
         return f"unknown model `{shown}`: there is {', '.join(f'`{name}`' for name in near)}"
+
+
+def wrong_models(
+    wanted: ModelsSettings, families: Collection[ModelFamily] | None, *, watching: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Say which models nobody serves, and whether all that must stay loaded may be: key and reason.
+
+    `families`: None where some are left out by safe mode, so that nobody knows; `watching`: the models of cameras.
+    """
+    for key, names in (("preload", wanted.preload), ("default", (wanted.default,) if wanted.default else ())):
+        for name in names:
+            if families is not None and not any(_serves(family, name) for family in families):
+                yield f"models.{key}", f"no installed plugin serves `{public_id(name)}`"
+    needed = len({*watching, *wanted.preload})
+    if needed > wanted.max_loaded:
+        reason = f"{wanted.max_loaded} models may be loaded, and cameras and preload need {needed}"
+        yield "models.max_loaded", reason
+
+
+def _serves(family: ModelFamily, name: str) -> bool:
+    try:
+        return family.serves(name)
+    except Exception as exc:  # noqa: BLE001  a plugin's bug
+        log.warning("family_cannot_be_asked", family=type(family).__name__, error=repr(exc))
+        return False

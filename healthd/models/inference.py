@@ -30,18 +30,16 @@ from healthd.models.batches import Ask
 from healthd.models.catalog import Catalog, Entry
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams, ModelFamily, ModelOptions, Prediction
+from healthd.models.preloads import Preloads
 from healthd.models.shared import SharedModel
 from healthd.models.tally import Tally
 from healthd.models.turns import Rank, Turn
-from healthd.waiting import Backoff
 from healthd.worker import WorkerPool, WorkerTimeout
 
 log = structlog.get_logger(__name__)
 DISK_SECONDS = 5.0
 """How long looking for a model's file may take."""
 UNLOAD_SECONDS = 30.0
-KEEP_SECONDS = 5.0
-"""How often a model that is to be kept is looked after."""
 MOST_HUNG = 8
 """So many threads hang in a disk or a model, and no further one is risked for looking a model up."""
 STOPS = "healthd stops"
@@ -116,7 +114,7 @@ class Inference:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._models = models
-        self._catalog = catalog
+        self.catalog = catalog
         self._metrics = metrics
         self._tally = tally or Tally()
         self._queue_size = queue_size
@@ -126,8 +124,7 @@ class Inference:
         self._loads: dict[_Wish, asyncio.Task[None]] = {}
         self._found: dict[str, Entry] = {}
         """Models of the directory that were found before."""
-        self._warming: dict[str, asyncio.Task[None]] = {}
-        self._untried: set[str] = set()
+        self._preloads = Preloads(models, load=self._loaded_for_good, close_with=_on_a_thread)
         self._seats: set[Seat] = set()
         self._stopping = asyncio.Event()
 
@@ -175,7 +172,7 @@ class Inference:
 
     async def entries(self) -> Sequence[Entry]:
         """Return all models that a request may name."""
-        return await self._from_disk(self._catalog.entries)
+        return await self._from_disk(self.catalog.entries)
 
     async def labels(self, model_id: str | None) -> tuple[Entry, dict[int, str]]:
         """Return the labels of a model; loads it if need be. Raises as `seat` does."""
@@ -213,24 +210,31 @@ class Inference:
 
     def start(self) -> None:
         """Begin to load what the configuration wants loaded from the start, and keep it."""
-        for entry in self._catalog.pinned:
-            self._untried.add(entry.model_id)
-            self._warming[entry.model_id] = asyncio.create_task(self._keep(entry), name=f"preload {entry.model_id}")
+        self._preloads.keep(self.catalog.pinned)
+
+    def adapt(self, catalog: Catalog, *, queue_size: int, queue_timeout_seconds: float) -> None:
+        """Take other limits, and other models that the configuration names; load those it wants loaded, let others go.
+
+        Requests in hand are answered as they were asked.
+        """
+        self.catalog = catalog
+        self._queue_size = queue_size
+        self._queue_timeout_seconds = queue_timeout_seconds
+        self._found.clear()
+        self._preloads.keep(catalog.pinned)
 
     def stop(self) -> None:
         """Load nothing more of what was wanted from the start, and let nobody wait for a load or a turn any more."""
         self._stopping.set()
         for seat in self._seats:
             seat.woken.set()
-        for task in self._warming.values():
-            task.cancel()
-        self._untried.clear()
+        self._preloads.stop()
         self._pool.close()
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps the daemon from being ready: models of the start that are being loaded for the first time."""
-        return tuple(f"model {model_id} is loading" for model_id in sorted(self._untried))
+        return tuple(f"model {model_id} is loading" for model_id in self._preloads.untried)
 
     def samples(self) -> Iterator[Sample]:
         """Give the values of the metrics of all models, as they are now."""
@@ -240,35 +244,19 @@ class Inference:
             yield Sample(f"healthd_model_{what}s_total", number, {"outcome" if what == "load" else "reason": how})
         yield Sample("healthd_model_workers_stuck", self._pool.stuck)
 
-    async def _keep(self, entry: Entry) -> None:
-        """Load a model and hold it until the daemon ends; anew when that fails, or when the model hangs."""
-        backoff = Backoff(longest_seconds=60.0)
-        while True:
-            try:
-                shared, _ = await self._held(entry, InferenceParams())
-            except HealthdError as exc:
-                log.warning("preload_failed", model=entry.model_id, reason=str(exc))
-            else:
-                backoff.reset()
-                self._untried.discard(entry.model_id)
-                while self._models.is_current(shared):  # noqa: ASYNC110  what changes it is a thread, and seldom
-                    await asyncio.sleep(KEEP_SECONDS)
-                self._models.release(shared, close_with=_on_a_thread)
-                continue
-            finally:
-                self._untried.discard(entry.model_id)
-            await asyncio.sleep(backoff.next())
-            self._models.forgive(entry.family, entry.spec_id)
+    async def _loaded_for_good(self, entry: Entry) -> SharedModel:
+        shared, _ = await self._held(entry, InferenceParams())
+        return shared
 
     async def _find(self, model_id: str | None) -> Entry:
-        entry = self._catalog.configured(model_id)
+        entry = self.catalog.configured(model_id)
         if entry is not None:
             return entry
         if model_id is not None and (known := self._found.get(model_id)) is not None:
             if self._models.holds(known.family, known.spec_id):
                 return known
             del self._found[model_id]
-        entry = await self._from_disk(partial(self._catalog.find, model_id))
+        entry = await self._from_disk(partial(self.catalog.find, model_id))
         if len(self._found) < 1000:
             self._found[entry.model_id] = entry
         return entry

@@ -3,10 +3,10 @@
 import copy
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -15,22 +15,13 @@ from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.errors import BusyError, LoadError, ModelError, PluginError, SettingsError
 from healthd.models.catalog import shown_id
 from healthd.models.model import ModelFamily, ModelOptions, ModelSpec, Prediction
-from healthd.models.room import Limits, refuse_giant, victims
-from healthd.models.shared import LoadedModel, SharedModel, again
+from healthd.models.room import Limits, estimate, refuse_giant, victims
+from healthd.models.shared import FailedLoad, LoadedModel, SharedModel, again
 
 log = structlog.get_logger(__name__)
 _Key = tuple[str, str, ModelOptions]
 MOST_STUCK = 4
 """So many hung threads of one model, and it is not loaded again before one comes back."""
-
-
-@dataclass(frozen=True, slots=True)
-class FailedLoad:
-    """A load that failed a short while ago."""
-
-    error: ModelError | SettingsError
-    at: float
-    """Seconds of the monotonic clock."""
 
 
 class ModelManager:
@@ -77,6 +68,7 @@ class ModelManager:
         self._on_prediction = on_prediction
         self._on_batch = on_batch
         self._clock = clock
+        self._views: weakref.WeakSet[ModelManager] = weakref.WeakSet([self])
         self._changed = threading.Condition()
         self._models: dict[_Key, SharedModel] = {}
         self._leaving: list[SharedModel] = []
@@ -94,7 +86,25 @@ class ModelManager:
         """
         view = copy.copy(self)  # the models, their lock and the families are the same objects
         view._stuck_after_seconds = seconds  # noqa: SLF001  it is a manager itself
+        self._views.add(view)
         return view
+
+    def adapt(
+        self,
+        *,
+        limits: Limits,
+        idle_unload_seconds: float,
+        load_timeout_seconds: float,
+        failed_load_seconds: float,
+        room_timeout_seconds: float,
+    ) -> None:
+        """Take other limits, for what is loaded and asked from now on. Event loop only, as `patient`."""
+        for view in self._views:
+            view._limits = limits  # noqa: SLF001
+            view._idle_unload_seconds = idle_unload_seconds  # noqa: SLF001
+            view.load_timeout_seconds = load_timeout_seconds
+            view._failed_load_seconds = failed_load_seconds  # noqa: SLF001
+            view._room_timeout_seconds = room_timeout_seconds  # noqa: SLF001
 
     @contextmanager
     def use(self, family: str, model_id: str, options: ModelOptions | None = None) -> Iterator[SharedModel]:
@@ -274,7 +284,7 @@ class ModelManager:
 
     def _take(self, key: _Key, spec: ModelSpec, maker: ModelFamily) -> tuple[SharedModel, bool, list[SharedModel]]:
         """Return the model of that key, whether the caller must load it, and what it must close before it does."""
-        wanted = _estimate(maker, spec)
+        wanted = estimate(maker, spec)
         deadline = time.monotonic() + self._room_timeout_seconds
         with self._changed:
             while True:
@@ -388,12 +398,3 @@ class ModelManager:
 
     def _limit(self, shared: SharedModel) -> float:
         return shared.patience_seconds if shared.settled else self.load_timeout_seconds
-
-
-def _estimate(family: ModelFamily, spec: ModelSpec) -> int:
-    """Ask the family how much memory a model will hold; 0 when it cannot tell."""
-    try:
-        return max(0, int(family.estimate_bytes(spec) or 0))
-    except Exception as exc:  # noqa: BLE001  a plugin's bug must not keep its model from being loaded
-        log.warning("model_estimate_failed", model=spec.model_id, error=repr(exc))
-        return 0

@@ -3,8 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import structlog
+
 from healthd.errors import BusyError, LoadError
+from healthd.models.model import ModelFamily, ModelSpec
 from healthd.models.shared import SharedModel
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,15 @@ def victims(
     else:
         return going
     raise BusyError(f"no room for {model_id}: {what}, and the others are in use", retry_after_seconds=5)
+
+
+def estimate(family: ModelFamily, spec: ModelSpec) -> int:
+    """Ask the family how much memory a model will hold; 0 when it cannot tell."""
+    try:
+        return max(0, int(family.estimate_bytes(spec) or 0))
+    except Exception as exc:  # noqa: BLE001  a plugin's bug must not keep its model from being loaded
+        log.warning("model_estimate_failed", model=spec.model_id, error=repr(exc))
+        return 0
 
 
 def _mib(number: int) -> int:

@@ -44,6 +44,15 @@ class LoadedModel:
     """Every id under which somebody asked for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class FailedLoad:
+    """A load that failed a short while ago."""
+
+    error: ModelError | SettingsError
+    at: float
+    """Seconds of the monotonic clock."""
+
+
 class SharedModel:
     """A loaded model as its users see it: its predictions go in turn. Lives as long as somebody uses it."""
 

@@ -1,8 +1,9 @@
-// Settings: what is in effect, without secrets, and where each value comes from.
+// Settings: what is in effect, without secrets, and where each value comes from; the file can be read again.
 import { ask } from "./api.js";
 import { KeyedList, el, row, say, table } from "./panel_dom.js";
-import { Poll } from "./panel_work.js";
+import { Poll, order, orderButton } from "./panel_work.js";
 
+const READING = 60;
 const COLUMNS = ["Setting", "Value", "Source"].map((head) => ({ head }));
 
 export class Settings {
@@ -18,7 +19,10 @@ export class Settings {
     this.count = el("p", { class: "quiet numbers", role: "status" });
     this.words.addEventListener("input", () => this.show());
     this.changed.addEventListener("change", () => this.show());
+    this.waiting = el("p", { class: "quiet", hidden: true });
     this.content = [
+      el("div", { class: "row" }, orderButton("Reload configuration", () => this.reload())),
+      this.waiting,
       el(
         "form",
         { class: "row filters", onsubmit: (event) => event.preventDefault() },
@@ -41,8 +45,19 @@ export class Settings {
   }
 
   async ask(signal) {
-    this.settings = await ask("settings", { signal });
+    const [settings, state] = await Promise.all([ask("settings", { signal }), ask("state", { signal })]);
+    this.settings = settings;
+    this.wait(state.restart_needed);
     this.show();
+  }
+
+  wait(settings) {
+    this.waiting.hidden = !settings.length;
+    say(this.waiting, `Changed in the file, and in effect after a restart of healthd: ${settings.join(", ")}`);
+  }
+
+  async reload() {
+    if (await order(told, "config/reload", { method: "POST", seconds: READING })) this.poll.now();
   }
 
   show() {
@@ -68,6 +83,13 @@ export class Settings {
       },
     };
   }
+}
+
+// What came of a reload, in words.
+function told({ added, removed, restarted, changed, restart_needed: later }) {
+  const parts = Object.entries({ added, removed, restarted, changed, "after a restart of healthd": later });
+  const words = parts.filter(([, names]) => names.length).map(([what, names]) => `${what}: ${names.join(", ")}`);
+  return words.join("; ") || "nothing has changed";
 }
 
 const origin = ({ source, name }) => (name ? `${source}: ${name}` : source);

@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ from healthd.clock import Clock
 from healthd.daemon import InstalledPlugins, build
 from healthd.errors import EndOfStream
 from healthd.frames import Image
-from healthd.http_server import listen, protocol
+from healthd.http_server import Server, listen, protocol, proxy_options
 from healthd.http_sockets import socket_options
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd.plugins import FAMILIES, SOURCES, Plugin, Plugins
@@ -131,16 +131,12 @@ class House:
         return before + 1
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without hands on the signals, that ends when it is told to and not at its next look."""
+class _Server(Server):
+    """The server of the daemon, but it ends when it is told to and not at its next look."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config, settings=services.settings.server, counts=services.doors)
         self.stopping = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
     async def main_loop(self) -> None:
         await self.on_tick(0)
@@ -214,10 +210,12 @@ async def _serving(services: Services, *, root_path: str) -> AsyncIterator[str]:
         **socket_options(services.settings),
         log_config=None,
         access_log=False,
+        server_header=False,
         root_path=root_path,
+        **proxy_options(services.settings.server),
         timeout_graceful_shutdown=2,
     )
-    server = _Server(config)
+    server = _Server(config, services)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started:
         await asyncio.sleep(0.002)

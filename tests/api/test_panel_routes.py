@@ -220,7 +220,7 @@ async def test_the_diagnostics_hold_everything_but_secrets(
 async def test_a_session_says_when_it_ends() -> None:
     time = MovableClock()
     async with open_house(auth={"keys": KEYS, "session_hours": 1}) as house:
-        house.services.auth._clock = time.clock
+        house.services.auth.sessions._clock = time.clock
         assert (await house.get("/api/v1/auth/session", headers=READ)).json()["expires_in_seconds"] is None
         told = (await house.client.post("/api/v1/auth/login", json={"key": READ_KEY})).json()
         assert (told["name"], told["scope"], told["required"], told["expires_in_seconds"]) == (

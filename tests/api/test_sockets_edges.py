@@ -346,13 +346,13 @@ async def test_a_socket_lasts_no_longer_than_a_session_may() -> None:
 @pytest.mark.parametrize("way", ["logs out", "expires"])
 async def test_a_socket_ends_with_the_log_in_of_its_page(way: str) -> None:
     async with talking_house(auth={"keys": KEYS}) as house:
-        house.services.auth.session_seconds = 1.0 if way == "expires" else 3600
+        house.services.auth.sessions.seconds = 1.0 if way == "expires" else 3600
         answer = await house.client.post("/api/v1/auth/login", json={"key": READ_KEY})
         own = {"Cookie": f"healthd_session={answer.cookies['healthd_session']}"}
         async with connected(house, headers=own) as page, connected(house, headers={**own, **READ}) as robot:
             if way == "logs out":
                 assert (await house.client.delete("/api/v1/auth/session", headers=own)).status_code == 204
-            assert await closed(page) == (1001, "the page is no longer logged in")
+            assert await closed(page) == (1001, "the page is no longer logged in, or the key is no longer configured")
             assert (await ask(robot, png()))["type"] == "prediction"
         assert (await refused(house, headers=own))[0] == 401
         assert house.services.viewers.ended_total["logout"] == 1

@@ -1,5 +1,6 @@
 """Cameras through OpenCV: real servers, real files, and pictures that tell how old they are."""
 
+import ctypes
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from healthd.cameras.capture import CaptureOptions, Transport, is_recording, open_camera
+from healthd.cameras.ffmpeg import LARGEST_BLOCK_BYTES
 from healthd.cameras.source import PredictOptions, Read
 from healthd.cpus import set_thread_budget
 from healthd.errors import CameraError, EndOfStream, SettingsError
@@ -447,7 +449,9 @@ def test_the_options_mix_with_those_of_a_plugin_and_refuse_what_they_do_not_know
 
 def test_no_camera_can_have_ffmpeg_take_more_memory_than_a_large_picture_needs() -> None:
     maps = Path("/proc/self/maps")
-    paths = [line.split()[-1] for line in maps.read_text().splitlines() if "/libavutil" in line] if maps.exists() else []
+    paths = (
+        [line.split()[-1] for line in maps.read_text().splitlines() if "/libavutil" in line] if maps.exists() else []
+    )
     if not paths:
         pytest.skip("the FFmpeg of this OpenCV cannot be reached")
     library = ctypes.CDLL(paths[0])

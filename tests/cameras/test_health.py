@@ -149,11 +149,11 @@ def test_pictures_are_compared_a_few_times_a_second_at_most(time: Time) -> None:
     time.seconds += 0.1
     changed = picture(2)
     assert detector.frozen_seconds(changed) is None
-    assert detector._thumbnail is not None
-    before = detector._thumbnail
+    assert detector._look is not None
+    before = detector._look
     time.seconds += 0.2
     detector.frozen_seconds(changed)
-    assert detector._thumbnail != before
+    assert detector._look != before
 
 
 def test_a_state_keeps_its_since_while_only_the_reason_changes(time: Time) -> None:

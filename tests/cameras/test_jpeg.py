@@ -83,13 +83,13 @@ async def test_who_asks_later_gets_the_same_bytes_and_waits_for_nothing(encoder:
     with pytest.raises(StopIteration) as answered:  # it ends at its first step: it has awaited nothing
         asking.send(None)
     assert answered.value.value is jpeg
-    assert cache.get(1, PLAIN) is jpeg
+    assert cache.get(shot(1).frame, PLAIN) is jpeg
     assert (cache.hits, cache.encodes) == (2, 1)
 
 
 async def test_nothing_is_encoded_before_somebody_asks(encoder: SlowEncoder) -> None:
     cache = JpegCache(encoder)
-    assert cache.get(1, PLAIN) is None
+    assert cache.get(shot(1).frame, PLAIN) is None
     assert (cache.hits, cache.encodes, len(cache), encoder.asked) == (0, 0, 0, [])
 
 
@@ -109,9 +109,9 @@ async def test_the_variants_kept_are_bounded_and_the_oldest_leaves_first(encoder
     for quality in range(1, MAX_VARIANTS + 3):
         await cache.get_or_encode(shot(), Variant(quality))
     assert len(cache) == MAX_VARIANTS
-    assert cache.get(1, Variant(1)) is None
-    assert cache.get(1, Variant(2)) is None
-    assert cache.get(1, Variant(3)) is not None
+    assert cache.get(shot(1).frame, Variant(1)) is None
+    assert cache.get(shot(1).frame, Variant(2)) is None
+    assert cache.get(shot(1).frame, Variant(3)) is not None
 
 
 async def test_only_the_newest_frames_variants_are_kept(encoder: SlowEncoder) -> None:
@@ -120,8 +120,8 @@ async def test_only_the_newest_frames_variants_are_kept(encoder: SlowEncoder) ->
     for variant in (PLAIN, Variant(50)):
         await cache.get_or_encode(shot(1), variant)
     await cache.get_or_encode(shot(2), PLAIN)
-    assert cache.get(1, PLAIN) is cache.get(1, Variant(50)) is None
-    assert cache.get(2, PLAIN) is not None
+    assert cache.get(shot(1).frame, PLAIN) is cache.get(shot(1).frame, Variant(50)) is None
+    assert cache.get(shot(2).frame, PLAIN) is not None
 
 
 async def test_the_drawn_variant_of_an_older_frame_stays_beside_the_newest_plain_one(encoder: SlowEncoder) -> None:
@@ -129,10 +129,10 @@ async def test_the_drawn_variant_of_an_older_frame_stays_beside_the_newest_plain
     encoder.gate.set()
     await cache.get_or_encode(shot(1), OVERLAY)
     await cache.get_or_encode(shot(2), PLAIN)
-    assert cache.get(1, OVERLAY) is not None
+    assert cache.get(shot(1).frame, OVERLAY) is not None
     await cache.get_or_encode(shot(2), OVERLAY)
-    assert cache.get(1, OVERLAY) is None
-    assert cache.get(2, PLAIN) is not None
+    assert cache.get(shot(1).frame, OVERLAY) is None
+    assert cache.get(shot(2).frame, PLAIN) is not None
 
 
 async def test_dropping_forgets_everything(encoder: SlowEncoder) -> None:
@@ -141,7 +141,7 @@ async def test_dropping_forgets_everything(encoder: SlowEncoder) -> None:
     await cache.get_or_encode(shot(), PLAIN)
     cache.drop()
     assert len(cache) == 0
-    assert cache.get(1, PLAIN) is None
+    assert cache.get(shot(1).frame, PLAIN) is None
 
 
 async def test_an_encode_that_ends_after_a_drop_is_not_kept(encoder: SlowEncoder) -> None:
@@ -163,8 +163,8 @@ async def test_a_late_encode_of_an_old_frame_is_not_kept(encoder: SlowEncoder) -
     await cache.get_or_encode(shot(2), PLAIN)
     first_gate.set()
     assert await late == b"1 q75w0"
-    assert cache.get(1, PLAIN) is None
-    assert cache.get(2, PLAIN) is not None
+    assert cache.get(shot(1).frame, PLAIN) is None
+    assert cache.get(shot(2).frame, PLAIN) is not None
 
 
 async def test_a_viewer_who_leaves_does_not_take_the_picture_from_the_others(encoder: SlowEncoder) -> None:
@@ -177,7 +177,7 @@ async def test_a_viewer_who_leaves_does_not_take_the_picture_from_the_others(enc
     assert await second == b"1 q75w0"
     assert first.cancelled()
     assert cache.encodes == 1
-    assert cache.get(1, PLAIN) is not None
+    assert cache.get(shot(1).frame, PLAIN) is not None
 
 
 async def test_a_frame_that_cannot_be_encoded_is_an_error_and_is_tried_again_when_asked_again() -> None:

@@ -126,6 +126,10 @@ LOUD: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "it starts again and again": ("HealthdCrashLoop", {**UP, 'process_start_time_seconds{job="healthd"}': "0+120x60"}),
+    "a mistake in the changed configuration": (
+        "HealthdConfigRefused",
+        {**UP, 'healthd_config_reloads_total{job="healthd",outcome="failed"}': "0x35 1x25"},
+    ),
     "it is gone": ("HealthdDown", {'up{job="healthd"}': "0x60"}),
 }
 

@@ -288,6 +288,8 @@ def test_a_changed_configuration_starts_a_new_pod() -> None:
 
     assert checksum({}) == checksum({"service": {"port": 9000}})
     assert checksum({}) != checksum({"snapshots": {"quality": 80}})
+    watching = one(rendered({"config": {"watch": True}}), "Deployment")["spec"]["template"]["metadata"]
+    assert "annotations" not in watching, "healthd reads the change by itself"
 
 
 # -- the pod -----------------------------------------------------------------------------------------------------------
@@ -340,6 +342,23 @@ def test_a_claim_that_is_shared_is_left_alone() -> None:
     """Read-only as a volume too: else Kubernetes hands its files to the group of this pod."""
     claims = {item["name"]: item["persistentVolumeClaim"] for item in pod(case("hardened"))["volumes"][1:3]}
     assert claims == {"models": {"claimName": "models", "readOnly": True}, "state": {"claimName": "cams-healthd-state"}}
+
+
+def test_a_certificate_in_a_secret_is_served_and_asked_for() -> None:
+    values = {"tls": {"secretName": "cams-tls"}, "metrics": {"serviceMonitor": {"enabled": True}}}
+    objects = rendered(values)
+    container = pod(objects)["containers"][0]
+    variables = {item["name"]: item.get("value") for item in container["env"]}
+    (mount,) = [item for item in container["volumeMounts"] if item["name"] == "tls"]
+    assert mount["readOnly"]
+    assert variables["HEALTHD_SERVER__TLS_CERT"] == f"{mount['mountPath']}/tls.crt"
+    assert variables["HEALTHD_SERVER__TLS_KEY"] == f"{mount['mountPath']}/tls.key"
+    probes = [container[f"{name}Probe"]["httpGet"]["scheme"] for name in ("startup", "liveness", "readiness")]
+    assert probes == ["HTTPS"] * 3
+    assert objects["ServiceMonitor", "cams-healthd"]["spec"]["endpoints"][0]["scheme"] == "https"
+    assert pod(case("default"))["containers"][0]["livenessProbe"]["httpGet"]["scheme"] == "HTTP"
+    twice = template({**values, "server": {"tls_cert": "/a", "tls_key": "/b"}})
+    assert "leave server.tls_cert and server.tls_key out" in twice.stderr
 
 
 def test_the_start_may_take_as_long_as_loading_a_model() -> None:

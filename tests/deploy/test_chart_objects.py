@@ -55,7 +55,8 @@ def test_the_service_leads_to_the_pod_and_routes_and_monitors_to_the_service() -
         for where in ("nodeSelector", "tolerations"):  # the image may be for one kind of node
             assert test_pod["spec"].get(where) == deployment["spec"]["template"]["spec"].get(where)
         port = service["spec"]["ports"][0]["port"]
-        assert test_pod["spec"]["containers"][0]["command"][-1] == f"http://{service['metadata']['name']}:{port}"
+        scheme = "https" if name == "full" else "http"
+        assert test_pod["spec"]["containers"][0]["command"][-1] == f"{scheme}://{service['metadata']['name']}:{port}"
     full = case("full")
     service = one(full, "Service")
     name, port = service["metadata"]["name"], service["spec"]["ports"][0]["port"]

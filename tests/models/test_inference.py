@@ -501,7 +501,7 @@ async def test_loads_that_came_back_late_and_failed_are_not_counted_as_hung_for_
 
 
 async def test_a_model_of_the_start_that_hung_is_held_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("healthd.models.inference.KEEP_SECONDS", 0.02)
+    monkeypatch.setattr("healthd.models.preloads.KEEP_SECONDS", 0.02)
     place = Place(tmp_path, preload=["a"], stuck_after_seconds=0.1, queue_timeout_seconds=0.2)
     place.inference.start()
     await eventually(lambda: place.users == 1)

@@ -341,6 +341,8 @@ def test_settings_show_their_sources_and_no_secret(daemon: Daemon, panel: Watche
         "file: config.toml",
     ]
     assert "rtsp://***@127.0.0.1:9/1?***" in row(page, "settings", "cameras.attic.url").inner_text()
+    page.get_by_role("button", name="Reload configuration").click()
+    said(page, "nothing has changed")
     page.get_by_label("no defaults").check()
     page.get_by_label("Show").fill("environment")
     until(lambda: page.locator("#section-settings tbody tr").count() == 1, what="the filter")

@@ -262,7 +262,7 @@ class Daemon:
         """Where it is, once it has said so."""
 
         def said() -> str | None:
-            match = re.search(r"^healthd is at (http://\S+)", self.stdout, re.MULTILINE)
+            match = re.search(r"^healthd is at (https?://\S+)", self.stdout, re.MULTILINE)
             if match is None and self._running().poll() is not None:
                 raise AssertionError(f"healthd ended with {self._running().returncode}\n{self.story()}")
             return match[1] if match else None

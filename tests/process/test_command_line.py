@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from healthd import __version__
 from healthd.cameras.source import SourceOptions
 from healthd.check import settings_lines
+from tests.certificates import make_certificate
 from tests.process.daemon import DEMO, INSTALLED, TESTS, Daemon, run_verb
 
 pytestmark = pytest.mark.process
@@ -198,6 +199,7 @@ def test_the_example_passes_check_config_as_it_stands_and_with_everything_switch
     example = (TESTS.parent / "config.example.toml").read_text(encoding="utf-8")
     key = tmp_path / "key"
     key.write_text("0123456789abcdef", encoding="utf-8")
+    make_certificate(tmp_path, "cams")
     everything = re.sub(r"^# (?=\[|[a-z_]+ = )", "", example, flags=re.MULTILINE)
     everything = everything.partition("[cameras.replay]")[0]  # which leaves the model to the reader
     everything = re.sub(r"file:/[^\"]*", f"file:{key}", everything)

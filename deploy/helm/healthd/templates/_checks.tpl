@@ -18,6 +18,9 @@
 {{- if or (regexMatch "^(127\\.|localhost$|::1$)" $values.server.host) (eq (int $values.server.port) 0) -}}
 {{- fail "server: the Service and the probes must reach healthd: leave server.host at 0.0.0.0, and server.port at a fixed one" -}}
 {{- end -}}
+{{- if and $values.tls.secretName (or $values.server.tls_cert $values.server.tls_key) -}}
+{{- fail "tls.secretName: the chart says where its files are: leave server.tls_cert and server.tls_key out" -}}
+{{- end -}}
 {{- $existing := $values.existingConfig -}}
 {{- if and $existing.secret $existing.configMap -}}
 {{- fail "existingConfig: name a secret or a configMap, not both" -}}
@@ -39,8 +42,8 @@
 {{- end -}}
 {{- else -}}
 {{- range $key := $values.auth.keys -}}
-{{- if not (regexMatch "^(\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}|file:/[^/].*)$" $key.key) -}}
-{{- fail (printf "auth.keys: the key of `%s` would stand in a ConfigMap: write ${NAME} and name its Secret in secretEnv" $key.name) -}}
+{{- if not (regexMatch "^(\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}|file:/[^/].*|scrypt:.*)$" $key.key) -}}
+{{- fail (printf "auth.keys: the key of `%s` would stand in a ConfigMap: write ${NAME} and name its Secret in secretEnv, or its hash (healthd auth hash)" $key.name) -}}
 {{- end -}}
 {{- end -}}
 {{- if include "healthd.checks.plainUrl" $values.jobs.redis_url -}}

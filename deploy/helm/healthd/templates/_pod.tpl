@@ -32,9 +32,19 @@ capabilities:
 {{- ternary "/var/lib/healthd/plugins/bin/python" "python" (not (empty .Values.plugins.pip)) -}}
 {{- end -}}
 
+{{- define "healthd.scheme" -}}
+{{- ternary "HTTPS" "HTTP" (not (empty (or .Values.tls.secretName .Values.server.tls_cert))) -}}
+{{- end -}}
+
 {{- define "healthd.env" -}}
 - name: HOME
   value: /tmp
+{{- if .Values.tls.secretName }}
+- name: HEALTHD_SERVER__TLS_CERT
+  value: /etc/healthd-tls/tls.crt
+- name: HEALTHD_SERVER__TLS_KEY
+  value: /etc/healthd-tls/tls.key
+{{- end }}
 {{- if or .Values.existingConfig.secret .Values.existingConfig.configMap }}
 - name: HEALTHD_SERVER__HOST
   value: {{ .Values.server.host | quote }}
@@ -100,6 +110,11 @@ envFrom:
   mountPath: /var/lib/healthd/state
 - name: tmp
   mountPath: /tmp
+{{- if .Values.tls.secretName }}
+- name: tls
+  mountPath: /etc/healthd-tls
+  readOnly: true
+{{- end }}
 {{- if .Values.plugins.pip }}
 - name: plugins
   mountPath: /var/lib/healthd/plugins
@@ -153,6 +168,12 @@ envFrom:
     claimName: {{ .Values.plugins.wheelsClaim }}
     readOnly: true
 {{- end }}
+{{- end }}
+{{- with .Values.tls.secretName }}
+- name: tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
 {{- end }}
 {{- range $index, $device := .Values.v4l2.devices }}
 - name: v4l2-{{ $index }}

@@ -45,7 +45,7 @@
 {{- end -}}
 
 {{- define "healthd.sections" -}}
-server auth shutdown log snapshots streams models inference jobs performance cameras
+server auth shutdown log config snapshots streams models inference jobs performance cameras
 {{- end -}}
 
 {{- /* Whether the one key of the chart is the way in. */ -}}

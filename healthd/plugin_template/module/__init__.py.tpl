@@ -1,0 +1,1 @@
+"""A camera source for healthd: {{plugin}}."""

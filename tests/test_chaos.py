@@ -1,0 +1,131 @@
+"""`make chaos` tells the truth: what exceeds a bound, fails or is skipped is said, and the page is written whole."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos import __main__ as chaos
+from benchmarks.chaos import page
+from benchmarks.chaos.beside import Beside, Seen
+from benchmarks.chaos.faults import GROUPS, Fault, Outcome, all_faults
+from benchmarks.chaos.stage import Stage
+from healthd.metrics import documented_names
+
+FAULTS = all_faults()
+OTHERS = {
+    "polls": 100.0,
+    "polls_failed": 0.0,
+    "poll_p99_ms": 4.0,
+    "poll_p99_before_ms": 3.0,
+    "infers": 20.0,
+    "infers_failed": 0.0,
+    "frames": 50.0,
+    "frames_skipped": 0.0,
+    "gap_ms": 110.0,
+    "gap_before_ms": 104.0,
+    "stream_breaks": 0.0,
+    "late_ms": 0.0,
+}
+
+
+def outcome(name: str, **values: object) -> Outcome:
+    fitting = {"noticed": 0.5, "recovered": 1.5, "others": OTHERS, "log": "session_failed: no image", "metric": "m +1"}
+    return Outcome(name, **{**fitting, **values})  # type: ignore[arg-type]
+
+
+def test_the_page_is_written_between_its_marks_and_says_what_exceeded_and_what_was_skipped(tmp_path: Path) -> None:
+    copy = tmp_path / "reliability.md"
+    copy.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n", encoding="utf-8")
+    outcomes = {name: outcome(name) for name in FAULTS}
+    late, skipped, *_ = FAULTS
+    outcomes[late].problems += ["recovered in 9.0 s, bound 4 s", "others: 3 polls failed"]
+    outcomes[skipped] = Outcome(skipped, skipped="no network namespace")
+    machine = {"processor": "a fast one", "cores": "2", "memory": "8 GiB", "system": "Linux"}
+    for _ in range(2):
+        page.write(outcomes, machine, copy)
+    text = copy.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text.split(page.END)[0].split("\n")
+    assert f"Of {len(FAULTS)} faults {len(FAULTS) - 2} stayed within all bounds, 1 did not, 1 could not be done" in text
+    assert "**exceeded: recovered in 9.0 s, bound 4 s**" in text
+    assert "**3 polls failed**" in text
+    assert "skipped: no network namespace" in text
+    rows = [line for line in text.splitlines() if line.startswith("| **")]
+    assert len(rows) == len(FAULTS)
+    assert {len(re.findall(r" \|", row)) for row in rows} == {len(page.HEAD)}
+
+
+def test_every_group_of_the_issue_has_a_table(tmp_path: Path) -> None:
+    assert {fault.group for fault in FAULTS.values()} == set(GROUPS)
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda fault: fault.name)
+def test_every_fault_says_how_it_is_done_and_what_an_operator_sees(fault: Fault) -> None:
+    assert fault.how.endswith(".")
+    assert fault.metric is None or fault.metric.partition("{")[0] in documented_names()
+    assert fault.limit_seconds <= 300
+
+
+def test_what_those_beside_saw_before_the_fault_is_told_from_what_they_saw_after_it() -> None:
+    beside = Beside("http://127.0.0.1:1", "witness", model="counter")
+    beside.seen = Seen(
+        polls=[(at / 10, 0.001 if at < 50 else 0.02, 404 if at == 70 else 200) for at in range(100)],
+        infers=[(7.0, 0.1, 0)],
+        parts=[(at / 10, at if at < 80 else at + 1) for at in range(100) if not 60 < at < 65],
+        late=[(2.0, 0.5), (6.0, 0.03)],
+    )
+    compared = beside.compared(0.0, 4.95, 9.9)
+    assert (compared["polls"], compared["polls_failed"], compared["infers_failed"]) == (50, 1, 1)
+    assert (compared["poll_p99_before_ms"], compared["poll_p99_ms"]) == (pytest.approx(1), pytest.approx(20))
+    assert compared["frames_skipped"] == 5
+    assert (compared["gap_before_ms"], compared["gap_ms"]) == (pytest.approx(100), pytest.approx(500))
+    assert compared["late_ms"] == pytest.approx(30)
+
+
+@pytest.mark.parametrize(
+    ("seen", "problem"),
+    [
+        ({}, None),
+        ({"polls_failed": 1.0}, "1 polls failed"),
+        ({"frames_skipped": 2.0}, None),
+        ({"frames_skipped": 3.0}, "3 of 50 frames skipped"),
+        ({"gap_ms": 310.0}, "310 ms without a frame, bound 304 ms"),
+        ({"gap_ms": 310.0, "late_ms": 20.0}, None),
+        ({"poll_p99_ms": 57.0}, "p99 of polls 57 ms, bound 56 ms"),
+    ],
+)
+def test_whoever_else_is_hurt_is_a_problem_unless_the_machine_itself_was_late(
+    seen: dict[str, float], problem: str | None
+) -> None:
+    stage = Stage(FAULTS["server-killed"])
+    stage.outcome = outcome("server-killed", others={**OTHERS, **seen}, noticed=9.0, recovered=None)
+    stage._judge_times()
+    stage._judge_others()
+    times = ["noticed in 9.0 s, bound 3 s", "not recovered"]
+    assert stage.outcome.problems == [*times, *([f"others: {problem}"] if problem else [])]
+
+
+def test_a_run_may_be_cut_into_several(tmp_path: Path) -> None:
+    file = tmp_path / "kept.json"
+    chaos.kept(file, [outcome("server-killed")])
+    together = chaos.kept(file, [outcome("dns-hangs", noticed=2.0)])
+    assert {name: one.noticed for name, one in together.items()} == {"server-killed": 0.5, "dns-hangs": 2.0}
+
+
+def test_faults_are_chosen_by_name_or_by_group() -> None:
+    assert [fault.name for fault in chaos.chosen("dns-hangs,server-killed")] == ["server-killed", "dns-hangs"]
+    assert {fault.group for fault in chaos.chosen("files")} == {"files"}
+    with pytest.raises(Exception, match="there is no fault `fire`"):
+        chaos.chosen("fire")
+
+
+@pytest.mark.parametrize(("problems", "code"), [([], 0), (["recovered in 9.0 s, bound 4 s"], 1)])
+def test_a_bound_that_is_exceeded_is_the_exit_code(
+    problems: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chaos, "run", lambda fault, *, loud: outcome(fault.name, problems=problems))
+    monkeypatch.setattr(chaos, "become_reaper", lambda: None)
+    monkeypatch.setattr("sys.argv", ["chaos", "--only", "server-killed"])
+    assert chaos.main() == code
