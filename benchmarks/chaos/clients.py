@@ -1,4 +1,4 @@
-"""Viewers and clients with bad manners: slow, endless, too many, never reading. Nobody else may notice."""
+"""Clients with bad manners: slow, endless, too many. Nobody else may notice."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ MOST_GROWN_MB = 60.0
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-def _head(method: str, path: str, *lines: str) -> bytes:
+def head(method: str, path: str, *lines: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *lines, "", ""]).encode()
 
 
@@ -55,7 +55,7 @@ def _status(came: bytes) -> int:
 
 
 @contextlib.contextmanager
-def _memory(stage: Stage) -> Iterator[None]:
+def memory_held(stage: Stage) -> Iterator[None]:
     """Hold that memory does not grow, and that no viewer is left."""
     before = stage.memory_mb()
     yield
@@ -70,11 +70,12 @@ def _memory(stage: Stage) -> Iterator[None]:
 
 def _routes(daemon: Daemon) -> list[tuple[str, str]]:
     """Return each method and path of the OpenAPI document, filled with a name that is there for those that look."""
-    found = []
-    for template, methods in daemon.get("/schema/openapi.json").json()["paths"].items():
-        for method in methods.keys() & {"get", "post", "put", "patch", "delete"}:
-            found.append((method.upper(), re.sub(r"{[^}]*}", "witness" if method == "get" else "nobody", template)))
-    return sorted(found)
+    paths = daemon.get("/schema/openapi.json").json()["paths"]
+    return sorted(
+        (method.upper(), re.sub(r"{[^}]*}", "witness" if method == "get" else "nobody", template))
+        for template, methods in paths.items()
+        for method in methods.keys() & {"get", "post", "put", "patch", "delete"}
+    )
 
 
 async def _drip(daemon: Daemon, request: bytes, tail: bytes, deadline: float) -> tuple[float, int]:
@@ -111,30 +112,30 @@ def _dripped(stage: Stage, asked: Mapping[str, tuple[bytes, bytes]], daemon: Dae
 def slow_heads(stage: Stage) -> None:
     """For each method and path of the OpenAPI document a head that never ends, a byte every 0.2 s, all at a time."""
     daemon = stage.open(settings=DOORS)
-    with _memory(stage):
+    asked = {
+        f"{method} {path}": (head(method, path).removesuffix(b"\r\n"), b"X-Slow: yes\r\n")
+        for method, path in _routes(daemon)
+    }
+    time.sleep(1)  # the document is made when it is asked for first
+    with memory_held(stage):
         stage.broken()
-        asked = {
-            f"{method} {path}": (_head(method, path).removesuffix(b"\r\n"), b"X-Slow: yes\r\n")
-            for method, path in _routes(daemon)
-        }
         _dripped(stage, asked, daemon, CUT_SECONDS)
 
 
-@fault("slowloris on every route: the body", noticed=CUT_SECONDS, recovered=None, limit=90, **QUIET)
+@fault("slowloris on every route: the body", noticed=CUT_SECONDS + 1, recovered=None, limit=90, **QUIET)
 def slow_bodies(stage: Stage) -> None:
     """For each method and path of the OpenAPI document a body that comes a byte every 0.2 s, all at a time.
 
     Whoever needs the body says 408 (`inference.upload_timeout_seconds = 3`); who does not, answers and hangs up.
     """
     daemon = stage.open(settings={**DOORS, "inference": {"upload_timeout_seconds": HEADER_SECONDS}})
-    with _memory(stage):
+    lines = ("Content-Type: application/json", "Content-Length: 100000")
+    asked = {
+        f"{method} {path}": (head(method, path, *lines), b" ") for method, path in _routes(daemon) if method != "GET"
+    }
+    time.sleep(1)  # the document is made when it is asked for first
+    with memory_held(stage):
         stage.broken()
-        lines = ("Content-Type: application/json", "Content-Length: 100000")
-        asked = {
-            f"{method} {path}": (_head(method, path, *lines), b" ")
-            for method, path in _routes(daemon)
-            if method != "GET"
-        }
         _dripped(stage, asked, daemon, CUT_SECONDS + 1)
 
 
@@ -164,10 +165,10 @@ async def _pour(daemon: Daemon, request: bytes, piece: bytes, most: int) -> tupl
 def huge_header(stage: Stage) -> None:
     """Twenty connections send a head of 1 MB at once, in one header and in thousands: each is refused and closed."""
     daemon = stage.open(settings=DOORS)
-    with _memory(stage):
+    with memory_held(stage):
         stage.broken()
-        long = _head("GET", "/healthz").removesuffix(b"\r\n") + b"X-Long: "
-        many = _head("GET", "/healthz").removesuffix(b"\r\n")
+        long = head("GET", "/healthz").removesuffix(b"\r\n") + b"X-Long: "
+        many = head("GET", "/healthz").removesuffix(b"\r\n")
 
         async def all_of_them() -> list[tuple[float, int, int]]:
             one = [_pour(daemon, long, bytes([97]) * 65536, 1 << 20) for _ in range(10)]
@@ -185,12 +186,13 @@ def _judge_poured(stage: Stage, came: list[tuple[float, int, int]], statuses: se
         stage.problem(f"answered {sorted(wrong)}")
     stage.outcome.noticed = max(took for took, _, _ in came)
     said = sorted({status for _, status, _ in came} - {0})
-    stage.note(f"Answered {', '.join(map(str, said)) or 'nothing'}; {max(sent for *_, sent in came) / 1e6:.1f} MB sent at most.")
+    most = max(sent for *_, sent in came) / 1e6
+    stage.note(f"Answered {', '.join(map(str, said)) or 'nothing'}; {most:.1f} MB sent at most.")
 
 
 @fault("body that never ends", noticed=POURED_SECONDS, recovered=None, **QUIET)
 def endless_body(stage: Stage) -> None:
-    """Chunked bodies without an end to `/infer`, `/detect`, `/jobs`, the log-in and the load of a model, as fast as they go.
+    """Chunked bodies without an end to `/infer`, `/detect`, `/jobs`, the log-in and the load of a model.
 
     Each is refused at its limit (here 4 MB of a picture, 8 MB of a job), and what else is sent is kept nowhere.
     """
@@ -199,16 +201,21 @@ def endless_body(stage: Stage) -> None:
     chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
     form = "Content-Type: multipart/form-data; boundary=x"
     begun = b"%x\r\n" % len(_PART) + _PART + b"\r\n"
-    with _memory(stage):
+    with memory_held(stage):
         stage.broken()
 
         async def all_of_them() -> list[tuple[float, int, int]]:
             asked = [
-                _pour(daemon, _head("POST", path, form, "Transfer-Encoding: chunked") + begun, chunk, 1 << 30)
+                _pour(daemon, head("POST", path, form, "Transfer-Encoding: chunked") + begun, chunk, 1 << 30)
                 for path in ("/api/v1/infer?model=counter", "/api/v1/detect", "/api/v1/jobs")
             ]
             asked += [
-                _pour(daemon, _head("POST", path, "Content-Type: application/json", "Transfer-Encoding: chunked"), chunk, 1 << 30)
+                _pour(
+                    daemon,
+                    head("POST", path, "Content-Type: application/json", "Transfer-Encoding: chunked"),
+                    chunk,
+                    1 << 30,
+                )
                 for path in ("/api/v1/infer", "/api/v1/auth/login", "/api/v1/models/counter/load")
             ]
             return await asyncio.gather(*asked)
@@ -233,7 +240,7 @@ def idle_connections(stage: Stage) -> None:
     daemon = stage.open(settings=DOORS)
     stage.slack(CROWD_SECONDS)
     slowest = 0.0
-    with _memory(stage), contextlib.ExitStack() as held:
+    with memory_held(stage), contextlib.ExitStack() as held:
         stage.broken()
         for _ in range(IDLE):
             held.enter_context(socket.create_connection(("127.0.0.1", daemon.port), timeout=5))
@@ -241,7 +248,7 @@ def idle_connections(stage: Stage) -> None:
         while time.monotonic() < end:
             at = time.monotonic()
             with socket.create_connection(("127.0.0.1", daemon.port), timeout=5) as client:
-                client.sendall(_head("GET", "/healthz", "Connection: close"))
+                client.sendall(head("GET", "/healthz", "Connection: close"))
                 if not client.recv(100).startswith(b"HTTP/1.1 200"):
                     stage.problem("somebody new was not answered")
                     break
@@ -249,7 +256,7 @@ def idle_connections(stage: Stage) -> None:
             time.sleep(0.1)
         stage.note(f"Somebody new was answered within {1e3 * slowest:.0f} ms; {stage.process().num_fds()} descriptors.")
     stage.mended()
-    stage.recovered(lambda _: stage.process().num_fds() < 100)  # noqa: PLR2004  what it has without them
+    stage.recovered(lambda _: stage.process().num_fds() < 100)
     if slowest > 1.0:
         stage.problem(f"somebody new waited {slowest:.1f} s")
 
@@ -264,7 +271,7 @@ def pipelined(stage: Stage) -> None:
     Those 80 are answered in order; of the twenty, ten never read, and all may be cut.
     """
     daemon = stage.open(settings=DOORS)
-    request = _head("GET", "/api/v1/cameras/witness/snapshot") + _head("GET", "/api/v1/cameras")
+    request = head("GET", "/api/v1/cameras/witness/snapshot") + head("GET", "/api/v1/cameras")
 
     async def ask(count: int, *, read: bool = True) -> int:
         reader, writer = await _opened(daemon)
@@ -285,7 +292,7 @@ def pipelined(stage: Stage) -> None:
         many = [ask(PIPELINED, read=number % 2 == 0) for number in range(20)]
         return await asyncio.gather(*(ask(MODEST) for _ in range(10)), *many)
 
-    with _memory(stage):
+    with memory_held(stage):
         stage.broken()
         answered = asyncio.run(all_of_them())
         if min(answered[:10]) < MODEST:
@@ -303,15 +310,15 @@ def half_closed(stage: Stage) -> None:
     Those who asked get their answer; afterwards nothing of them is left.
     """
     daemon = stage.open(settings=DOORS)
-    with _memory(stage), contextlib.ExitStack() as held:
+    with memory_held(stage), contextlib.ExitStack() as held:
         stage.broken()
         asked = []
         for number in range(2 * HALF_CLOSED + 50):
             client = held.enter_context(socket.create_connection(("127.0.0.1", daemon.port), timeout=5))
             if number >= 2 * HALF_CLOSED:
-                client.sendall(_head("GET", "/api/v1/cameras/witness/stream"))
+                client.sendall(head("GET", "/api/v1/cameras/witness/stream"))
             elif number >= HALF_CLOSED:
-                client.sendall(_head("GET", "/api/v1/cameras/witness/snapshot"))
+                client.sendall(head("GET", "/api/v1/cameras/witness/snapshot"))
                 asked.append(client)
             client.shutdown(socket.SHUT_WR)
         answered = sum(client.recv(1 << 16).startswith(b"HTTP/1.1 200") for client in asked)
@@ -319,145 +326,8 @@ def half_closed(stage: Stage) -> None:
             stage.problem(f"{len(asked) - answered} of {len(asked)} got no answer")
         time.sleep(2)
     stage.mended()
-    stage.recovered(lambda _: stage.process().num_fds() < 100 and _viewers(daemon) <= 1)  # noqa: PLR2004
+    stage.recovered(lambda _: stage.process().num_fds() < 100 and viewers(daemon) <= 1)
 
 
-def _viewers(daemon: Daemon) -> int:
+def viewers(daemon: Daemon) -> int:
     return len(daemon.get("/api/v1/viewers").json())
-
-
-# -- sockets and streams -------------------------------------------------------------------------------------------
-
-FLOOD_SECONDS = 5.0
-SOCKET = "/api/v1/ws?model_id=counter"
-
-
-async def _gathered(*parts: Awaitable[object]) -> None:
-    await asyncio.gather(*parts, return_exceptions=True)
-
-
-@fault("WebSocket flood", noticed=None, recovered=5.0, event=None, metric="healthd_socket_frames_dropped_total")
-def socket_flood(stage: Stage) -> None:
-    """Eight sockets send small pictures as fast as they can for five seconds, half of them without ever reading.
-
-    The newest picture wins; none is lost from the accounts.
-    """
-    daemon = stage.open(settings=DOORS)
-    jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
-    sent = [0]
-
-    async def flood(*, reads: bool) -> None:
-        async with connect(f"ws://127.0.0.1:{daemon.port}{SOCKET}", close_timeout=1, max_queue=4) as peer:
-            async def read() -> None:
-                async for _ in peer:
-                    pass
-
-            reading = asyncio.create_task(read()) if reads else None
-            try:
-                async with asyncio.timeout(FLOOD_SECONDS):
-                    while True:
-                        await peer.send(jpeg)
-                        sent[0] += 1
-            except (TimeoutError, ConnectionClosed):
-                pass
-            if reading is not None:
-                reading.cancel()
-
-    with _memory(stage):
-        stage.broken()
-        asyncio.run(_gathered(*(flood(reads=number % 2 == 0) for number in range(8))))
-    stage.mended()
-    stage.note(f"{sent[0]} pictures were sent.")
-    stage.recovered(lambda _: _accounts_close(daemon) and _viewers(daemon) <= 1)
-
-
-def _accounts_close(daemon: Daemon) -> bool:
-    samples = daemon.samples()
-    known = samples["healthd_socket_frames_dropped_total"] + samples["healthd_socket_frames_in_hand"]
-    known += sum(value for name, value in samples.items() if name.startswith("healthd_socket_frames_answered_total"))
-    return known == samples["healthd_socket_frames_received_total"]
-
-
-@fault("WebSocket fragments", noticed=FLOOD_SECONDS + 1, recovered=5.0, event="viewer_ended", metric=None)
-def socket_fragments(stage: Stage) -> None:
-    """A message in fragments of one byte without an end, and one in fragments of 64 KB: both sockets are closed."""
-    daemon = stage.open(settings=DOORS)
-    closed: list[float] = []
-
-    async def send(piece: bytes) -> None:
-        peer = await connect(f"ws://127.0.0.1:{daemon.port}{SOCKET}", close_timeout=1, max_queue=4)
-        at = time.monotonic()
-
-        def endless() -> Iterator[bytes]:
-            while time.monotonic() - at < 2 * FLOOD_SECONDS:
-                yield piece
-
-        try:
-            await peer.send(endless())
-        except (ConnectionClosed, OSError):
-            closed.append(time.monotonic() - at)
-        peer.transport.abort()
-
-    with _memory(stage):
-        stage.broken()
-        asyncio.run(_gathered(send(b"a"), send(65536 * b"a")))
-        if len(closed) < 2:  # noqa: PLR2004  both
-            stage.problem(f"{2 - len(closed)} of 2 were not closed")
-        stage.outcome.noticed = max(closed, default=None)
-    stage.mended()
-    stage.recovered(lambda _: _viewers(daemon) <= 1)
-
-
-SILENT, WRITE_SECONDS = 40, 3.0
-FULL_SECONDS = 15.0
-"""What buffers of kernel and server take: a few megabytes for each."""
-
-
-@fault(
-    "SSE clients that never read",
-    noticed=FULL_SECONDS + WRITE_SECONDS,
-    recovered=3.0,
-    event="viewer_ended",
-    metric='healthd_viewers_ended_total{reason="stalled"}',
-)
-def silent_events(stage: Stage) -> None:
-    """40 clients ask for all events and read nothing, with 300 boxes in each event (`streams.write_timeout_seconds = 3`).
-
-    Each is dropped when it has not taken anything for that long.
-    """
-    told = stage.folder / "fault"
-    told.write_text("many", encoding="ascii")
-    camera = stage.camera()
-    watched = patient(camera.url, options={"model": "broken"})
-    settings = {**DOORS, "streams": {"write_timeout_seconds": WRITE_SECONDS}}
-    daemon = stage.open({"patient": watched}, settings=settings, CHAOS_FAULT=str(told))
-    _silent(stage, daemon, "/api/v1/events/stream", SILENT)
-
-
-@fault(
-    "MJPEG viewers that never read",
-    noticed=FULL_SECONDS + WRITE_SECONDS,
-    recovered=3.0,
-    event="viewer_ended",
-    metric='healthd_viewers_ended_total{reason="stalled"}',
-)
-def silent_viewers(stage: Stage) -> None:
-    """40 viewers of a stream read nothing (`streams.write_timeout_seconds = 3`)."""
-    daemon = stage.open(settings={**DOORS, "streams": {"write_timeout_seconds": WRITE_SECONDS}})
-    _silent(stage, daemon, "/api/v1/cameras/witness/stream?q=95", SILENT)
-
-
-def _silent(stage: Stage, daemon: Daemon, path: str, count: int) -> None:
-    stalled = 'healthd_viewers_ended_total{reason="stalled"}'
-    with _memory(stage), contextlib.ExitStack() as held:
-        stage.broken()
-        for _ in range(count):
-            client = held.enter_context(socket.socket())
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.connect(("127.0.0.1", daemon.port))
-            client.sendall(_head("GET", path))
-        with contextlib.suppress(LateError):
-            stage.noticed(lambda _: daemon.samples().get(stalled, 0) >= count)
-    stage.mended()
-    stage.recovered(lambda _: _viewers(daemon) <= 1)
-

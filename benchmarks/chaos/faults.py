@@ -22,7 +22,8 @@ GROUPS: Mapping[str, str] = {
     "host": "Host",
     "starts": "Start and stop",
     "models": "Models",
-    "clients": "Viewers and clients",
+    "clients": "Clients",
+    "sockets": "Viewers and WebSockets",
 }
 """Module of the faults, and what stands above their table. A group more is a module more and a line here."""
 

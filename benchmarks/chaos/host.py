@@ -158,7 +158,12 @@ def _each_once(stage: Stage, daemon: Daemon, asked: httpx.Response, count: int) 
 
 
 @fault(
-    "log on a full disk", noticed=None, recovered=RECOVERED_SECONDS, event="log_lines_dropped", metric=None, namespace=True
+    "log on a full disk",
+    noticed=None,
+    recovered=RECOVERED_SECONDS,
+    event="log_lines_dropped",
+    metric=None,
+    namespace=True,
 )
 def log_disk_full(stage: Stage) -> None:
     """The log goes into a file on a disk that runs full; 40 viewers come and go, a camera is killed and comes back.
@@ -221,7 +226,7 @@ KNOWS_DOORS = "max_connections" in ServerSettings.model_fields
     event="connections_refused" if KNOWS_DOORS else "session_failed",
 )
 def no_descriptors(stage: Stage) -> None:
-    """The limit of the running daemon falls to what it has open; a camera is killed and comes back, and 60 clients come.
+    """The limit of the running daemon falls to what it has open; a camera is killed and comes back, 60 clients come.
 
     Those who are connected go on. Five seconds after it was noticed the limit is as it was.
     """
@@ -277,7 +282,8 @@ CORES, PERIOD_SECONDS = 0.5, 0.1
 def half_a_core(stage: Stage) -> None:
     """The control group of the daemon gets half a core, in slices of 100 ms, while a model takes all it can get.
 
-    A camera is killed after six seconds, and comes back after two more. Who waits may wait for two such slices longer; nothing may be lost.
+    A camera is killed after six seconds, and comes back after two more. Who waits may wait for two such slices longer;
+    nothing may be lost.
     """
     group = stage.enter(Cgroup("cpu"))
     camera = stage.camera(fps=30)
@@ -378,8 +384,8 @@ def asleep(stage: Stage) -> None:
         else:
             refused += 1
     stage.note(
-        f"Of {len(seen)} answers after it {refused} were 404; the first picture came after {back:.1f} s, the oldest was "
-        f"{max(0.0, oldest):.2f} s old. The daemon had {len(children)} child processes."
+        f"Of {len(seen)} answers after it {refused} were 404; the first picture came after {back:.1f} s, the oldest "
+        f"was {max(0.0, oldest):.2f} s old. The daemon had {len(children)} child processes."
     )
     if oldest > SHOWN_AGE_SECONDS:
         stage.problem(f"a picture that was {oldest:.1f} s old was shown as live")

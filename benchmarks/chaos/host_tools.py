@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -139,7 +140,7 @@ class Cgroup:
         base = CGROUPS if self._unified else CGROUPS / kind
         self.folder = base / f"healthd-chaos-{os.getpid()}"
 
-    def __enter__(self) -> "Cgroup":
+    def __enter__(self) -> Self:
         try:
             self.folder.mkdir()
             if self._unified and self._kind not in (self.folder / "cgroup.controllers").read_text().split():

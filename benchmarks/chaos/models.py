@@ -60,7 +60,9 @@ class _Broken:
         """Wait until there are predictions again; pictures must have gone on all the time."""
         before = self.predicted()
         self._stage.recovered(
-            lambda seen: seen["frames"]["predicted"] > before and seen["model"]["state"] == "ready" and (not when or when(seen))
+            lambda seen: (
+                seen["frames"]["predicted"] > before and seen["model"]["state"] == "ready" and (not when or when(seen))
+            )
         )
 
     def pictures_go_on(self, seconds: float) -> None:
@@ -120,7 +122,7 @@ def returns_nan(stage: Stage) -> None:
 
 @fault("predict returns ten thousand boxes", noticed=TOLD_SECONDS, recovered=AGAIN_SECONDS, event=None, metric=None)
 def returns_ten_thousand(stage: Stage) -> None:
-    """For five seconds each prediction holds 10,000 boxes: clients get the 300 most confident, and how many were left."""
+    """For five seconds each prediction holds 10,000 boxes: clients get the 300 most confident ones."""
     broken = _Broken(stage)
     before = stage.memory_mb()
     stage.broken()
@@ -135,8 +137,10 @@ def returns_ten_thousand(stage: Stage) -> None:
     if len(seen["results"]) > MOST_BOXES:
         stage.problem(f"a client got {len(seen['results'])} boxes, bound {MOST_BOXES}")
     broken.pictures_go_on(5)
-    stage.note(f"{len(seen['results'])} came, {seen['metadata'].get('left_out', 0)} were left out; memory rose by "
-               f"{stage.memory_mb() - before:.0f} MB.")
+    stage.note(
+        f"{len(seen['results'])} came, {seen['metadata'].get('left_out', 0)} were left out; memory rose by "
+        f"{stage.memory_mb() - before:.0f} MB."
+    )
     broken.tell("")
     stage.mended()
     broken.recovered(when=lambda _: not many(None))
@@ -153,7 +157,9 @@ def _hangs(stage: Stage, **models: Any) -> _Broken:
     return broken
 
 
-@fault("predict hangs", noticed=HUNG_SECONDS, recovered=HUNG_SECONDS + AGAIN_SECONDS, reason="stalled", metric=PREDICTOR)
+@fault(
+    "predict hangs", noticed=HUNG_SECONDS, recovered=HUNG_SECONDS + AGAIN_SECONDS, reason="stalled", metric=PREDICTOR
+)
 def hangs(stage: Stage) -> None:
     """A prediction does not return (`predict_timeout_seconds = 2`); the model is loaded anew on another thread."""
     _hangs(stage).recovered()
@@ -256,13 +262,15 @@ def _file(stage: Stage, spoil: Callable[[Path], object]) -> None:
     begun = time.monotonic()
     watched.end_process()
     seen = stage.noticed(
-        lambda seen: seen["model"]["state"] not in {"ready", "loading"} and "SIGKILL" not in (seen["model"]["reason"] or "")
+        lambda seen: (
+            seen["model"]["state"] not in {"ready", "loading"} and "SIGKILL" not in (seen["model"]["reason"] or "")
+        )
     )
     stage.outcome.noticed = time.monotonic() - begun
     stage.said(f"model {seen['model']['state']}", seen["model"]["reason"])
     other = watched.file.with_suffix(".whole")
     shutil.copy(DEMO / "gym-pose.onnx", other)
-    os.replace(other, watched.file)
+    other.replace(watched.file)
     before = watched.predicted()
     watched.daemon.client.post("/api/v1/cameras/patient/restart")
     stage.mended()

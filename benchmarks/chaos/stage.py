@@ -224,9 +224,7 @@ class Stage:
         time.sleep(0.2)
         if self._beside is not None:
             self._beside.leave()
-            outcome.others = self._beside.compared(
-                self._begun_at, self._broken_at, ended, forgiven=self._forgiven_at
-            )
+            outcome.others = self._beside.compared(self._begun_at, self._broken_at, ended, forgiven=self._forgiven_at)
         self._judge_times()
         self._judge_others()
         self._judge_accounts(daemon)

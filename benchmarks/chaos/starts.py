@@ -57,9 +57,9 @@ def term_while_starting(stage: Stage) -> None:
             if (code != 0 and not early) or seconds > STOPPED_SECONDS or daemon.left_behind():
                 stage.problem(f"after {delay:.2f} s: exit {code} in {seconds:.1f} s, left: {daemon.left_behind()}")
     stage.note(
-        f"A start took {took:.1f} s, the longest stop {max(stops):.1f} s; {killed} came before the first line of Python."
+        f"A start took {took:.1f} s, the longest stop {max(stops):.1f} s; {killed} came before Python had begun."
     )
-    if killed > 2:  # noqa: PLR2004  what comes before Python is a twentieth of a second
+    if killed > 2:
         stage.problem(f"{killed} of {SIGNALS} were ended by the signal itself")
 
 
@@ -171,7 +171,7 @@ def few_descriptors(stage: Stage) -> None:
             if daemon.returncode is not None:
                 came.append(f"{most}: exit {daemon.returncode}")
                 said = daemon.stderr.strip()
-                if daemon.returncode == 0 or "Too many open files" not in said and "descriptor" not in said:
+                if daemon.returncode == 0 or ("Too many open files" not in said and "descriptor" not in said):
                     stage.problem(f"with {most} it ended with {daemon.returncode} and said {said[-200:]!r}")
                 continue
             if daemon.client.get("/healthz", timeout=5).status_code != 200:

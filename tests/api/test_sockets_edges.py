@@ -370,8 +370,9 @@ async def test_a_socket_over_which_nothing_comes_is_closed(monkeypatch: pytest.M
         await eventually(lambda: house.services.viewers.ended_total["idle"] == 1)
 
 
-async def test_a_client_that_does_not_read_is_dropped() -> None:
+async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks and asks, and its answers fill every buffer on the way."""
+    monkeypatch.setattr(sockets, "MESSAGES_A_SECOND", 1_000_000)  # it would take them minutes
     async with talking_house(streams={"write_timeout_seconds": 0.3}) as house, raw(house) as (reader, writer):
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         question = frame(b'{"type": "ping"}', Opcode.TEXT)
