@@ -17,20 +17,22 @@ from healthd.api.jobs import written
 from healthd.api.services import Services
 from healthd.cameras.events import EventHub
 from healthd.cameras.factory import make_sources, models_of
+from healthd.cameras.isolated import PRELOAD, isolated_camera, may_need_processes
 from healthd.cameras.jpeg import JpegEncoder
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.signs import SignCache
 from healthd.cameras.source import CameraSource
 from healthd.cameras.supervisor import Supervisor
 from healthd.cameras.viewers import EndReason, Viewers
+from healthd.children import NURSERY
 from healthd.cpus import set_thread_budget
 from healthd.http_server import StartError, listen, load_tls, make_server, take_server, url_of
 from healthd.jobs.service import Jobs
 from healthd.metrics import Metrics, Sample
+from healthd.models.factory import make_manager
 from healthd.models.inference import Inference
-from healthd.models.manager import ModelManager
+from healthd.models.isolated import PRELOAD as MODEL_PRELOAD
 from healthd.models.model import CONTRACT, ModelFamily
-from healthd.models.room import Limits
 from healthd.models.tally import Tally
 from healthd.native_log import TALLY
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
@@ -104,6 +106,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
             name,
             settings=camera,
             source=source if isinstance(source, CameraSource) else None,
+            isolated=isolated_camera(name, camera, source, plugins.sources, threads=settings.performance.threads),
             failure=source if isinstance(source, str) else None,
             models=models,
             encoder=encoder,
@@ -164,31 +167,14 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     return services
 
 
-def make_manager(
-    settings: Settings, families: Mapping[str, ModelFamily], tally: Tally, metrics: Metrics | None = None
-) -> ModelManager:
-    """Build what loads and shares the models; it loads nothing yet."""
-    wanted, metrics = settings.models, metrics or Metrics()
-    return ModelManager(
-        families,
-        directory=wanted.directory,
-        threads=settings.performance.threads or None,
-        cache_directory=wanted.cache_place,
-        cache_max_bytes=wanted.cache_max_bytes,
-        allow_pickle=wanted.allow_pickle,
-        limits=Limits(wanted.max_loaded, wanted.memory_budget_bytes),
-        concurrency=wanted.concurrency,
-        batch_window_seconds=wanted.batch_window_ms / 1e3,
-        idle_unload_seconds=wanted.idle_unload_seconds,
-        load_timeout_seconds=wanted.load_timeout_seconds,
-        failed_load_seconds=wanted.failed_load_seconds,
-        room_timeout_seconds=wanted.queue_timeout_seconds,
-        on_prediction=lambda shared, said: tally.add(shared.shown, shared.labels, said),
-        on_batch=lambda shared, size: metrics.model_batch_size.labels(shared.shown).observe(size),
-    )
-
-
 async def _load_and_build(settings: Settings) -> Services:
+    preload: tuple[str, ...] = (
+        PRELOAD if any(may_need_processes(camera) for camera in settings.cameras.values()) else ()
+    )
+    if settings.models.isolation == "process":
+        preload += MODEL_PRELOAD
+    if preload:
+        NURSERY.warm_up(preload)
     return await build(settings, await load_installed_plugins(safe_mode=settings.server.safe_mode))
 
 
@@ -296,7 +282,8 @@ async def _stop(services: Services, *, server: uvicorn.Server, serving: asyncio.
         if late:
             serving.cancel()
 
-    # Phase 4: done; the caller exits, whatever threads still hang.
+    # Phase 4: done; the caller exits, whatever threads still hang. Processes that still hang end here.
+    NURSERY.close()
     log.info("stopped", seconds=round(loop.time() - begun, 3), abandoned=list(abandoned))
 
 
@@ -308,6 +295,7 @@ async def _keep_house(services: Services) -> None:
         worker.start()
         try:
             await worker.call(services.models.unload_idle, timeout=HOUSEKEEPING_SECONDS, late="models not unloaded")
+            await worker.call(services.supervisor.measure, timeout=HOUSEKEEPING_SECONDS, late="memory not looked at")
         except WorkerTimeout as exc:
             log.warning("housekeeping_stuck", reason=str(exc))
         except Exception:

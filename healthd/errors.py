@@ -26,6 +26,12 @@ class CameraError(HealthdError):
     """
 
 
+class CameraCrashed(CameraError):  # noqa: N818  it did
+    """The process in which the camera was read has ended by itself; the message says how."""
+
+    crash = True
+
+
 class BrokenPicture(CameraError):  # noqa: N818  the camera is well
     """One picture of a camera cannot be decoded. The next may be fine."""
 
@@ -38,6 +44,12 @@ class ModelError(HealthdError):
     """The model cannot be loaded or cannot predict now. It may pass: the runner tries again with backoff."""
 
 
+class ModelCrashed(ModelError):  # noqa: N818  it did
+    """The process in which the model was has ended by itself; the message says how."""
+
+    crash = True
+
+
 class UnknownModelError(SettingsError):
     """No model of that name can be loaded here."""
 
@@ -48,6 +60,14 @@ class ParameterError(SettingsError):
 
 class LoadError(ModelError):
     """The model was asked for and cannot be loaded; the message says why."""
+
+
+class StalledError(ModelError):
+    """The model does not answer in time. Whoever uses it leaves it, and gets another one where it hangs."""
+
+
+class WornOutError(LoadError):
+    """The model has hung too often to be risked again now; the message says what to do."""
 
 
 class BusyError(ModelError):

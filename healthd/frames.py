@@ -188,24 +188,36 @@ class Frame:
         return delivered.height if isinstance(delivered, JpegImage) else int(delivered.shape[0])
 
 
-def published_image(image: object) -> Image | JpegImage:
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Stands for what a plugin returned in another process, and that is no image; `published_image` raises it."""
+
+    reason: str
+
+
+def published_image(image: object, *, copy: bool = True) -> Image | JpegImage:
     """Check what a plugin delivered and return it as a read-only image that nobody else writes to.
 
     An array that owns its pixels is taken as it is (and becomes read-only: the plugin must not write to it again);
     a view of something else is copied, because the plugin may fill the same buffer with the next image. A JPEG was
-    checked when it was made.
+    checked when it was made. `copy=False`: nobody writes to it, view or not, or it is copied elsewhere anyway; then it
+    is returned as it is.
 
     Raises:
         CameraError: it is neither a JPEG nor a uint8 array of shape (height, width, 3) with at least one pixel.
     """
     if isinstance(image, JpegImage):
         return image
+    if isinstance(image, Refused):
+        raise CameraError(image.reason)
     if not isinstance(image, np.ndarray):
         raise CameraError(f"the plugin returned {type(image).__name__}, not an image: uint8 (height, width, 3) BGR")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise CameraError(
             f"the plugin returned {image.dtype} {image.shape}, not an image: uint8 (height, width, 3) BGR, not empty"
         )
+    if not copy:
+        return image
     own = image if image.base is None and image.flags.c_contiguous else np.array(image, order="C")
     own.flags.writeable = False
     return own

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from healthd.api.jobs import written
 from healthd.api.shapes import completed
 from healthd.cameras.annotate import annotated_jpeg
-from healthd.daemon import load_installed_plugins, make_manager
+from healthd.daemon import load_installed_plugins
 from healthd.errors import BusyError, HealthdError, LoadError, ModelError, SettingsError
 from healthd.frames import Image
 from healthd.jobs.errors import MediaError
@@ -27,6 +27,7 @@ from healthd.jobs.media import Item, Limits, Media, kind_of, open_media
 from healthd.jobs.run import result_line
 from healthd.metrics import Metrics
 from healthd.models.catalog import Catalog
+from healthd.models.factory import make_manager
 from healthd.models.inference import Inference
 from healthd.models.model import InferenceParams, Prediction
 from healthd.models.tally import Tally

@@ -44,6 +44,7 @@ READ_METRICS = (
     Read("healthd_ready", "gauge", (), "1 when /readyz answers 200."),
     Read("healthd_native_output_lines_total", "counter", (), "Lines that C libraries wrote to standard error."),
     Read("healthd_camera_state", "gauge", ("camera", "state"), "1 for the state the camera is in, 0 for the others."),
+    Read("healthd_camera_model_state", "gauge", ("camera", "state"), "1 for the state its model is in, else 0."),
     Read("healthd_camera_frames_read_total", "counter", ("camera",), "Images that the camera delivered."),
     Read("healthd_camera_frames_predicted_total", "counter", ("camera",), "Frames with a prediction."),
     Read("healthd_camera_frames_dropped_total", "counter", ("camera", "reason"), "Frames that no predictor saw."),
@@ -58,6 +59,11 @@ READ_METRICS = (
     Read("healthd_camera_crash_loops_total", "counter", ("camera", "task"), "Times that it was given up: it crashed."),
     Read("healthd_camera_workers_abandoned_total", "counter", ("camera",), "Threads given up in a stuck call."),
     Read("healthd_camera_workers_stuck", "gauge", ("camera",), "Threads given up that have not come back."),
+    Read(
+        "healthd_camera_process_ends_total", "counter", ("camera", "reason"), "Processes that were killed or crashed."
+    ),
+    Read("healthd_camera_process_memory_bytes", "gauge", ("camera",), "Memory of the camera's process alone."),
+    Read("healthd_camera_images_copied_total", "counter", ("camera",), "Images copied twice: too many were held."),
     Read("healthd_jpeg_encodes_total", "counter", ("camera", "variant"), "JPEGs encoded, by kind of variant."),
     Read("healthd_jpeg_hits_total", "counter", ("camera",), "JPEGs served from the cache."),
     Read("healthd_jpeg_passed_total", "counter", ("camera",), "JPEGs of the camera itself, served as they came."),
@@ -87,7 +93,7 @@ READ_METRICS = (
     Read("healthd_model_waiting", "gauge", ("model",), "Requests in the model's queue."),
     Read("healthd_model_memory_bytes", "gauge", ("model",), "Memory of the model, by its own account."),
     Read("healthd_model_loads_total", "counter", ("outcome",), "Loads: ok or failed."),
-    Read("healthd_model_unloads_total", "counter", ("reason",), "Unloads: to make room, idle, or asked for."),
+    Read("healthd_model_unloads_total", "counter", ("reason",), "Unloads: room, idle, asked, stalled, crashed."),
     Read("healthd_model_detections_total", "counter", ("model", "class"), "Detections by class, from all callers."),
     Read("healthd_model_workers_stuck", "gauge", (), "Threads of requests given up that have not come back."),
     Read("healthd_model_predictions_total", "counter", ("model",), "Predictions since the model was loaded."),

@@ -14,13 +14,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from healthd.daemon import load_installed_plugins, make_manager
+from healthd.daemon import load_installed_plugins
 from healthd.errors import HealthdError, SettingsError
-from healthd.models.catalog import Catalog
+from healthd.models.catalog import Catalog, found
 from healthd.models.manifest import damages, read_manifest, total_bytes
 from healthd.models.model import ModelFamily, ModelSpec
 from healthd.models.prepare import Parity, PreparedModel, PrepareReport, PrepareRequest
-from healthd.models.tally import Tally
 from healthd.redact import SCRUBBER
 from healthd.settings import Settings
 
@@ -76,7 +75,7 @@ async def list_models(settings: Settings) -> int:
 
 async def verify(settings: Settings, name: str) -> int:
     """Compare a prepared model with the checksums it was made with."""
-    path = make_manager(settings, {}, Tally()).resolve(name)
+    path = found(name, settings.models.directory)
     if path is None:
         return _say(f"there is no `{name}`, neither as a path nor in models.directory", WRONG)
     try:
@@ -141,7 +140,7 @@ async def _asked(settings: Settings, name: str) -> tuple[ModelFamily, ModelSpec]
         raise SettingsError(
             f"no installed plugin has a family for `{name}`; `healthd models list` shows what is served"
         )
-    path = make_manager(settings, families, Tally()).resolve(name)
+    path = found(name, wanted.directory)
     return served_by, ModelSpec(
         name,
         path,

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 import structlog
 
@@ -53,8 +53,7 @@ class NativeLog:
     """
 
     def __init__(self, *, lines_per_second: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = _RateLimit(lines_per_second, clock)
-        self._flood = _Flood(clock)
+        self._lines = LineLog(log, lines_per_second=lines_per_second, clock=clock)
         self._kept: TextIO | None = None
         self._before: tuple[TextIO | None, TextIO | None] = (None, None)
         self._faults = False
@@ -105,50 +104,83 @@ class NativeLog:
 
     def _read(self, reading: int, woken: int) -> None:
         """Read until the pipe has no writer, or somebody wakes us to stop."""
-        lines = _Lines()
         stopping = False
         while True:
-            waits = (self._limit.seconds_to_report(), self._flood.seconds_to_look())
-            wait = 0 if stopping else min((wait for wait in waits if wait is not None), default=None)
+            wait = 0 if stopping else self._lines.seconds_to_report()
             ready, _, _ = select.select([reading, woken], [], [], wait)
             stopping = stopping or woken in ready
             chunk = _read_some(reading) if reading in ready else None
-            for line, cut in lines.feed(chunk or b""):
-                self._log(line, cut=cut)
-            self._report(last=False)
+            self._lines.feed(chunk or b"")
             if chunk == b"" or (stopping and chunk is None):
                 break
-        for line, cut in lines.rest():
-            self._log(line, cut=cut)
-        self._report(last=True)
+        self._lines.end()
         os.close(reading)
         os.close(woken)
+
+
+class LineLog:
+    """Logs each line of what somebody prints as `native_output` (debug), so many a second; counts the others."""
+
+    def __init__(
+        self,
+        logger: Any,
+        *,
+        lines_per_second: int = 50,
+        clock: Callable[[], float] = time.monotonic,
+        kept: deque[str] | None = None,
+    ) -> None:
+        """`kept`: gets each line that is logged, scrubbed, as well."""
+        self._logger = logger
+        self._limit = _RateLimit(lines_per_second, clock)
+        self._flood = _Flood(clock)
+        self._lines = _Lines()
+        self._last = kept
+
+    def feed(self, chunk: bytes) -> None:
+        """Log the lines that are complete now."""
+        for line, cut in self._lines.feed(chunk):
+            self._log(line, cut=cut)
+        self._report(last=False)
+
+    def end(self) -> None:
+        """Log what is left."""
+        for line, cut in self._lines.rest():
+            self._log(line, cut=cut)
+        self._report(last=True)
+
+    def seconds_to_report(self) -> float | None:
+        """Return how long to wait until `feed` is to be called even without a chunk; None when for ever."""
+        waits = (self._limit.seconds_to_report(), self._flood.seconds_to_look())
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _log(self, line: bytes, *, cut: bool) -> None:
         if not line.strip():
             return
         TALLY.lines += 1
         if self._flood.begins():
-            log.warning("native_output_many", text=self._shown(line, cut=cut)[0], lines=_MANY_LINES)
-        if self._limit.admit():
-            text, cut = self._shown(line, cut=cut)
-            log.debug("native_output", text=text, **({"cut": True} if cut else {}))
-
-    @staticmethod
-    def _shown(line: bytes, *, cut: bool) -> tuple[str, bool]:
-        """Return what may be shown of a line, and whether that is not all of it."""
-        text = SCRUBBER.scrub(line.decode("utf-8", "backslashreplace"))
-        if cut:
-            text = text[:-_UNSAFE_TAIL]
-        cut = cut or len(text) > _LONGEST_SHOWN
-        return text[:_LONGEST_SHOWN].translate(_CONTROL).strip(), cut
+            self._logger.warning("native_output_many", text=_shown(line, cut=cut)[0], lines=_MANY_LINES)
+        if not self._limit.admit():
+            return
+        text, cut = _shown(line, cut=cut)
+        self._logger.debug("native_output", text=text, **({"cut": True} if cut else {}))
+        if self._last is not None:
+            self._last.append(text)
 
     def _report(self, *, last: bool) -> None:
         if lines := self._flood.take_ended():
-            log.info("native_output_calm", lines=lines)
+            self._logger.info("native_output_calm", lines=lines)
         dropped = self._limit.take_dropped(now=last)
         if dropped:
-            log.debug("native_output_dropped", lines=dropped)
+            self._logger.debug("native_output_dropped", lines=dropped)
+
+
+def _shown(line: bytes, *, cut: bool) -> tuple[str, bool]:
+    """Return what may be shown of a line, and whether that is not all of it."""
+    text = SCRUBBER.scrub(line.decode("utf-8", "backslashreplace"))
+    if cut:
+        text = text[:-_UNSAFE_TAIL]
+    cut = cut or len(text) > _LONGEST_SHOWN
+    return text[:_LONGEST_SHOWN].translate(_CONTROL).strip(), cut
 
 
 def _park_descriptor() -> None:

@@ -300,6 +300,10 @@ class SourceUrl(_Hidden):
         end = start + len(parts.user_info)
         return f"{self._true[:start]}{_encode_user_info(parts.user_info)}{self._true[end:]}"
 
+    def written(self) -> str:
+        """Return the text as it was configured, for whoever makes the same again in another process."""
+        return self._true
+
     @property
     def scheme(self) -> str | None:
         """Scheme in lower case; None for a path or a device number."""

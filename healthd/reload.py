@@ -11,6 +11,7 @@ import structlog
 from healthd.api.auth import Authenticator
 from healthd.api.services import Services
 from healthd.cameras.factory import make_sources, models_of
+from healthd.cameras.isolated import isolated_camera
 from healthd.cameras.parts import Fitting
 from healthd.cameras.records import Tuning
 from healthd.cameras.runner import CameraRunner
@@ -282,15 +283,17 @@ class Reloader:
             changed += [f"cameras.{name}.options.{key}" for key in sorted(difference.options)]
         return restarted, changed
 
-    @staticmethod
     def _refit(
-        runner: CameraRunner, camera: CameraSettings, made: CameraSource | str | None, *, same_plugin: bool
+        self, runner: CameraRunner, camera: CameraSettings, made: CameraSource | str | None, *, same_plugin: bool
     ) -> None:
         source = made if isinstance(made, CameraSource) else None
         old = runner.configured_source
         if source is not None and old is not None and same_plugin:
             source.params = merged_params(old, source)
-        runner.refit(Fitting(camera, source, made if isinstance(made, str) else None))
+        failure = made if isinstance(made, str) else None
+        threads = self._started.performance.threads
+        isolated = isolated_camera(runner.name, camera, source or "", self._services.sources, threads=threads)
+        runner.refit(Fitting(camera, source, failure, isolated))
 
     def _change_the_rest(self, before: Settings, after: Settings, models_before: Mapping[str, str]) -> None:
         services = self._services

@@ -10,7 +10,7 @@ Both would rather hide too much than too little.
 import html
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import groupby
 from typing import Any
@@ -118,6 +118,11 @@ class Scrubber:
         self._known: dict[tuple[str, str, str], re.Pattern[str]] = {}
         self._patterns: tuple[re.Pattern[str], ...] = ()
         self._labels: dict[str, str] = {}
+        self._watcher: Callable[[tuple[str, str, str]], object] | None = None
+
+    def watch(self, watcher: Callable[[tuple[str, str, str]], object]) -> None:
+        """Call `watcher` with each secret, and what stands before and after it, before it is hidden from then on."""
+        self._watcher = watcher
 
     def register(self, secret: str, *, before: str = "", after: str = "") -> None:
         """Hide the secret from now on, in every common spelling; with `before` and `after`, only between these.
@@ -129,6 +134,8 @@ class Scrubber:
             new = {form for form in forms if sum(map(len, form)) >= SHORTEST_PART} - self._known.keys()
             if not new:
                 return
+            if self._watcher is not None:
+                self._watcher((secret, before, after))
             for form in new:
                 left, middle, right = map(_source, form)
                 # without neighbours also without groups: these cost the search its fast path

@@ -29,7 +29,9 @@ SECTION_EFFECTS: dict[str, dict[str, Effect]] = {
         **dict.fromkeys(("idle_unload_seconds", "load_timeout_seconds", "failed_load_seconds"), "hot"),
         **dict.fromkeys(("preload", "default", "max_loaded", "memory_budget_bytes"), "hot"),
         **dict.fromkeys(("queue_size", "queue_timeout_seconds"), "hot"),
-        **dict.fromkeys(("directory", "cache_directory", "cache_max_bytes", "allow_pickle", "concurrency"), "daemon"),
+        **dict.fromkeys(
+            ("directory", "cache_directory", "cache_max_bytes", "allow_pickle", "concurrency", "isolation"), "daemon"
+        ),
         "batch_window_ms": "daemon",
     },
     "inference": dict.fromkeys(
@@ -48,7 +50,7 @@ CAMERA_EFFECTS: dict[str, Effect] = {
     **dict.fromkeys(("motion_area", "motion_hold_seconds", "motion_detections_hold_seconds"), "hot"),
     **dict.fromkeys(("motion_max_interval_seconds",), "hot"),
     **dict.fromkeys(("max_crashes", "crash_window_seconds", "crash_cooldown_seconds"), "hot"),
-    **dict.fromkeys(("plugin", "url", "enabled", "predict_when", "motion_threshold"), "camera"),
+    **dict.fromkeys(("plugin", "url", "enabled", "isolation", "predict_when", "motion_threshold"), "camera"),
     **dict.fromkeys(("stall_timeout_seconds", "stale_after_seconds", "frozen_after_seconds"), "camera"),
     **dict.fromkeys(("open_timeout_seconds", "predict_timeout_seconds", "options"), "camera"),
 }

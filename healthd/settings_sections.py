@@ -1,10 +1,12 @@
 """The sections of the settings: names, types, bounds, defaults and meanings. The descriptions are the reference."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_serializer, field_validator
+from pydantic_core import PydanticCustomError
 
 from healthd.redact import SourceUrl
 from healthd.settings_base import Seconds, SecondsOrOff, Section
@@ -97,6 +99,11 @@ class ModelsSettings(Section):
     concurrency: int = Field(
         1, ge=1, le=64, description="Predictions of one model at a time, where the model can do more than one."
     )
+    isolation: Literal["thread", "process"] = Field(
+        "thread",
+        description="`process`: each model runs in a process of its own, which is ended when it hangs or crashes. "
+        "Linux only.",
+    )
     batch_window_ms: float = Field(
         3,
         ge=0,
@@ -106,6 +113,13 @@ class ModelsSettings(Section):
     )
     queue_size: int = Field(16, ge=1, le=10_000, description="Requests that may wait for one model; more get a 503.")
     queue_timeout_seconds: Seconds = Field(5, description="A request that has waited so long for its turn gets a 503.")
+
+    @field_validator("isolation")
+    @classmethod
+    def _only_where_children_end(cls, isolation: str) -> str:
+        if isolation == "process" and sys.platform != "linux":
+            raise PydanticCustomError("linux_only", "needs Linux: leave it out here")
+        return isolation
 
     @property
     def cache_place(self) -> Path | None:
@@ -176,6 +190,11 @@ class CameraSettings(Section):
         None, description="Address of the camera: a URL, the path of a recording or a device, or a device number."
     )
     enabled: bool = Field(True, description="`false`: listed, but never opened.")
+    isolation: Literal["process", "thread"] | None = Field(
+        None,
+        description="Where the camera is opened and read: in a `process` of its own, which is killed when it hangs, or "
+        "in a `thread` of healthd. Absent: `thread` for files, `process` for all others, on Linux.",
+    )
     predict_fps: float | None = Field(
         None, ge=0.1, le=120, allow_inf_nan=False, description="Predictions per second at most; absent: all it can."
     )

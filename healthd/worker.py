@@ -83,8 +83,11 @@ class Worker:
         *,
         timeout: float | None,  # noqa: ASYNC109  a bound per call is the point
         late: str = "no answer",
+        grace: float = 0.0,
     ) -> T:
         """Run `function` on the thread and return what it returns or raise what it raises.
+
+        `grace`: so much later than `timeout` it is given up, for a function that keeps to `timeout` by itself.
 
         Raises:
             WorkerTimeout: `late` within `timeout` seconds; the worker takes no further calls and is to be abandoned.
@@ -96,7 +99,7 @@ class Worker:
         self._unanswered += 1
         self._jobs.put(self._job(function, loop, answer))
         try:
-            done, _ = await asyncio.wait([answer], timeout=timeout)
+            done, _ = await asyncio.wait([answer], timeout=None if timeout is None else timeout + grace)
         finally:
             answer.cancel()  # nobody will ask for it any more; does nothing to an answer that came
         if not done:
@@ -183,8 +186,9 @@ class WorkerPool:
         *,
         timeout: float | None,  # noqa: ASYNC109  a bound per call is the point
         late: str = "no answer",
+        grace: float = 0.0,
     ) -> T:
-        """Run `function` on a thread and return what it returns or raise what it raises.
+        """Run `function` on a thread and return what it returns or raise what it raises; `grace`: as for a worker.
 
         Cancelled, it leaves the function to its thread.
 
@@ -193,7 +197,7 @@ class WorkerPool:
         """
         worker = self._idle.pop() if self._idle else self._started()
         try:
-            return await worker.call(function, timeout=timeout, late=late)
+            return await worker.call(function, timeout=timeout, late=late, grace=grace)
         except WorkerTimeout:
             self._given_up.append(worker)
             raise
@@ -253,6 +257,7 @@ async def entered(
     enter_timeout: float,
     exit_timeout: float,
     on_abandoned: Callable[[Worker], None],
+    enter_grace: float = 0.0,
     late: str = "not opened",
     patient: bool = False,
 ) -> AsyncIterator[tuple[Worker, T | None]]:
@@ -269,7 +274,7 @@ async def entered(
     worker.start()
     try:
         try:
-            value = await worker.call(entry.enter, timeout=enter_timeout, late=late)
+            value = await worker.call(entry.enter, timeout=enter_timeout, late=late, grace=enter_grace)
         except WorkerTimeout as exc:
             raise EnterTimeout(str(exc)) from None
         yield worker, value

@@ -41,11 +41,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         ),
         *("settings_options", "settings_view", "settings_changes", "config_watch", "tls"),
         *("metrics", "logs", "native_log", "log_writer", "log_ring", "printed", "signal_actions"),
+        *("children", "child_side", "child_logs", "nursery"),
     ),
     (
         *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
         *("key_hash", "clients"),
-        *("pictures", "picture_headers", "bundle", "memory", "arguments", "__init__"),
+        *("pictures", "picture_headers", "bundle", "memory", "arguments", "channel", "endings", "shared_images"),
+        "__init__",
     ),
 )
 """From the top down. Whoever adds a file says here where it stands."""

@@ -47,12 +47,14 @@ class _Watched:
         self._services = services
         self._runner = runner
         self._health, self._predicted = runner.health, runner.shown.predicted
+        self._model_state = runner.model_health.state
 
     def look(self) -> None:
         """Tell what is new."""
         services, runner = self._services, self._runner
         before, self._health = self._health, runner.health
-        if _differs(before, self._health):
+        model_before, self._model_state = self._model_state, runner.model_health.state
+        if _differs(before, self._health) or model_before != self._model_state:
             services.events.publish("camera", runner.name, lambda: camera_body(services, runner))
         if (newest := runner.shown.predicted) is not self._predicted:
             self._predicted = newest

@@ -122,6 +122,15 @@ class CameraError(Struct):
     reason: str
 
 
+class CameraProcess(Struct):
+    """The process in which a camera is read."""
+
+    memory_bytes: int | None
+    """What it holds for itself alone, a quarter of a minute ago at most; null without a session."""
+    ends: dict[str, int]
+    """How often it had to be killed, or crashed, since the daemon began, by reason."""
+
+
 class Camera(Struct):
     """One configured camera."""
 
@@ -145,6 +154,12 @@ class Camera(Struct):
     recording: bool
     frames: FrameCounts
     reconnects: int
+    isolation: str
+    """`process` or `thread`: where the camera is opened and read."""
+    process: CameraProcess | None
+    """Null in a thread."""
+    workers_stuck: int
+    """Threads given up in a call that has not returned; at `max_abandoned_workers` the camera has failed."""
     viewers: int
     model: CameraModel
     tuning: Tuning

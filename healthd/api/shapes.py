@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from healthd.api import schemas
+from healthd.cameras.isolated import IsolatedCamera
 from healthd.cameras.records import PredictedFrame
 from healthd.cameras.runner import CameraRunner
 from healthd.frames import Image
@@ -77,11 +78,21 @@ def _camera(runner: CameraRunner, said: _Said, viewers: int) -> schemas.Camera:
         recording=said.recording,
         frames=schemas.FrameCounts(counts.read, counts.predicted, dict(counts.dropped), counts.in_hand),
         reconnects=runner.reconnects,
+        isolation="thread" if runner.isolated is None else "process",
+        process=_process(runner.isolated),
+        workers_stuck=runner.stuck_workers,
         viewers=viewers,
         model=schemas.CameraModel(said.model_id, model.state, _text(model.reason), runner.waits.model_rests),
         tuning=schemas.Tuning(runner.tuning.predict_fps, runner.tuning.quality, *said.tuning),
         errors=[_error(error.at, error.task, error.reason) for error in runner.failures.errors],
     )
+
+
+def _process(isolated: IsolatedCamera | None) -> schemas.CameraProcess | None:
+    if isolated is None:
+        return None
+    facts = isolated.facts
+    return schemas.CameraProcess(facts.memory_bytes, facts.ends)
 
 
 def model_name(model_id: object) -> str:

@@ -34,7 +34,7 @@ from healthd.cameras.probe import PROBE_SECONDS, SourceKind, device_path, file_p
 from healthd.cameras.source import Read, SourceOptions, TwoStepRead
 from healthd.cpus import thread_budget
 from healthd.errors import CameraError, EndOfStream, SettingsError
-from healthd.frames import CapturedImage, StreamInfo
+from healthd.frames import CapturedImage, Image, StreamInfo
 from healthd.redact import SourceUrl
 
 Transport: TypeAlias = Literal["tcp", "udp"]
@@ -211,9 +211,9 @@ class _Session:
             raise EndOfStream("the file has ended")
         raise CameraError("the camera was lost: it delivers no more images")
 
-    def retrieve(self, position_seconds: float | None) -> CapturedImage:
-        """Return the image that was grabbed, as an array of its own."""
-        ok, image = self.capture.retrieve()
+    def retrieve(self, position_seconds: float | None, target: Image | None = None) -> CapturedImage:
+        """Return the image that was grabbed, as an array of its own, or in `target` if it has that shape."""
+        ok, image = self.capture.retrieve(target)
         if not ok:
             raise CameraError("an image could not be converted")
         height, width = image.shape[:2]
@@ -265,7 +265,14 @@ def _plausible_fps(fps: float) -> float | None:
     return fps if math.isfinite(fps) and 0 < fps < 1000 else None
 
 
-class _LiveReader(TwoStepRead):
+class DirectRead(TwoStepRead):
+    """A read that can make its pixels where they are wanted, and saves whoever wants them there a copy."""
+
+    target: Image | None = None
+    """Where the next image is to be written if it has this shape; then it is what `retrieve` returns."""
+
+
+class _LiveReader(DirectRead):
     """Reads a live camera, and tells live images from old ones where a network is in between."""
 
     def __init__(self, session: _Session) -> None:
@@ -282,10 +289,10 @@ class _LiveReader(TwoStepRead):
 
     def retrieve(self) -> CapturedImage:
         """Convert it."""
-        return self._session.retrieve(self._position)
+        return self._session.retrieve(self._position, self.target)
 
 
-class _FileReader(TwoStepRead):
+class _FileReader(DirectRead):
     """Reads a file: every image, or paced by its clock when `realtime`; again and again when `loop`."""
 
     def __init__(self, session: _Session) -> None:
@@ -306,7 +313,7 @@ class _FileReader(TwoStepRead):
 
     def retrieve(self) -> CapturedImage:
         """Convert it."""
-        return self._session.retrieve(self._position)
+        return self._session.retrieve(self._position, self.target)
 
     def _advance(self) -> None:
         """Go to the next image; begin again at the end when the file loops."""

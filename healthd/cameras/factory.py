@@ -1,13 +1,14 @@
 """Makes the sources of the configured cameras from the installed plugins."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
 from healthd.cameras.source import CameraSource
 from healthd.errors import HealthdError, SettingsError
 from healthd.plugins import Plugins, validated_options
-from healthd.redact import SCRUBBER
+from healthd.redact import SCRUBBER, SourceUrl
 from healthd.settings import CameraSettings
 from healthd.worker import Worker
 
@@ -22,17 +23,38 @@ def make_source(plugins: Plugins[type[CameraSource]], name: str, settings: Camer
     Raises:
         SettingsError: no such plugin, it is broken, or it refuses the settings; the message names key and reason.
     """
-    plugin = plugins.get(settings.plugin)
-    options = validated_options(plugin.options_model, settings.options, where=f"cameras.{name}.options")
+    return build_source(
+        plugins.get(settings.plugin),
+        name,
+        plugin_name=settings.plugin,
+        url=settings.url,
+        options=settings.options,
+        open_timeout_seconds=settings.open_timeout_seconds,
+        stall_timeout_seconds=settings.stall_timeout_seconds,
+    )
+
+
+def build_source(
+    plugin: type[CameraSource],
+    name: str,
+    *,
+    plugin_name: str,
+    url: SourceUrl | None,
+    options: dict[str, Any],
+    open_timeout_seconds: float,
+    stall_timeout_seconds: float,
+) -> CameraSource:
+    """Make a source from its camera's name and settings alone, here or in another process; raises as `make_source`."""
+    validated = validated_options(plugin.options_model, options, where=f"cameras.{name}.options")
     try:
-        source = _complete(plugin(name, url=settings.url, options=options))
-        source.open_timeout_seconds = settings.open_timeout_seconds
-        source.stall_timeout_seconds = settings.stall_timeout_seconds
+        source = _complete(plugin(name, url=url, options=validated))
+        source.open_timeout_seconds = open_timeout_seconds
+        source.stall_timeout_seconds = stall_timeout_seconds
     except HealthdError:
         raise
     except Exception as exc:
-        log.exception("source_bug", camera=name, plugin=settings.plugin)
-        raise SettingsError(SCRUBBER.scrub(f"plugin `{settings.plugin}` failed: {type(exc).__name__}: {exc}")) from exc
+        log.exception("source_bug", camera=name, plugin=plugin_name)
+        raise SettingsError(SCRUBBER.scrub(f"plugin `{plugin_name}` failed: {type(exc).__name__}: {exc}")) from exc
     return source
 
 

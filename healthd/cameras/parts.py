@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from healthd.cameras.abandoned import Abandoned
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
@@ -11,6 +12,7 @@ from healthd.cameras.demand import Demand
 from healthd.cameras.failures import Failures
 from healthd.cameras.health import FreezeDetector, Health, HealthRecord, State
 from healthd.cameras.intensity import Intensity
+from healthd.cameras.isolated import IsolatedCamera
 from healthd.cameras.jpeg import JpegCache, JpegEncoder, Picture
 from healthd.cameras.predictor import Predictor
 from healthd.cameras.reader import Reader
@@ -26,7 +28,6 @@ from healthd.models.manager import ModelManager
 from healthd.redact import SCRUBBER
 from healthd.settings import CameraSettings
 from healthd.waiting import Signal
-from healthd.worker import Worker
 
 log = structlog.get_logger("healthd.cameras.runner")
 
@@ -42,6 +43,8 @@ class Fitting:
     settings: CameraSettings
     source: CameraSource | None
     failure: str | None = None
+    isolated: IsolatedCamera | None = None
+    """Where the camera is read in a process of its own; None: on a thread."""
 
 
 class CameraParts:
@@ -54,6 +57,7 @@ class CameraParts:
         settings: CameraSettings,
         source: CameraSource | None,
         failure: str | None = None,
+        isolated: IsolatedCamera | None = None,
         models: ModelManager,
         encoder: JpegEncoder,
         metrics: Metrics,
@@ -67,7 +71,7 @@ class CameraParts:
         self.jpegs = JpegCache(encoder, on_encoded=metrics.encode_seconds.labels(name).observe)
         self.tuning = Tuning(settings.predict_fps, settings.quality or default_quality, settings.quality is not None)
         self.failures = Failures(clock)
-        self.abandoned_total = 0
+        self.abandoned = Abandoned()
         self.published = Signal()
         """Notified after every new frame, prediction and change of health."""
         self._models = models
@@ -77,17 +81,17 @@ class CameraParts:
         self._latest: Latest[Frame] = Latest()
         self._health = HealthRecord(clock, self._health_changed)
         self.intensity = Intensity(clock)
-        self._abandoned: list[Worker] = []
         self._too_many_stuck = False
         self._sessions_before = 0
         """Of readers that were replaced."""
-        self._fit(Fitting(settings, source, failure), last_frame_id=last_frame_id)
+        self._fit(Fitting(settings, source, failure, isolated), last_frame_id=last_frame_id)
 
     def _fit(self, fitting: Fitting, *, last_frame_id: int) -> None:
         """Make the parts, in place of those that there were, which have ended."""
         settings, source = fitting.settings, fitting.source
         self.settings = settings
         self.source = source
+        self.isolated = fitting.isolated
         self._freeze = FreezeDetector(self._clock, after_seconds=settings.frozen_after_seconds)
         self.shown = Shown(
             self._clock,
@@ -122,8 +126,9 @@ class CameraParts:
             demand=demand,
             clock=self._clock,
             on_frame=self._show,
-            on_abandoned=self._abandon,
+            on_abandoned=self.abandoned.add,
             last_frame_id=last_frame_id,
+            isolated=fitting.isolated,
         )
         self._predictor = Predictor(
             source,
@@ -138,7 +143,7 @@ class CameraParts:
             tuning=lambda: self.tuning,
             clock=self._clock,
             on_predicted=self._show_predicted,
-            on_abandoned=self._abandon,
+            on_abandoned=self.abandoned.add,
         )
 
     @property
@@ -203,8 +208,7 @@ class CameraParts:
     @property
     def stuck_workers(self) -> int:
         """Threads given up in a stuck call that have not come back."""
-        self._abandoned = [worker for worker in self._abandoned if worker.alive]
-        return len(self._abandoned)
+        return self.abandoned.stuck
 
     @property
     def waiting_for(self) -> str | None:
@@ -266,12 +270,9 @@ class CameraParts:
         self._health.set(State.FAILED, self._control.failure)
         self._wake()
 
-    def _abandon(self, worker: Worker) -> None:
-        self.abandoned_total += 1
-        self._abandoned.append(worker)
-        log.warning("worker_abandoned", worker=worker.name, stuck=self.stuck_workers)
-
-    def _wake(self) -> None:
+    def _wake(self, *, leaving: bool = False) -> None:
+        if leaving and self.isolated is not None:
+            self.isolated.leave()
         self._control.changed.notify_all()
         self._latest.interrupt()
         self.published.notify_all()

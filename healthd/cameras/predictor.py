@@ -11,22 +11,25 @@ from healthd.cameras.control import Control
 from healthd.cameras.demand import Demand
 from healthd.cameras.health import RateWindow
 from healthd.cameras.reader import CLOSE_SECONDS
-from healthd.cameras.records import ModelHealth, PredictedFrame, Tuning
+from healthd.cameras.records import ModelHealth, ModelState, PredictedFrame, Tuning
 from healthd.cameras.source import CameraSource, Predict
 from healthd.clock import Clock
-from healthd.errors import BrokenPicture
+from healthd.errors import BrokenPicture, StalledError, WornOutError
 from healthd.frames import Frame
 from healthd.latest import Latest
 from healthd.metrics import Metrics
+from healthd.models.envelope import checked
 from healthd.models.manager import ModelManager
 from healthd.models.model import Prediction
-from healthd.models.turns import captured
+from healthd.models.turns import GRACE_SECONDS, captured, patience
 from healthd.redact import SCRUBBER
 from healthd.settings import CameraSettings
 from healthd.waiting import Backoff
-from healthd.worker import Worker, entered
+from healthd.worker import EnterTimeout, Worker, WorkerTimeout, entered
 
 log = structlog.get_logger(__name__)
+STAYING: frozenset[ModelState] = frozenset({"retrying", "stalled", "failed"})
+"""What is true until a prediction shows the contrary, also while the model is loaded anew."""
 
 
 class Predictor:
@@ -77,20 +80,30 @@ class Predictor:
         self._settings = settings
         self.backoff.longest_seconds = settings.reconnect_max_seconds
 
-    def set_health(self, state: str, reason: str | None = None) -> None:
+    def set_health(self, state: ModelState, reason: str | None = None) -> None:
         """Say how the model is doing."""
         if (self.health.state, self.health.reason) != (state, reason):
             self.health = ModelHealth(self._source.model_id, state, SCRUBBER.scrub(reason) if reason else None)
 
+    def note_failure(self, exc: Exception, reason: str) -> None:
+        """Say that a session has failed, and will be tried again."""
+        if isinstance(exc, WornOutError):
+            self.set_health("failed", reason)
+        elif isinstance(exc, StalledError) or (isinstance(exc, WorkerTimeout) and not isinstance(exc, EnterTimeout)):
+            self.set_health("stalled", reason)
+        else:
+            self.set_health("retrying", reason)
+
     async def session(self) -> None:
         """Predict from loading the model to leaving it on order. Losing the camera does not leave it."""
         generation, self.good_since = self._control.generation, None
-        if self.health.state != "retrying":
+        if self.health.state not in STAYING:
             self.set_health("loading")
         async with entered(
             f"{self._source.name}-predictor",
             lambda: self._source.model(self._models),
             enter_timeout=self._models.load_timeout_seconds,
+            enter_grace=GRACE_SECONDS,
             exit_timeout=CLOSE_SECONDS,
             on_abandoned=self._on_abandoned,
             late="the model was not loaded",
@@ -132,13 +145,14 @@ class Predictor:
         prediction: Prediction | None = None
         lost_as = Drop.FAILED
         captured.set(frame.captured_monotonic)  # the worker takes it along; the task predicts one frame at a time
+        patience.set(self._settings.predict_timeout_seconds)
         try:
-            answer: object = await worker.call(
-                lambda: predict(frame.image), timeout=self._settings.predict_timeout_seconds, late="no prediction"
+            prediction = await worker.call(
+                lambda: checked(predict(frame.image), "the plugin's model()"),
+                timeout=self._settings.predict_timeout_seconds,
+                late="predictor stalled: no prediction",
+                grace=GRACE_SECONDS,
             )
-            if not isinstance(answer, Prediction):
-                raise TypeError(f"the plugin's model() returned {type(answer).__name__}, not a Prediction")
-            prediction = answer
         except BrokenPicture as exc:
             lost_as = Drop.INVALID
             if not self._broken:

@@ -11,6 +11,7 @@ from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
 from healthd.cameras.demand import Demand
 from healthd.cameras.health import RateWindow
+from healthd.cameras.isolated import Bounds, IsolatedCamera
 from healthd.cameras.pull import Pulled, Puller
 from healthd.cameras.source import CameraSource
 from healthd.clock import Clock
@@ -45,7 +46,9 @@ class Reader:
         on_frame: Callable[[Frame], None],
         on_abandoned: Callable[[Worker], None],
         last_frame_id: int = 0,
+        isolated: IsolatedCamera | None = None,
     ) -> None:
+        """`isolated`: the camera is read in a process of its own; `source` is only asked about it."""
         self.info = StreamInfo()
         self.recording = source.recording
         self._waits = False
@@ -67,6 +70,7 @@ class Reader:
         self.good_since: float | None = None
         """When this session, which has delivered, was opened, in seconds of the monotonic clock; None: no frame yet."""
         self._opened_at = -math.inf
+        self._isolated = isolated
         self.arrived_at = 0.0
         """When the newest frame came, its pixels wanted or not, in seconds of the monotonic clock."""
         self._released_at = -math.inf
@@ -83,14 +87,23 @@ class Reader:
         late = self._clock.monotonic() - self._released_at > self._settings.stale_after_seconds
         return self._waits or (reading and not late)
 
+    @property
+    def _bounds(self) -> Bounds:
+        """How long the thread that reads is waited for."""
+        if self._isolated is not None:
+            return self._isolated.bounds
+        wanted = self._settings
+        return Bounds(wanted.open_timeout_seconds + MARGIN_SECONDS, wanted.stall_timeout_seconds, CLOSE_SECONDS)
+
     async def session(self) -> None:
         """Read from opening the camera to losing it, or to leaving it on order."""
         generation, self.good_since = self._control.generation, None
+        stall, bounds = self._settings.stall_timeout_seconds, self._bounds
         async with entered(
             f"{self._source.name}-reader",
-            self._source.camera,
-            enter_timeout=self._settings.open_timeout_seconds + MARGIN_SECONDS,
-            exit_timeout=CLOSE_SECONDS,
+            self._isolated.camera if self._isolated is not None else self._source.camera,
+            enter_timeout=bounds.enter_seconds,
+            exit_timeout=bounds.close_seconds,
             on_abandoned=self._on_abandoned,
             late="the camera did not open",
         ) as (worker, read):
@@ -103,9 +116,8 @@ class Reader:
             self._opened_at = self._clock.monotonic()
             log.info("session_opened", attempts=self.backoff.attempts + 1)
             published_at = self._clock.monotonic()
-            stall = self._settings.stall_timeout_seconds
             while self._control.staying("reader", generation):
-                pulled = await worker.call(puller.pull, timeout=stall, late="no image")
+                pulled = await worker.call(puller.pull, timeout=bounds.read_seconds, late="no image")
                 if not self._control.staying("reader", generation):
                     self._counts.came()
                     self._counts.drop(Drop.LOST)
@@ -138,7 +150,7 @@ class Reader:
             return False
         captured = output if isinstance(output, CapturedImage) else None
         try:
-            image = published_image(captured.image if captured else output)
+            image = published_image(captured.image if captured else output, copy=self._isolated is None)
         except CameraError:
             self._counts.drop(Drop.INVALID)
             raise

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal, TypeAlias
 
 from healthd.cameras.health import Health
 from healthd.cameras.jpeg import Variant
 from healthd.errors import HealthdError
 from healthd.frames import Frame
 from healthd.models.model import Prediction
+
+ModelState: TypeAlias = Literal["none", "loading", "ready", "stalled", "retrying", "failed"]
 
 
 class NotLive(HealthdError):  # noqa: N818  a state, not a mistake
@@ -32,8 +35,8 @@ class ModelHealth:
     """The predictor's side of a camera."""
 
     model_id: str | None
-    state: str
-    """`none`, `loading`, `ready`, `retrying` or `failed`."""
+    state: ModelState
+    """`stalled`: it did not answer in time, and has not predicted since; `retrying`: it failed in another way."""
     reason: str | None = None
 
 

@@ -5,6 +5,7 @@ One function never dies (`_keep`); the sessions it runs never catch.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -12,6 +13,7 @@ import structlog
 from healthd.cameras.control import Task
 from healthd.cameras.health import State
 from healthd.cameras.intensity import TASKS
+from healthd.cameras.isolated import CameraLeft
 from healthd.cameras.parts import CameraParts, Fitting
 from healthd.cameras.records import Tuning
 from healthd.cameras.source import CameraSource
@@ -48,7 +50,7 @@ class CameraRunner(CameraParts):
         """Ask both tasks to end: the reader at the next frame, the predictor after the frame in hand."""
         self._control.stopping = True
         self._stopped_because = why
-        self._wake()
+        self._wake(leaving=True)
 
     @property
     def configured_source(self) -> CameraSource | None:
@@ -61,7 +63,7 @@ class CameraRunner(CameraParts):
             self._control.paused = True
             self._forget_frames()
             self._health.set(State.PAUSED, "paused by request")
-            self._wake()
+            self._wake(leaving=True)
 
     def resume(self) -> None:
         """Open a paused camera again."""
@@ -87,7 +89,7 @@ class CameraRunner(CameraParts):
         self._freeze.reset()
         self._predictor.set_health("loading")
         self._health.set(State.STARTING, "restarted by request")
-        self._wake()
+        self._wake(leaving=True)
 
     def tune(self, *, tuning: Tuning, thresholds: dict[str, Any]) -> None:
         """Change what can be changed while the camera runs; the next prediction and the next JPEG use it.
@@ -109,7 +111,7 @@ class CameraRunner(CameraParts):
         """Take settings for which neither the camera nor its model has to be left."""
         self.settings = settings
         if self._pending is not None:
-            self._pending = Fitting(settings, self._pending.source, self._pending.failure)
+            self._pending = replace(self._pending, settings=settings)
         self.attention.adapt(settings)
         if self._reader is not None and self._predictor is not None:
             self._reader.adapt(settings)
@@ -130,7 +132,7 @@ class CameraRunner(CameraParts):
         if self._health.current.state is not State.PAUSED:
             self._health.set(State.STARTING, "its configuration has changed")
         asyncio.get_running_loop().call_later(REFIT_SECONDS, self._cut_short, self._control.generation)
-        self._wake()
+        self._wake(leaving=True)
 
     def _cut_short(self, generation: int) -> None:
         """Leave sessions to their threads that have not ended in time."""
@@ -193,6 +195,8 @@ class CameraRunner(CameraParts):
 
     def _sort(self, task: Task, exc: Exception, *, current: bool) -> None:
         """Decide what a failed session means for the camera; nothing, if somebody has restarted it meanwhile."""
+        if isinstance(exc, CameraLeft):
+            return
         if isinstance(exc, EndOfStream) and task == "reader" and self._reader is not None and self._reader.recording:
             if current:
                 self._end()
@@ -204,14 +208,11 @@ class CameraRunner(CameraParts):
             self._fail(reason)
         elif self.stuck_workers >= self.settings.max_abandoned_workers:
             self._too_many_stuck = True
-            self._fail(
-                f"{self.stuck_workers} threads hang in calls that have not returned (last: {reason}); "
-                "it goes on when one returns; if none does, mend the camera or its driver and restart healthd"
-            )
+            self._fail(self.abandoned.told(reason, isolated=self.isolated is not None))
         elif self.intensity.crashed(task, exc, good_seconds=self._good_seconds(task), settings=self.settings):
             self._give_up(task, reason)
         elif task == "predictor" and self._predictor is not None:
-            self._predictor.set_health("retrying", reason)
+            self._predictor.note_failure(exc, reason)
         else:
             self._forget_frames()
             stalled = isinstance(exc, WorkerTimeout) and not isinstance(exc, EnterTimeout)

@@ -3,11 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import get_args
 
 import structlog
 
 from healthd.cameras.health import State
 from healthd.cameras.intensity import TASKS
+from healthd.cameras.records import ModelState
 from healthd.cameras.runner import CameraRunner
 from healthd.metrics import Sample
 
@@ -101,6 +103,12 @@ class Supervisor:
             log.warning("camera_abandoned", camera=name, deadline_seconds=deadline_seconds)
         return abandoned
 
+    def measure(self) -> None:
+        """Look how much memory each camera's process holds. Blocks for some milliseconds each; on any thread."""
+        for runner in self:
+            if runner.isolated is not None:
+                runner.isolated.measure()
+
     @property
     def waiting_for(self) -> tuple[str, ...]:
         """What cameras still have to do before each has come to a first result, good or bad."""
@@ -145,6 +153,8 @@ def _samples(runner: CameraRunner) -> Iterator[Sample]:
     state, counts = runner.health.state, runner.counts
     for known in State:
         yield Sample("healthd_camera_state", float(known is state), {**camera, "state": known.value})
+    for word in get_args(ModelState):
+        yield Sample("healthd_camera_model_state", float(runner.model_health.state == word), {**camera, "state": word})
     yield Sample("healthd_camera_frames_read_total", counts.read, camera)
     yield Sample("healthd_camera_frames_predicted_total", counts.predicted, camera)
     for reason, number in counts.dropped.items():
@@ -160,8 +170,15 @@ def _samples(runner: CameraRunner) -> Iterator[Sample]:
         yield Sample("healthd_camera_failures_total", runner.failures.sessions[task], {**camera, "task": task})
         yield Sample("healthd_camera_bugs_total", runner.failures.bugs[task], {**camera, "task": task})
         yield Sample("healthd_camera_crash_loops_total", runner.intensity.total[task], {**camera, "task": task})
-    yield Sample("healthd_camera_workers_abandoned_total", runner.abandoned_total, camera)
+    yield Sample("healthd_camera_workers_abandoned_total", runner.abandoned.total, camera)
     yield Sample("healthd_camera_workers_stuck", runner.stuck_workers, camera)
+    if runner.isolated is not None:
+        facts = runner.isolated.facts
+        for reason, number in facts.ends.items():
+            yield Sample("healthd_camera_process_ends_total", number, {**camera, "reason": reason})
+        yield Sample("healthd_camera_images_copied_total", facts.copied, camera)
+        if facts.memory_bytes is not None:
+            yield Sample("healthd_camera_process_memory_bytes", facts.memory_bytes, camera)
     for kind, number in runner.jpegs.encodes_by_kind.items():
         yield Sample("healthd_jpeg_encodes_total", number, {**camera, "variant": kind})
     yield Sample("healthd_jpeg_hits_total", runner.jpegs.hits, camera)

@@ -216,3 +216,17 @@ def _serves(family: ModelFamily, name: str) -> bool:
     except Exception as exc:  # noqa: BLE001  a plugin's bug
         log.warning("family_cannot_be_asked", family=type(family).__name__, error=repr(exc))
         return False
+
+
+def found(model_id: str, directory: Path) -> Path | None:
+    """Find the file or folder of a model: a path as it is, else a name in `directory`."""
+    if not model_id:
+        return None
+    try:
+        given = Path(model_id).expanduser()
+        for candidate in (given, directory / given):
+            if candidate.exists():
+                return candidate.resolve()
+    except (OSError, RuntimeError, ValueError):  # no name of a file: too long, `~nobody`, a NUL
+        return None
+    return None

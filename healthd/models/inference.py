@@ -33,7 +33,7 @@ from healthd.models.model import InferenceParams, ModelFamily, ModelOptions, Pre
 from healthd.models.preloads import Preloads
 from healthd.models.shared import SharedModel
 from healthd.models.tally import Tally
-from healthd.models.turns import Rank, Turn
+from healthd.models.turns import GRACE_SECONDS, Rank, Turn
 from healthd.worker import WorkerPool, WorkerTimeout
 
 log = structlog.get_logger(__name__)
@@ -307,7 +307,7 @@ class Inference:
     async def _load(self, key: _Wish) -> None:
         load, seconds = partial(self._models.load, *key), self._models.load_timeout_seconds
         try:
-            await self._pool.call(load, timeout=seconds, late="the model was not loaded")
+            await self._pool.call(load, timeout=seconds, late="the model was not loaded", grace=GRACE_SECONDS)
         except (HealthdError, asyncio.CancelledError):
             raise
         except Exception as exc:
@@ -331,7 +331,9 @@ class Inference:
                 self._models.release(seat.model)
 
         try:
-            said = await self._pool.call(predict, timeout=seat.model.patience_seconds, late="no prediction")
+            said = await self._pool.call(
+                predict, timeout=seat.model.patience_seconds, late="no prediction", grace=GRACE_SECONDS
+            )
             return replace(said, model_id=model_id)
         except WorkerTimeout as exc:
             log.warning("predict_stuck", model=model_id, reason=str(exc))

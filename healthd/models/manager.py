@@ -12,11 +12,12 @@ from pathlib import Path
 import structlog
 
 from healthd.clock import SYSTEM_CLOCK, Clock
-from healthd.errors import BusyError, LoadError, ModelError, PluginError, SettingsError
-from healthd.models.catalog import shown_id
+from healthd.errors import BusyError, ModelError, PluginError, SettingsError
+from healthd.models.catalog import found, shown_id
+from healthd.models.failed_loads import FailedLoad, FailedLoads, worn_out
 from healthd.models.model import ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd.models.room import Limits, estimate, refuse_giant, victims
-from healthd.models.shared import FailedLoad, LoadedModel, SharedModel, again
+from healthd.models.shared import LoadedModel, SharedModel, again
 
 log = structlog.get_logger(__name__)
 _Key = tuple[str, str, ModelOptions]
@@ -62,7 +63,6 @@ class ModelManager:
         self._batch_window_seconds = batch_window_seconds
         self._idle_unload_seconds = idle_unload_seconds
         self.load_timeout_seconds = load_timeout_seconds
-        self._failed_load_seconds = failed_load_seconds
         self._room_timeout_seconds = room_timeout_seconds
         self._stuck_after_seconds = stuck_after_seconds
         self._on_prediction = on_prediction
@@ -75,7 +75,7 @@ class ModelManager:
         """Taken out and not closed yet: their memory is still held."""
         self._given_up: list[SharedModel] = []
         """Hung, and replaced."""
-        self._failed: dict[_Key, FailedLoad] = {}
+        self._failed = FailedLoads(failed_load_seconds, clock)
         self.counts: Counter[tuple[str, str]] = Counter()
         """Loads by outcome and unloads by reason."""
 
@@ -99,11 +99,11 @@ class ModelManager:
         room_timeout_seconds: float,
     ) -> None:
         """Take other limits, for what is loaded and asked from now on. Event loop only, as `patient`."""
+        self._failed.seconds = failed_load_seconds
         for view in self._views:
             view._limits = limits  # noqa: SLF001
             view._idle_unload_seconds = idle_unload_seconds  # noqa: SLF001
             view.load_timeout_seconds = load_timeout_seconds
-            view._failed_load_seconds = failed_load_seconds  # noqa: SLF001
             view._room_timeout_seconds = room_timeout_seconds  # noqa: SLF001
 
     @contextmanager
@@ -160,6 +160,8 @@ class ModelManager:
         with self._changed:
             shared.users -= 1
             shared.last_used = self._clock.monotonic()
+            if shared.users == 0 and shared.lost:
+                self._drop_lost(shared)
             replaced = shared.users == 0 and shared not in self._models.values()
             if replaced and shared in self._given_up:
                 self._given_up.remove(shared)
@@ -191,6 +193,7 @@ class ModelManager:
                 and model_id in shared.names
                 and (shared.spec.options == options or (or_pinned and shared.pins))
                 and shared.ready
+                and not shared.lost
                 and shared.stuck_for() <= shared.patience_seconds
             ]
             if not same:
@@ -207,37 +210,29 @@ class ModelManager:
     def failure(self, family: str, model_id: str, options: ModelOptions) -> FailedLoad | None:
         """Return how the last load failed, if that was a short while ago. Does not block."""
         with self._changed:
-            now = self._clock.monotonic()
-            for key, failed in list(self._failed.items()):
-                if now - failed.at >= self._failed_load_seconds:
-                    del self._failed[key]
-            return self._failed.get((family, model_id, options))
+            return self._failed.find(family, model_id, options)
 
     def forgive(self, family: str, model_id: str) -> None:
         """Forget that loads of this model failed."""
         with self._changed:
-            for key in [key for key in self._failed if key[:2] == (family, model_id)]:
-                del self._failed[key]
+            self._failed.forgive(family, model_id)
 
     def loaded(self) -> tuple[LoadedModel, ...]:
         """Tell what is loaded now."""
         with self._changed:
             models = list(self._models.values())
-        told = [model.describe() for model in models]
-        return tuple(model for model in told if model is not None)
+        return tuple(told for model in models if (told := model.describe()) is not None)
 
     def is_loading(self, family: str, model_id: str) -> bool:
         """Whether a variant of a model is being loaded now. Does not block."""
         with self._changed:
-            return any(
-                model.family == family and model_id in model.names and not model.settled
-                for model in self._models.values()
-            )
+            same = (model for model in self._models.values() if model.family == family and model_id in model.names)
+            return any(not model.settled for model in same)
 
     def is_current(self, shared: SharedModel) -> bool:
-        """Whether others would get this very model; False once it hung and was left to its thread."""
+        """Whether others would get this very model; False once it hung, or its process has ended."""
         with self._changed:
-            return shared in self._models.values()
+            return shared in self._models.values() and not shared.lost
 
     def unload(self, family: str, model_id: str) -> int | None:
         """Unload every variant of a model; return how many, None (and nothing done) when somebody uses one."""
@@ -251,35 +246,22 @@ class ModelManager:
         return len(going)
 
     def unload_idle(self) -> int:
-        """Unload what nobody has used for `idle_unload_seconds` (0: nothing, ever); return how many."""
+        """Unload what nobody has used for `idle_unload_seconds` (0: nothing), and what is left of lost processes."""
+        with self._changed:
+            lost = self._take_out_lost()
+        self._close_all(lost, reason="crashed")
         if self._idle_unload_seconds <= 0:
             return 0
         with self._changed:
-            now = self._clock.monotonic()
-            going = [
-                model
-                for model in self._models.values()
-                if model.users == 0 and model.ready and now - model.last_used >= self._idle_unload_seconds
-            ]
+            used_before = self._clock.monotonic() - self._idle_unload_seconds
+            unused = [model for model in self._models.values() if model.users == 0 and model.ready]
+            going = [model for model in unused if model.last_used <= used_before]
             self._take_out(going)
         self._close_all(going, reason="idle")
         return len(going)
 
-    def resolve(self, model_id: str) -> Path | None:
-        """Find the file or folder of a model: a path as it is, else a name in the models directory."""
-        if not model_id:
-            return None
-        try:
-            given = Path(model_id).expanduser()
-            for candidate in (given, self.directory / given):
-                if candidate.exists():
-                    return candidate.resolve()
-        except (OSError, RuntimeError, ValueError):  # no name of a file: too long, `~nobody`, a NUL
-            return None
-        return None
-
     def _spec(self, model_id: str, options: ModelOptions | None) -> ModelSpec:
-        path = self.resolve(model_id)
+        path = found(model_id, self.directory)
         return ModelSpec(model_id, path, self.directory, options or ModelOptions(), *self._fixed)
 
     def _take(self, key: _Key, spec: ModelSpec, maker: ModelFamily) -> tuple[SharedModel, bool, list[SharedModel]]:
@@ -287,13 +269,14 @@ class ModelManager:
         wanted = estimate(maker, spec)
         deadline = time.monotonic() + self._room_timeout_seconds
         with self._changed:
+            lost = self._take_out_lost()
             while True:
                 shared = self._present(key, spec.model_id)
                 if shared is not None:
                     shared.users += 1
                     shared.names.add(spec.model_id)
                     shared.patience_seconds = max(shared.patience_seconds, self._stuck_after_seconds)
-                    return shared, False, []
+                    return shared, False, lost
                 try:
                     evicted = self._victims(spec.model_id, wanted, room_for=1)
                 except BusyError:
@@ -316,24 +299,34 @@ class ModelManager:
                     on_batch=self._on_batch,
                 )
                 shared.users = 1
-                return shared, True, evicted
+                return shared, True, [*lost, *evicted]
 
     def _present(self, key: _Key, model_id: str) -> SharedModel | None:
-        """Return the model of that key; one that hangs is left to its thread.
+        """Return the model of that key; one that hangs is left to its thread, one whose process ended to its users.
 
         Raises:
-            LoadError: too many threads hang in it already.
+            WornOutError: too many threads hang in it already.
         """
         shared = self._models.get(key)
+        if shared is not None and shared.lost:
+            self._drop_lost(shared)
+            shared = None
         if shared is not None and shared.stuck_for() > self._limit(shared):
             log.warning("model_stuck", model=shared.shown, seconds=round(shared.stuck_for(), 1))
             del self._models[key]
             self._given_up.append(shared)
+            self.counts["unload", "stalled"] += 1
             shared = None
         hung = sum(1 for model in self._given_up if model.family == key[0] and model_id in model.names)
         if shared is None and hung >= MOST_STUCK:
-            raise LoadError(f"{hung} threads hang in {model_id}: restart healthd, or take another model")
+            raise worn_out(hung, model_id)
         return shared
+
+    def _drop_lost(self, shared: SharedModel) -> None:
+        """Take a model out whose process has ended; it is closed with its last user."""
+        for key in [key for key, model in self._models.items() if model is shared]:
+            del self._models[key]
+            self.counts["unload", shared.lost or "crashed"] += 1
 
     def _victims(self, model_id: str, wanted: int, *, room_for: int) -> list[SharedModel]:
         return victims(
@@ -364,18 +357,22 @@ class ModelManager:
 
     def _forget(self, key: _Key, shared: SharedModel, error: BaseException | None) -> None:
         """Take back what `_take` gave to somebody who could not get the model; `error`: its load failed with that."""
-        failed = FailedLoad(again(error, shared.spec), self._clock.monotonic()) if error is not None else None
         with self._changed:
             shared.users -= 1
-            if failed is not None:
+            if error is not None:
                 self.counts["load", "failed"] += 1
-                if not isinstance(failed.error, BusyError):  # there may be room the next moment
-                    self._failed[shared.family, shared.spec.model_id, shared.spec.options] = failed
+                self._failed.note(shared.family, shared.spec, error)
                 if self._models.get(key) is shared:
                     del self._models[key]
             if shared.users == 0 and shared in self._given_up:
                 self._given_up.remove(shared)
             self._changed.notify_all()
+
+    def _take_out_lost(self) -> list[SharedModel]:
+        """Take out what is left of models whose process has ended while nobody used them."""
+        lost = [model for model in self._models.values() if model.users == 0 and model.lost]
+        self._take_out(lost)
+        return lost
 
     def _take_out(self, going: list[SharedModel]) -> None:
         """Take models out of the house; they hold their place and their memory until they are closed."""
@@ -385,13 +382,14 @@ class ModelManager:
 
     def _close_all(self, going: list[SharedModel], *, reason: str) -> None:
         for shared in going:
-            log.info("model_unloaded", model=shared.shown, reason=reason)
+            why = shared.lost or reason
+            log.info("model_unloaded", model=shared.shown, reason=why)
             try:
                 shared.close()
             except Exception as exc:  # noqa: BLE001  one that will not go must not keep the others
                 log.warning("model_close_failed", model=shared.shown, error=repr(exc))
             with self._changed:
-                self.counts["unload", reason] += 1
+                self.counts["unload", why] += 1
                 if shared in self._leaving:
                     self._leaving.remove(shared)
                 self._changed.notify_all()

@@ -1,22 +1,28 @@
 """One loaded model as all its users share it."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
 from healthd.clock import Clock
-from healthd.errors import BusyError, LoadError, ModelError, ParameterError, SettingsError
+from healthd.errors import BusyError, LoadError, ModelError, ParameterError, SettingsError, StalledError
 from healthd.frames import Image
 from healthd.models.batches import Ask, Batches
 from healthd.models.catalog import without_paths
+from healthd.models.envelope import checked
+from healthd.models.isolated import IsolatedModel
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
-from healthd.models.turns import LEAD, Rank, Turn, Turns, captured
+from healthd.models.turns import LEAD, Rank, Turn, Turns, allowed, captured, patience
 
 log = structlog.get_logger(__name__)
+_TICK_SECONDS = 0.001
+_WAITED_SHARE = 0.25
+"""Of a prediction's time, at most, may have been spent in line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +48,6 @@ class LoadedModel:
     """Its id as people see it."""
     names: frozenset[str] = frozenset()
     """Every id under which somebody asked for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class FailedLoad:
-    """A load that failed a short while ago."""
-
-    error: ModelError | SettingsError
-    at: float
-    """Seconds of the monotonic clock."""
 
 
 class SharedModel:
@@ -120,6 +117,14 @@ class SharedModel:
         return self._model is not None
 
     @property
+    def lost(self) -> Literal["stalled", "crashed"] | None:
+        """Why its process has ended, which nobody asked for; None: it lives, or has none of its own."""
+        model = self._model
+        if not isinstance(model, IsolatedModel) or not model.lost:
+            return None
+        return "stalled" if model.stalled else "crashed"
+
+    @property
     def settled(self) -> bool:
         """Whether its load has ended, well or badly."""
         return self._ready.is_set()
@@ -133,15 +138,19 @@ class SharedModel:
         """Wait for this camera's turn and predict.
 
         Raises:
-            ModelError: the turn or the answer did not come in time, or the model cannot predict on this image.
+            StalledError: there was no turn, or no answer, in time; whoever uses a model that hangs anew gets another.
+            ModelError: the model cannot predict on this image.
         """
         self._loaded()
-        begun, who = self._clock.monotonic(), threading.get_ident()  # a camera's calls come from a thread of its own
+        seconds, who = min(patience.get(), self.patience_seconds), threading.get_ident()  # each camera has a thread
+        deadline = time.monotonic() + seconds
         turn = self.turns.enter(Rank.CAMERA, since=captured.get(), who=who, ask=Ask(image, params))
         try:
-            if not turn.wait(self.patience_seconds):
-                raise ModelError(f"{self.spec.model_id} is busy: no turn within {self.patience_seconds:g} s")
-            return self._predict_or_wait(turn, self.patience_seconds - (self._clock.monotonic() - begun))
+            self._wait_turn(turn, seconds)
+            left = deadline - time.monotonic()
+            # Who waited in line is waited for no longer on that account, as far as that is fair to the model.
+            allowed.set(max(left, (1 - _WAITED_SHARE) * seconds) if seconds == self.patience_seconds else seconds)
+            return self._predict_or_wait(turn, left)
         finally:
             self.last_used = self._clock.monotonic()
             self.turns.leave(turn)
@@ -152,6 +161,7 @@ class SharedModel:
         Raises:
             ParameterError: it cannot do what is asked; anything else: what the model raised.
         """
+        allowed.set(self.patience_seconds)
         try:
             return self._predict_or_wait(turn, self.patience_seconds)
         except SettingsError as exc:
@@ -182,7 +192,7 @@ class SharedModel:
             self._ready.set()
 
     def _loaded_by(self, family: ModelFamily, admit: Callable[[], object]) -> Model:
-        model = _warm_model(family, self.spec)
+        model = warm_model(family, self.spec)
         try:
             self._task, self._labels = str(model.task), dict(model.labels)
             self._memory_bytes = _memory_of(model)
@@ -203,7 +213,7 @@ class SharedModel:
 
     def describe(self) -> LoadedModel | None:
         """Tell about the model; None when it is not loaded, or not any more."""
-        if self._model is None:
+        if self._model is None or self.lost:
             return None
         return LoadedModel(
             model_id=self.spec.model_id,
@@ -228,13 +238,25 @@ class SharedModel:
         if model is not None:
             model.close()
 
+    def _wait_turn(self, turn: Turn, seconds: float) -> None:
+        """Wait so long for a turn, but no longer than whoever is inside may take: all leave a model that hangs."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left, inside = deadline - time.monotonic(), self.patience_seconds - self.stuck_for()
+            if turn.wait(max(0.0, min(left, inside + _TICK_SECONDS))):
+                return
+            if (stuck := self.stuck_for()) > self.patience_seconds or self.lost == "stalled":
+                raise StalledError(f"predictor stalled: {self.spec.model_id} has not answered for {stuck:.1f} s")
+            if time.monotonic() >= deadline:
+                raise StalledError(f"predictor stalled: {self.spec.model_id} is busy, no turn within {seconds:g} s")
+
     def _predict_or_wait(self, turn: Turn, seconds: float) -> Prediction:
         """Return the prediction of whoever leads the turn; predict if that is the caller."""
         if turn.answer is not None:
             try:
                 said: Any = turn.answer.result(timeout=max(0.0, seconds))
             except TimeoutError:
-                raise ModelError(f"{self.spec.model_id}: no prediction within {self.patience_seconds:g} s") from None
+                raise StalledError(f"predictor stalled: no prediction within {self.patience_seconds:g} s") from None
             if said is not LEAD:
                 prediction: Prediction = said
                 return prediction
@@ -244,7 +266,7 @@ class SharedModel:
         if led:
             return self._predict_together(turn, led)
         model = self._loaded()
-        prediction = self._taken(model.predict(turn.ask.image, turn.ask.params), turn.ask.image)
+        prediction = self._taken(model.predict(turn.ask.image, turn.ask.params), turn.ask)
         self._memory_bytes = _memory_of(model)
         return prediction
 
@@ -257,7 +279,7 @@ class SharedModel:
             for ask, said in zip(asks, self._batches.answers(model, asks), strict=True):
                 answer = open_answers.pop(0)
                 try:
-                    answer.set_result(self._taken(said, ask.image))
+                    answer.set_result(self._taken(said, ask))
                 except Exception as exc:  # noqa: BLE001  it is raised to the caller whose image it is
                     answer.set_exception(exc)
         finally:  # a library that calls sys.exit() must not leave anybody waiting
@@ -266,13 +288,12 @@ class SharedModel:
         self._memory_bytes = _memory_of(model)
         return mine.result()
 
-    def _taken(self, answer: object, image: Image) -> Prediction:
+    def _taken(self, answer: object, ask: Ask) -> Prediction:
         """Return what the model said, checked, completed and counted; raise it where it is an exception."""
         if isinstance(answer, Exception):
             raise answer
-        if not isinstance(answer, Prediction):
-            raise TypeError(f"{type(self._model).__name__}.predict returned {type(answer).__name__}, not a Prediction")
-        prediction = _with_facts(answer, self._task, image)
+        said = checked(answer, self.shown, most=ask.params.max_det)
+        prediction = _with_facts(said, self._task, ask.image)
         with self._counting:
             self.predictions += 1
         self._on_prediction(self, prediction)
@@ -303,7 +324,7 @@ def _with_facts(prediction: Prediction, task: str, image: Image) -> Prediction:
     return replace(prediction, metadata={**facts, **prediction.metadata})
 
 
-def _warm_model(family: ModelFamily, spec: ModelSpec) -> Model:
+def warm_model(family: ModelFamily, spec: ModelSpec) -> Model:
     """Load a model, see that it keeps the contract, and warm it up; one that fails at that is given back."""
     model: object = family.load(spec)
     if not isinstance(model, Model):

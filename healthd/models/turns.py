@@ -7,6 +7,7 @@ a model that is too slow makes every camera slower and no line longer.
 Where a model takes several images at a time, those who wait go in together: one of them leads and computes for all.
 """
 
+import math
 import threading
 import time
 from bisect import insort
@@ -23,10 +24,16 @@ REQUEST_SHARE = 1 / 16
 HOLD_SECONDS = 0.003
 """So long after a camera's turn the next one is kept for a camera: its next frame is often there already."""
 _HALF_LIFE = 0.2
+GRACE_SECONDS = 0.25
+"""So much later than a model should give up by itself, the thread that called it is given up."""
 captured: ContextVar[float | None] = ContextVar("captured", default=None)
 """When the frame that is being predicted was captured, in seconds of the monotonic clock; None: no camera's frame.
 
 Set around the call into a plugin, whose contract is an image and nothing more."""
+patience: ContextVar[float] = ContextVar("patience", default=math.inf)
+"""How many seconds the caller waits for a turn and its prediction; a model may be used by more patient ones too."""
+allowed: ContextVar[float] = ContextVar("allowed", default=10.0)
+"""How many seconds the prediction that begins now may take, before it is said to hang."""
 LEAD: Any = object()
 """The answer to one who was led and now leads, because the one who did has left before it began."""
 

@@ -237,6 +237,7 @@ export class Tile {
 
   tellFacts(now) {
     const age = this.age === null ? "" : ageWords(this.age + now - this.confirmed);
-    setText(this.facts, [this.camera && fpsWords(this.camera.fps), age].filter(Boolean).join(" · "));
+    const model = { stalled: "predictor stalled", failed: "model failed" }[this.camera?.model.state];
+    setText(this.facts, [this.camera && fpsWords(this.camera.fps), age, model].filter(Boolean).join(" · "));
   }
 }

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -687,10 +688,8 @@ async def test_events_begin_with_where_every_camera_stands_and_tell_what_changes
         assert client.answered["content-type"] == "text/event-stream; charset=utf-8"
         states = {json.loads(event.data)["name"]: json.loads(event.data)["state"] for event in client.events[:2]}
         assert states == {"gym": "starting", "off": "stopped"}
-        assert json.loads(client.events[0].data) == {
-            **(await house.get("/api/v1/cameras/gym")).json(),
-            "viewers": json.loads(client.events[0].data)["viewers"],
-        }
+        gym = next(said for event in client.events if (said := json.loads(event.data))["name"] == "gym")
+        assert gym == {**(await house.get("/api/v1/cameras/gym")).json(), "viewers": gym["viewers"]}
         await house.show(picture(1))
         await eventually(lambda: json.loads(client.events[-1].data).get("state") == "live")
         feed.show(CameraError("unplugged"))
@@ -699,6 +698,33 @@ async def test_events_begin_with_where_every_camera_stands_and_tell_what_changes
         assert ids == sorted(ids)
         assert {event.event_id.partition("-")[0] for event in client.events} == {house.services.boot_id}
         assert {event.name for event in client.events} == {"camera"}
+
+
+async def test_a_predictor_that_stalls_is_an_event_and_a_metric_and_its_camera_goes_on() -> None:
+    hang = threading.Event()
+
+    def predict(image: Image) -> Prediction:
+        hang.wait(20)
+        return prediction(image)
+
+    cameras = {"gym": {"predict_timeout_seconds": 0.2, "max_abandoned_workers": 64}}
+    async with (
+        open_house({"gym": FakeSource(predict=predict)}, cameras=cameras) as house,
+        looking(port(house), EVENTS) as [client],
+    ):
+
+        def models() -> list[dict[str, str]]:
+            return [json.loads(event.data)["model"] for event in client.events if event.name == "camera"]
+
+        try:
+            await eventually(lambda: any(model["state"] == "stalled" for model in models()))
+            stalled = next(model for model in models() if model["state"] == "stalled")
+            assert stalled["reason"] == "predictor stalled: no prediction within 0.2 s"
+            assert 'model_state{camera="gym",state="stalled"} 1.0' in (await house.get("/metrics")).text
+            assert house.runner().health.state == "live"
+        finally:
+            hang.set()
+        await eventually(lambda: models()[-1]["state"] == "ready", seconds=10)
 
 
 async def test_a_camera_whose_picture_grows_too_old_is_an_event_though_nothing_happened_and_only_one() -> None:
@@ -760,20 +786,24 @@ async def test_of_viewers_nothing_is_made_where_nobody_listens(monkeypatch: pyte
                 await eventually(lambda: made == ["opened"])
 
 
-async def test_a_prediction_that_no_json_can_hold_ends_no_stream_and_is_logged_once() -> None:
+async def test_a_prediction_that_no_json_can_hold_ends_no_stream() -> None:
     def odd(image: Image) -> Prediction:
         return Prediction("odd", 1.0, (), {"task": "detect", "oddity": object()})
 
     cameras = {"gym": FakeSource(fps=30, predict=odd), "rack": FakeSource(fps=30, predict=detecting)}
     with capture_logs() as logs:
         async with open_house(cameras) as house, looking(port(house), EVENTS) as [client]:
-            await eventually(lambda: house.runner().counts.predicted > 5)
+            await eventually(lambda: house.runner().counts.dropped["failed"] >= 2)
             await eventually(lambda: len([event for event in client.events if event.name == "prediction"]) > 5)
             assert {json.loads(event.data)["camera"] for event in client.events if event.name == "prediction"} == {
                 "rack"
             }
             assert len(house.services.viewers) == 1
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["event_bug"]
+    errors = [entry for entry in logs if entry["log_level"] == "error"]
+    assert {entry["event"] for entry in errors} == {"session_bug"}
+    assert [bool(entry.get("exc_info")) for entry in errors].count(True) == 1, (
+        "the same again is told without its trace"
+    )
 
 
 async def test_where_nothing_happens_a_comment_keeps_the_events_alive_and_a_stop_ends_them_at_once() -> None:

@@ -339,7 +339,8 @@ async def test_a_predict_that_hangs_is_abandoned_and_viewers_notice_nothing() ->
 
     async with running(make_runner(FakeSource(predict=predict), predict_timeout_seconds=0.1)) as runner:
         await eventually(lambda: runner.stuck_workers == 1)
-        assert runner.model_health.reason == "no prediction within 0.1 s"
+        assert runner.model_health.state == "stalled"
+        assert runner.model_health.reason == "predictor stalled: no prediction within 0.1 s"
         assert runner.health.state == "live"
         await eventually(lambda: runner.counts.predicted >= 3)
         hang.set()

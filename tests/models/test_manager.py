@@ -1,6 +1,7 @@
 """Models are loaded once, shared, given back, and never in the way of the next user."""
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +13,11 @@ import pytest
 
 from healthd.clock import Clock
 from healthd.errors import ModelError, PluginError, SettingsError
+from healthd.models.catalog import found
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
+from healthd.models.shared import SharedModel
+from healthd.models.turns import patience
 from tests.fakes import picture, prediction
 
 IMAGE, PARAMS = picture(1), InferenceParams()
@@ -355,15 +359,29 @@ def test_a_failed_prediction_leaves_the_model_usable() -> None:
         assert shared.predictions == 1
 
 
-def test_a_turn_that_does_not_come_is_an_error_in_words() -> None:
+@pytest.mark.parametrize(
+    ("others", "own", "says"),
+    [
+        (10.0, 0.05, r"predictor stalled: m is busy, no turn within 0\.05 s"),
+        (0.05, 10.0, r"predictor stalled: m has not answered for 0\."),
+    ],
+)
+def test_a_turn_that_does_not_come_is_an_error_in_words(others: float, own: float, says: str) -> None:
+    """Who waits in line waits no longer than it may, and leaves a model that hangs as soon as that is known."""
     gate, family = threading.Event(), FakeFamily()
     family.on_predict = lambda: gate.wait(10)
-    manager = make(family, stuck_after_seconds=0.05)
+    manager = make(family, stuck_after_seconds=others)
+
+    def late(shared: SharedModel) -> None:
+        patience.set(own)
+        shared.predict(IMAGE, PARAMS)
+
     with manager.use("fake", "m") as shared:
         first = Thread(lambda: shared.predict(IMAGE, PARAMS))
         until(lambda: family.models[0].inside == 1)
-        with pytest.raises(ModelError, match=r"m is busy: no turn within 0\.05 s"):
-            shared.predict(IMAGE, PARAMS)
+        second = Thread(lambda: late(shared)).ended(seconds=2)
+        assert isinstance(second.error, ModelError)
+        assert re.search(says, str(second.error))
         gate.set()
         first.ended()
 
@@ -456,18 +474,17 @@ def test_resolve_takes_a_path_before_a_name_in_the_models_directory(
     (models / "folder_openvino_model").mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setenv("HOME", str(home))
-    manager = make(directory=models)
-    assert manager.resolve("both.onnx") == here / "both.onnx"
-    assert manager.resolve("only.onnx") == models / "only.onnx"
-    assert manager.resolve("folder_openvino_model") == models / "folder_openvino_model"
-    assert manager.resolve(str(models / "only.onnx")) == models / "only.onnx"
-    assert manager.resolve("~/both.onnx") == home / "both.onnx"
-    assert manager.resolve("none.onnx") is None
+    assert found("both.onnx", models) == here / "both.onnx"
+    assert found("only.onnx", models) == models / "only.onnx"
+    assert found("folder_openvino_model", models) == models / "folder_openvino_model"
+    assert found(str(models / "only.onnx"), models) == models / "only.onnx"
+    assert found("~/both.onnx", models) == home / "both.onnx"
+    assert found("none.onnx", models) is None
 
 
 @pytest.mark.parametrize("odd", ["", "a" * 5000, "~nobody-of-that-name/x", "nul\0byte"])
-def test_a_model_id_that_can_be_no_file_is_found_nowhere(odd: str) -> None:
-    assert make().resolve(odd) is None
+def test_a_model_id_that_can_be_no_file_is_found_nowhere(odd: str, tmp_path: Path) -> None:
+    assert found(odd, tmp_path) is None
 
 
 def test_many_users_at_once_find_every_model_loaded_once_and_never_closed_under_them() -> None:

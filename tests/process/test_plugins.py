@@ -73,7 +73,7 @@ LIVE_WITHOUT_PREDICTIONS = {
     "shared-bug": ({"model": "bug"}, "retrying", "ZeroDivisionError"),
     "shared-error": ({"model": "error"}, "retrying", "the accelerator is busy"),
     "model-not-callable": ({"model": "own", "model_do": "not-callable"}, "retrying", "not something to call"),
-    "hang-predict": ({"model": "own", "model_do": "hang"}, "retrying", "no prediction"),
+    "hang-predict": ({"model": "own", "model_do": "hang"}, "stalled", "predictor stalled: no prediction"),
     "bug-predict": ({"model": "own", "model_do": "bug"}, "retrying", "ZeroDivisionError: in predict()"),
     "lose-predict": ({"model": "own", "model_do": "lose"}, "retrying", "the accelerator is busy"),
     "rubbish-predict": ({"model": "own", "model_do": "rubbish"}, "retrying", "returned dict"),
@@ -108,6 +108,8 @@ def all_cameras() -> dict[str, Any]:
     for group in (FAILED, RETRIED, LIVE_WITHOUT_PREDICTIONS):
         for name, (options, *_) in group.items():
             cameras[name] = camera(options)
+    for name in ("hang-read", "hang-open"):  # in a process they would be killed, and tried again for ever
+        cameras[name]["isolation"] = "thread"
     return cameras
 
 
@@ -176,6 +178,10 @@ def test_a_broken_model_takes_the_predictions_and_leaves_the_pictures(name: str,
 def test_a_camera_whose_threads_hang_again_and_again_is_given_up(name: str, daemon: Daemon) -> None:
     seen = daemon.until_state(name, "failed", seconds=30)
     assert "3 threads hang" in seen["reason"]
+    reading = name in {"hang-read", "hang-open"}
+    assert ('set isolation = "process"' in seen["reason"]) == reading
+    assert ('set models.isolation = "process"' in seen["reason"]) == (not reading)
+    assert seen["workers_stuck"] == 3
     samples = daemon.samples()
     assert samples[f'healthd_camera_workers_stuck{{camera="{name}"}}'] == 3
     assert samples[f'healthd_camera_workers_abandoned_total{{camera="{name}"}}'] >= 3

@@ -39,10 +39,11 @@ HANGING: dict[str, dict[str, Any]] = {
 """A camera for each way to hang, by name."""
 
 
-def camera(**options: Any) -> dict[str, Any]:
-    """A camera of the faulty plugin that is given up only by the stop itself."""
+def camera(*, isolation: str = "thread", **options: Any) -> dict[str, Any]:
+    """A camera of the faulty plugin that is given up only by the stop itself; in a thread, where nothing is killed."""
     return {
         "plugin": "faulty",
+        "isolation": isolation,
         "stall_timeout_seconds": 60,
         "open_timeout_seconds": 60,
         "predict_timeout_seconds": 60,
@@ -133,7 +134,8 @@ def test_the_log_names_who_was_abandoned_and_nobody_else(name: str, hung: dict[s
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_healthy_daemon_stops_within_a_second_with_exit_code_0(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    cameras = {f"c{i}": camera(model="counter", journal=str(path)) for i in range(8)}
+    kinds = ["process", "thread"]
+    cameras = {f"c{i}": camera(model="counter", journal=str(path), isolation=kinds[i // 4]) for i in range(8)}
     for name in list(cameras)[::2]:  # these wait most of the time, for the next picture or for their turn to predict
         cameras[name]["predict_fps"] = 4
         cameras[name]["options"]["fps"] = 5
@@ -172,7 +174,7 @@ def held_open(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon with a camera that will keep it draining for three seconds."""
     settings = {
         "shutdown": {"grace_seconds": GRACE_SECONDS, "drain_seconds": 3},
-        "cameras": {"hung": camera(do="hang", after=5), "fine": camera(model="own")},
+        "cameras": {"hung": camera(do="hang", after=5), "fine": camera(model="own", isolation="process")},
     }
     with Daemon(tmp_path, settings) as daemon:
         until(lambda: daemon.camera("hung")["frame_id"] == 5, what=daemon.story)

@@ -30,8 +30,14 @@ def openvino() -> Any:
 
 @cache
 def core() -> Any:
-    """Return the one Core of this process."""
-    return openvino().Core()
+    """Return the one Core of this process.
+
+    It reads weights into memory instead of mapping their file: somebody who copies another model over it in place
+    would end the process with a SIGBUS at the next prediction.
+    """
+    made = openvino().Core()
+    made.set_property({"ENABLE_MMAP": False})
+    return made
 
 
 def device_name(wanted: str) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,3 +214,33 @@ def test_an_output_that_does_not_fit_the_metadata_is_refused(weights: Path, load
     onnx.save(network, tmp_path / "odd.onnx")
     with pytest.raises(SettingsError, match="a detect network of 1 classes"):
         load(tmp_path / "odd.onnx")
+
+
+OVERWRITTEN = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from healthd.models.model import InferenceParams, ModelSpec
+from healthd_yolo.family import YoloFamily
+from healthd_yolo.model_options import YoloModelOptions
+folder = Path(sys.argv[1])
+model = YoloFamily().load(ModelSpec(folder.name, folder, folder.parent, YoloModelOptions()))
+image = np.zeros((720, 1280, 3), np.uint8)
+model.predict(image, InferenceParams())
+for file in folder.glob("*.bin"):
+    os.truncate(file, 0)
+model.predict(image, InferenceParams())
+print("alive")
+"""
+
+
+def test_weights_that_are_cut_short_while_they_are_used_do_not_end_the_process(weights: Path, tmp_path: Path) -> None:
+    """`cp other.bin model.bin` does that for a moment: from a mapping of the file the next prediction would die."""
+    folder = tmp_path / "yolov8n-pose_int8_openvino_model"
+    folder.mkdir()
+    for file in (weights / folder.name).iterdir():
+        shutil.copyfile(file, folder / file.name)
+    done = subprocess.run(
+        [sys.executable, "-c", OVERWRITTEN, str(folder)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr

@@ -1,6 +1,8 @@
 """A camera that does what its options, or a file that may change while it runs, tell it to do."""
 
+import ctypes
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -109,6 +111,20 @@ class FaultyCamera(CameraSource):
 
     def _do_hang(self) -> None:
         hang(self.options.way)
+
+    def _do_hang_in_c(self) -> None:
+        """Hold the interpreter lock for ever, and hear no SIGTERM: no thread can be left alone with it."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        ctypes.PyDLL(None).sleep(1000)
+
+    def _do_segv(self) -> None:
+        ctypes.string_at(0)
+
+    def _do_abort(self) -> None:
+        os.abort()
+
+    def _do_leave(self) -> None:
+        os._exit(3)
 
     def _do_end(self) -> None:
         raise EndOfStream("the stream has ended")

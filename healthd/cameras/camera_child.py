@@ -1,0 +1,140 @@
+"""The process of one camera: builds its source again, opens it, and writes its images where it is told to."""
+
+import contextlib
+import importlib
+import math
+from typing import Any
+
+import cv2
+import msgspec
+
+from healthd.cameras.capture import DirectRead
+from healthd.cameras.factory import build_source
+from healthd.cameras.isolated_wire import Grab, Info, Open, Opened, Request, Take, Taken
+from healthd.cameras.source import CameraSource, Read, TwoStepRead
+from healthd.child_side import Parent
+from healthd.cpus import set_thread_budget
+from healthd.errors import CameraError, PluginError
+from healthd.frames import CapturedImage, Image, JpegImage, StreamInfo, published_image
+from healthd.redact import SourceUrl
+from healthd.settings_options import protected
+from healthd.shared_images import Place, SharedMemory
+
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+
+
+def main(parent: Parent) -> None:
+    """Serve one session of one camera; the entry of its process."""
+    cv2.setNumThreads(1)  # the cores are the models'
+    with contextlib.ExitStack() as session:
+        camera = _Camera(SharedMemory(parent.descriptors[0]), session)
+        parent.serve(lambda request: camera.answer(_requests.decode(request)))
+
+
+class _Camera:
+    def __init__(self, memory: SharedMemory, session: contextlib.ExitStack) -> None:
+        self._memory = memory
+        self._session = session
+        self._read: Read | None = None
+        self._target: Image | None = None
+        self._shape: tuple[int, ...] | None = None
+        self._kept: object = None
+        """An image that did not fit where it was to be written."""
+
+    def answer(self, request: Request) -> Opened | Taken | bool:
+        if isinstance(request, Open):
+            return self._open(request)
+        read = self._read
+        if read is None:
+            raise CameraError("the camera was not opened")
+        if isinstance(request, Grab):
+            self._kept = None
+            return bool(read.grab()) if isinstance(read, TwoStepRead) else True
+        return self._take(read, request)
+
+    def _retrieved(self, read: TwoStepRead, place: Place) -> object:
+        """Retrieve an image, right where it goes if its source can do that and it has the shape of the last one."""
+        self._target = None
+        if isinstance(read, DirectRead) and self._shape is not None and math.prod(self._shape) <= place.size:
+            self._target = read.target = self._memory.room(place, self._shape)
+        return read.retrieve()
+
+    def _open(self, wanted: Open) -> Opened:
+        set_thread_budget(wanted.threads)
+        source = build_source(
+            found(wanted.plugin),
+            wanted.name,
+            plugin_name=wanted.plugin_name,
+            url=SourceUrl(wanted.url) if wanted.url is not None else None,
+            options=protected(wanted.options),
+            open_timeout_seconds=wanted.open_timeout_seconds,
+            stall_timeout_seconds=wanted.stall_timeout_seconds,
+        )
+        read = self._session.enter_context(source.camera())
+        if not callable(read):
+            raise TypeError(f"the plugin's camera() yielded {type(read).__name__}, not something to call")
+        self._read = read
+        return Opened(isinstance(read, TwoStepRead))
+
+    def _take(self, read: Read, wanted: Take) -> Taken:
+        if wanted.again:
+            output, self._kept = self._kept, None
+        else:
+            output = self._retrieved(read, Place(*wanted.place)) if isinstance(read, TwoStepRead) else read()
+        if output is None:
+            return Taken("none")
+        captured = output if isinstance(output, CapturedImage) else None
+        image = captured.image if captured else output
+        try:
+            image = published_image(image, copy=False)  # it is copied to where it goes
+        except CameraError as exc:
+            return Taken("refused", reason=str(exc))
+        place = Place(*wanted.place)
+        size = len(image.data) if isinstance(image, JpegImage) else image.nbytes
+        if size > place.size:
+            self._kept = output
+            return Taken("too_small", size=size)
+        if isinstance(image, JpegImage):
+            self._memory.write_bytes(place, image.data)
+        elif image is not self._target:
+            self._memory.write(place, image)
+            self._shape = image.shape
+        return Taken(
+            "jpeg" if isinstance(image, JpegImage) else "pixels",
+            size=size,
+            height=image.height if isinstance(image, JpegImage) else image.shape[0],
+            width=image.width if isinstance(image, JpegImage) else image.shape[1],
+            captured=captured is not None,
+            position_seconds=_number(captured.position_seconds) if captured else None,
+            info=_info(captured.info) if captured and captured.info is not None else None,
+        )
+
+
+def found(plugin: str) -> type[CameraSource]:
+    """Return the class of a plugin, given as `module:name`."""
+    module, _, name = plugin.partition(":")
+    target: Any = importlib.import_module(module)
+    for part in name.split("."):
+        target = getattr(target, part)
+    if not (isinstance(target, type) and issubclass(target, CameraSource)):
+        raise PluginError(f"{plugin} is no CameraSource")
+    return target
+
+
+def _info(info: StreamInfo) -> Info:
+    """Return what a source says of its stream; whatever its types are, plain ones."""
+    width, height, fps = map(_number, (info.width, info.height, info.fps))
+    return Info(
+        None if width is None else int(width),
+        None if height is None else int(height),
+        fps,
+        None if info.codec is None else str(info.codec)[:100],
+    )
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,165 @@
+"""What children print and log, as events of the daemon's own log: scrubbed, with the name of whose child it is."""
+
+import contextlib
+import json
+import logging
+import os
+import select
+import socket
+import threading
+from collections import deque
+from typing import Any
+
+import msgspec
+import structlog
+
+from healthd.log_ring import LEVELS
+from healthd.native_log import LineLog
+from healthd.redact import SCRUBBER
+
+_CHUNK_BYTES = 64 * 1024
+LAST_LINES = 20
+MOST_SECRETS = 1000
+"""Of one child: each makes every line of the log a little slower to scrub."""
+_EOF_SECONDS = 0.3
+_OURS = frozenset({"timestamp", "level", "event", "logger", "exc_info", "stack_info"})
+
+
+def current_level() -> str:
+    """Return the level that the log has now, as a name."""
+    return logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
+
+
+class ChildLog:
+    """What one child prints into a pipe, and sends over the socket of its log."""
+
+    def __init__(self, printed: int, logged: socket.socket, fields: dict[str, str]) -> None:
+        self.descriptor = printed
+        self.socket = logged
+        self.ended = threading.Event()
+        self._fields = fields
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._secrets = 0
+        self._lines = LineLog(structlog.get_logger("healthd.native").bind(**fields), kept=self._last)
+
+    def last_output(self) -> tuple[str, ...]:
+        """Return the last lines it printed, after a moment if it has only just ended."""
+        self.ended.wait(_EOF_SECONDS)
+        return tuple(self._last)
+
+    def read_printed(self) -> bool:
+        """Log what was printed; False at the end of it."""
+        try:
+            chunk = os.read(self.descriptor, _CHUNK_BYTES)
+        except OSError:
+            chunk = b""
+        self.read_logged()  # it said which secrets it knows before it printed them
+        self._lines.feed(chunk)
+        if not chunk:
+            self._lines.end()
+        return bool(chunk)
+
+    def read_logged(self) -> bool:
+        """Log what was logged, all that is there; False at the end of it."""
+        while True:
+            try:
+                message = self.socket.recv(_CHUNK_BYTES * 4, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not message:
+                return False
+            with contextlib.suppress(ValueError, TypeError, msgspec.MsgspecError):
+                self._take(message[:1], message[1:])
+
+    def seconds_to_report(self) -> float | None:
+        """Return how long to wait until `report`; None when there is nothing to report."""
+        return self._lines.seconds_to_report()
+
+    def report(self) -> None:
+        """Say how many lines were left out, where it is time to."""
+        self._lines.feed(b"")
+
+    def close(self) -> None:
+        """Close both."""
+        os.close(self.descriptor)
+        self.socket.close()
+        self.ended.set()
+
+    def _take(self, mark: bytes, body: bytes) -> None:
+        if mark == b"s":
+            secret, before, after = msgspec.msgpack.decode(body, type=tuple[str, str, str])
+            self._secrets += 1
+            if self._secrets <= MOST_SECRETS:
+                SCRUBBER.register(secret, before=before, after=after)
+        elif mark == b"e":
+            event = json.loads(body)
+            if isinstance(event, dict):
+                self._log(event)
+
+    def _log(self, event: dict[str, Any]) -> None:
+        logger = structlog.get_logger(str(event.get("logger", "healthd.children")))
+        level = str(event.get("level"))
+        rest = {str(key): value for key, value in event.items() if key not in _OURS}
+        logger.log(
+            logging.getLevelName((level if level in LEVELS else "info").upper()),
+            str(event.get("event", "")),
+            **{**rest, **self._fields},
+        )
+
+
+class ChildLogs:
+    """The thread that reads for all children of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._new: deque[ChildLog] = deque()
+        self._waking = -1
+
+    def watch(self, printed: int, logged: socket.socket, fields: dict[str, str]) -> ChildLog:
+        """Read these two, until the child that holds their other ends has ended; they are closed then."""
+        child = ChildLog(printed, logged, fields)
+        with self._lock:
+            if self._waking < 0:
+                woken, self._waking = os.pipe()
+                os.set_blocking(self._waking, False)
+                threading.Thread(target=self._read, args=(woken,), name="child-logs", daemon=True).start()
+            self._new.append(child)
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._waking, b".")
+        return child
+
+    def _read(self, woken: int) -> None:
+        readers: dict[int, ChildLog] = {}
+        waiting = select.poll()
+        waiting.register(woken, select.POLLIN)
+        while True:
+            told = [seconds for child in set(readers.values()) if (seconds := child.seconds_to_report()) is not None]
+            ready = waiting.poll(1000 * min(told) + 1 if told else None)
+            for child in set(readers.values()) if told else ():
+                child.report()
+            for descriptor, _ in ready:
+                if descriptor == woken:
+                    os.read(woken, _CHUNK_BYTES)
+                    while self._new:
+                        new = self._new.popleft()
+                        for end in (new.descriptor, new.socket.fileno()):
+                            readers[end] = new
+                            waiting.register(end, select.POLLIN)
+                elif not self._pass_on(readers[descriptor], descriptor):
+                    waiting.unregister(descriptor)
+                    ended = readers.pop(descriptor)
+                    if ended not in readers.values():
+                        ended.close()
+
+    def _pass_on(self, child: ChildLog, descriptor: int) -> bool:
+        try:
+            return child.read_printed() if descriptor == child.descriptor else child.read_logged()
+        except Exception:  # noqa: BLE001  the others are still to be read
+            structlog.get_logger(__name__).exception("child_log_bug")
+            return False
+
+
+CHILD_LOGS = ChildLogs()
+"""That of this process."""

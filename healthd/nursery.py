@@ -1,0 +1,162 @@
+"""The process that children are forked from: small, without threads, with their modules imported already.
+
+Run by `children.Nursery` as a process of its own. Forking the daemon itself would copy its threads' locks in whatever
+state they are; starting Python anew would cost each child half a second and all the pages that it could have shared.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from typing import Any, NoReturn
+
+from healthd.memory import limit_arenas
+
+LONGEST_ORDER = 64 * 1024
+MOST_DESCRIPTORS = 128
+STATUS = struct.Struct("<i")
+"""What is written, once, into the pipe of a child that has ended: as `os.waitstatus_to_exitcode` says it."""
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
+
+
+def main(descriptor: int, parent: int) -> NoReturn:
+    """Fork a child for each order that comes over a socket, until the parent is gone."""
+    die_with(parent)
+    for number in (signal.SIGINT, signal.SIGTERM):  # it ends with the daemon, not beside it
+        signal.signal(number, signal.SIG_IGN)
+    call_process("healthd-nursery")
+    _take_orphans()
+    limit_arenas()
+    parent_socket = socket.socket(fileno=descriptor)
+    gc.disable()  # a collection would write into every object, and a page that is written to is no longer shared
+    for module in ("healthd.child_side", *json.loads(parent_socket.recv(LONGEST_ORDER))["preload"]):
+        with contextlib.suppress(Exception):  # the child that needs it says why it fails
+            importlib.import_module(module)
+    gc.freeze()
+    _Nursery(parent_socket).serve()
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process as soon as the thread that made it ends, however it ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before it was said
+        os._exit(0)
+
+
+def call_process(name: str) -> None:
+    """Set the name that `ps` and `top` show; fifteen bytes of it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+def _take_orphans() -> None:
+    """Become the parent of what children started and left behind: PID 1 of a container may be the daemon itself."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _ended_child() -> int | None:
+    """Return the pid of a child that has ended, not yet reaped; None while there is none."""
+    try:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return ended.si_pid if ended is not None else None
+
+
+class _Nursery:
+    def __init__(self, parent: socket.socket) -> None:
+        self._parent = parent
+        self._woken, waking = os.pipe()
+        for end in (self._woken, waking):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._own = (self._woken, waking)
+        self._pipes: dict[int, int] = {}
+        """The pipe for the status of each child that lives, by its pid."""
+
+    def serve(self) -> NoReturn:
+        while True:
+            ready, _, _ = select.select([self._parent.fileno(), self._woken], [], [])
+            if self._woken in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._woken, 4096)
+                self._reap()
+            if self._parent.fileno() in ready:
+                self._obey()
+
+    def _reap(self) -> None:
+        while (pid := _ended_child()) is not None:
+            with contextlib.suppress(
+                OSError
+            ):  # whatever it started; it is not reaped yet, so the group is still its own
+                os.killpg(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            pipe = self._pipes.pop(pid, None)
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # nobody wants to know
+                    os.write(pipe, STATUS.pack(os.waitstatus_to_exitcode(status)))
+                os.close(pipe)
+
+    def _obey(self) -> None:
+        order, descriptors, _, _ = socket.recv_fds(self._parent, LONGEST_ORDER, MOST_DESCRIPTORS)
+        if not order:
+            os._exit(0)  # the kernel kills its children
+        said: dict[str, Any] = json.loads(order)
+        status_pipe, *theirs = descriptors
+        mine = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as exc:
+            self._answer({"error": f"{type(exc).__name__}: {exc.strerror}"})
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        if pid == 0:
+            self._become(said, mine, theirs, not_theirs=(status_pipe, *self._pipes.values()))
+        for descriptor in theirs:
+            os.close(descriptor)
+        self._pipes[pid] = status_pipe
+        # Nobody else has waited for it yet: this descriptor is that child's, not of another one with its number.
+        with contextlib.ExitStack() as stack:
+            handles = []
+            with contextlib.suppress(OSError, AttributeError):
+                handles = [os.pidfd_open(pid)]
+                stack.callback(os.close, handles[0])
+            self._answer({"pid": pid}, handles)
+
+    def _answer(self, answer: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        with contextlib.suppress(OSError):
+            socket.send_fds(self._parent, [json.dumps(answer).encode()], descriptors or [])
+
+    def _become(
+        self, said: dict[str, Any], nursery: int, theirs: list[int], *, not_theirs: tuple[int, ...]
+    ) -> NoReturn:
+        """Be the child: it ends here, whatever it does."""
+        status = 1
+        try:
+            die_with(nursery)
+            os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for descriptor in (*self._own, *not_theirs):
+                os.close(descriptor)
+            self._parent.close()
+            gc.enable()
+            importlib.import_module("healthd.child_side").run(said, theirs)
+            status = 0
+        except BaseException:  # noqa: BLE001  a fork must never go on as what it was forked from
+            sys.excepthook(*sys.exc_info())
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stderr.flush()
+            os._exit(status)

@@ -1,0 +1,180 @@
+"""Which cameras are read in a process of their own, and what crosses from there."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from healthd.cameras.isolated import IsolatedCamera, isolation_of, may_need_processes, place_of
+from healthd.cameras.source import CameraSource, Read, SourceOptions, TwoStepRead
+from healthd.children import Nursery
+from healthd.errors import CameraError, EndOfStream, SettingsError
+from healthd.frames import CapturedImage, Image, JpegImage, Refused, StreamInfo, published_image
+from healthd.redact import SourceUrl
+from healthd.settings import CameraSettings
+from healthd.worker import WorkerTimeout
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes for cameras are Linux' alone")
+
+
+class Options(SourceOptions):
+    say: str = "images"
+
+
+class Talking(CameraSource):
+    """Delivers what its options say; `url`: its address, as text, in an error."""
+
+    options_model = Options
+    options: Options
+
+    @contextmanager
+    def camera(self) -> Iterator[Read]:
+        if self.options.say == "settings":
+            raise SettingsError("never")
+        yield Steps() if self.options.say == "steps" else getattr(self, f"_{self.options.say}")(self)
+
+    @staticmethod
+    def _images(source: "Talking") -> Callable[[], Any]:
+        info = StreamInfo(None, 5, np.float32(25), "h264")  # type: ignore[arg-type]
+        said: list[Any] = [
+            np.full((48, 64, 3), 1, np.uint8),
+            CapturedImage(np.full((48, 64, 3), 2, np.uint8)[::-1, ::-1], np.float64(0.5), info),  # type: ignore[arg-type]
+            None,
+            np.full((480, 640, 3), 3, np.uint8),
+            JpegImage(cv2.imencode(".jpg", np.zeros((48, 64, 3), np.uint8))[1].tobytes()),
+            "no image",
+            EndOfStream("that was all"),
+        ]
+
+        def read() -> Any:
+            if isinstance(said[0], Exception):
+                raise said[0]
+            return said.pop(0)
+
+        return read
+
+    @staticmethod
+    def _secret(source: "Talking") -> Callable[[], Any]:
+        def read() -> Any:
+            raise CameraError(f"no answer from {source.url.reveal() if source.url else ''}")
+
+        return read
+
+    @staticmethod
+    def _hang(source: "Talking") -> Callable[[], Any]:
+        import time  # noqa: PLC0415
+
+        return lambda: time.sleep(1000)
+
+
+class Steps(TwoStepRead):
+    number = 0
+
+    def grab(self) -> bool:
+        self.number += 1
+        return self.number != 2
+
+    def retrieve(self) -> Image:
+        return np.full((48, 64, 3), self.number, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    nursery.warm_up(["numpy", "cv2", "healthd.cameras.camera_child"])
+    yield nursery
+    nursery.close()
+
+
+def camera(nursery: Nursery, say: str, url: str | None = None, **settings: Any) -> IsolatedCamera:
+    wanted = CameraSettings(plugin="talking", url=url, options={"say": say}, stall_timeout_seconds=3, **settings)
+    source = Talking("gym", url=wanted.url, options=Options(say=say))
+    return IsolatedCamera(source, wanted, nursery=nursery)
+
+
+def test_what_a_source_delivers_arrives_as_it_was(nursery: Nursery) -> None:
+    with camera(nursery, "images").camera() as read:
+        first: Any = read()
+        assert first.shape == (48, 64, 3)
+        assert (first == 1).all()
+        assert published_image(first, copy=False) is first, "not copied again"
+        with pytest.raises(ValueError, match="read-only"):
+            first[0] = 0
+        second = read()
+        assert isinstance(second, CapturedImage)
+        assert (second.position_seconds, second.info) == (0.5, StreamInfo(None, 5, 25.0, "h264"))
+        assert (second.image == 2).all()
+        assert read() is None
+        larger: Any = read()
+        assert larger.shape == (480, 640, 3)
+        assert isinstance(read(), JpegImage)
+        refused: Any = read()
+        assert isinstance(refused, Refused)
+        with pytest.raises(CameraError, match="returned str, not an image"):
+            published_image(refused)
+        with pytest.raises(EndOfStream, match="that was all"):
+            read()
+        assert (first == 1).all()
+        assert (larger == 3).all()
+
+
+def test_pixels_of_frames_that_nobody_wants_are_not_made(nursery: Nursery) -> None:
+    with camera(nursery, "steps").camera() as read:
+        assert isinstance(read, TwoStepRead)
+        assert [read.grab(), read.grab(), read.grab()] == [True, False, True]
+        image: Any = read.retrieve()
+        assert (image == 3).all()
+
+
+def test_errors_are_those_of_the_source_and_tell_no_secret(nursery: Nursery) -> None:
+    with pytest.raises(SettingsError, match="never"), camera(nursery, "settings").camera():
+        pass
+    url = "rtsp://admin:sesame-open@cam.lan/1"
+    with camera(nursery, "secret", url).camera() as read, pytest.raises(CameraError) as told:
+        read()
+    assert str(told.value) == "no answer from rtsp://***@cam.lan/1"
+
+
+def test_a_read_that_hangs_is_a_stall_and_is_counted(nursery: Nursery) -> None:
+    hung = camera(nursery, "hang")
+    hung._settings = hung._settings.model_copy(update={"stall_timeout_seconds": 0.2})
+    with hung.camera() as read, pytest.raises(WorkerTimeout, match=r"no image within 0.2 s"):
+        read()
+    assert hung.facts.ends["stalled"] == 1
+    assert hung.facts.memory_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("url", "isolation"),
+    [
+        ("rtsp://cam.lan/1", "process"),
+        ("http://cam.lan/video", "process"),
+        ("0", "process"),
+        ("/dev/video0", "process"),
+        ("onvif-thing://cam.lan", "process"),
+        (None, "process"),
+        ("clips/squat.mp4", "thread"),
+        ("file:///clips/squat.mp4", "thread"),
+    ],
+)
+def test_all_but_files_are_read_in_a_process_unless_said_otherwise(url: str | None, isolation: str) -> None:
+    settings = CameraSettings(plugin="talking", url=SourceUrl(url) if url else None)
+    source = Talking("gym", url=settings.url)
+    assert isolation_of(settings, source) == isolation
+    assert may_need_processes(settings) == (isolation == "process")
+    for wanted in ("process", "thread"):
+        chosen = settings.model_copy(update={"isolation": wanted})
+        assert isolation_of(chosen, source) == wanted
+        assert may_need_processes(chosen) == (wanted == "process")
+
+
+def test_a_class_that_cannot_be_found_again_is_not_looked_for_in_a_process() -> None:
+    class Local(Talking):
+        pass
+
+    assert place_of(Local) is None
+    assert place_of(Talking) == f"{Talking.__module__}:Talking"

@@ -1,0 +1,203 @@
+"""Children answer, fail by kind, and end within a bound, whatever they do; nothing of them is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from structlog.testing import capture_logs
+
+from healthd.channel import Channel, ChildBug, Gone
+from healthd.children import Child, ChildEnded, ChildTimeout, Nursery
+from healthd.errors import BusyError, CameraError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are Linux' alone")
+ENTRY = "tests.child_entries:answers"
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    nursery.warm_up(["numpy", "tests.child_entries"])
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def child(nursery: Nursery) -> Iterator[Child]:
+    child = Child.start(ENTRY, name="gym", fields={"camera": "gym"}, nursery=nursery)
+    yield child
+    child.stop(grace_seconds=0, term_seconds=0)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def gone_within(seconds: float, *pids: int) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(alive, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_it_answers_and_ends_when_it_is_asked(child: Child) -> None:
+    assert child.call(["echo", [1, "two", b"three"]], reply=list, timeout=5) == [1, "two", b"three"]
+    ending = child.stop()
+    assert (ending.cause, ending.status) == ("asked", 0)
+    assert child.stop() is ending
+    assert gone_within(1, child.pid)
+
+
+def test_errors_come_across_by_their_kind_and_bugs_with_their_traceback(child: Child) -> None:
+    with pytest.raises(CameraError, match=r"no answer from rtsp://\*\*\*@cam/1"):
+        child.call(["fail", "camera"], reply=object, timeout=5)
+    with pytest.raises(BusyError) as busy:
+        child.call(["fail", "busy"], reply=object, timeout=5)
+    assert busy.value.retry_after_seconds == 7
+    for kind, name in (("bug", "KeyError"), ("exit", "RuntimeError")):
+        with pytest.raises(ChildBug) as bug:
+            child.call(["fail", kind], reply=object, timeout=5)
+        assert type(bug.value).__name__ == name
+        assert "child_entries.py" in bug.value.__notes__[0]
+    assert child.call(["echo", 1], reply=int, timeout=5) == 1, "an error costs nothing but its call"
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        (["segv", None], "was ended by SIGSEGV"),
+        (["abort", None], "was ended by SIGABRT"),
+        (["leave", 3], "ended by itself with exit status 3"),
+    ],
+)
+def test_a_crash_is_told_with_the_name_of_its_signal(child: Child, what: list[object], told: str) -> None:
+    with pytest.raises(ChildEnded, match=told) as ended:
+        child.call(what, reply=object, timeout=5)
+    if what[0] == "segv":
+        assert any("Segmentation fault" in line for line in ended.value.ending.last_output)
+    assert child.stop() is ended.value.ending
+
+
+@pytest.mark.parametrize("how", ["hangs in C", "is stopped", "is killed"])
+def test_one_that_does_not_answer_ends_within_its_bound(child: Child, how: str) -> None:
+    if how == "hangs in C":
+        with pytest.raises(ChildTimeout):
+            child.call(["hang", None], reply=object, timeout=0.2)
+    elif how == "is stopped":
+        os.kill(child.pid, signal.SIGSTOP)
+        with pytest.raises(ChildTimeout):
+            child.call(["echo", 1], reply=int, timeout=0.2)
+    else:
+        os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises(ChildEnded, match="was ended by SIGKILL"):
+            child.call(["echo", 1], reply=int, timeout=5)
+    began = time.monotonic()
+    child.stop(term_seconds=0.2)
+    assert time.monotonic() - began < 1
+    assert gone_within(0.5, child.pid)
+
+
+def test_what_it_started_ends_with_it(child: Child) -> None:
+    started = child.call(["start", None], reply=int, timeout=5)
+    child.kill()
+    with pytest.raises(ChildEnded):
+        child.call(["echo", 1], reply=int, timeout=5)
+    assert gone_within(2, started)
+    child.stop()
+    deadline = time.monotonic() + 2
+    while psutil.pid_exists(started):  # reaped as well, whoever is PID 1
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_it_prints_and_logs_is_logged_with_its_fields_and_without_secrets_it_alone_knew(child: Child) -> None:
+    with capture_logs() as events:
+        child.call(["speak", "rtsp://admin:only-the-child-knows@cam/1"], reply=object, timeout=5)
+        deadline = time.monotonic() + 5
+        while len(events) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert {event["camera"] for event in events} == {"gym"}
+    assert {event["event"] for event in events} == {"camera_spoke", "native_output"}
+    assert [event for event in events if event.get("text", "").startswith("FFmpeg says rtsp://***@cam/1")]
+    assert "only-the-child-knows" not in str(events)
+
+
+def test_fifty_children_leave_no_descriptor_thread_or_process(nursery: Nursery) -> None:
+    me = psutil.Process()
+    Child.start(ENTRY, name="first", nursery=nursery).stop()
+    before = me.num_fds(), me.num_threads(), len(me.children(recursive=True))
+    for number in range(50):
+        child = Child.start(ENTRY, name="one", nursery=nursery)
+        assert child.call(["descriptors", None], reply=int, timeout=5) <= 6, "nothing of its siblings"
+        if number % 2:
+            child.kill()
+        child.stop()
+    deadline = time.monotonic() + 2
+    while (after := (me.num_fds(), me.num_threads(), len(me.children(recursive=True)))) != before:
+        assert time.monotonic() < deadline, (before, after)
+        time.sleep(0.01)
+
+
+def test_a_nursery_that_was_killed_takes_its_children_along_and_another_is_started() -> None:
+    nursery = Nursery()
+    child = Child.start(ENTRY, name="one", nursery=nursery)
+    os.kill(nursery.pid or 0, signal.SIGKILL)
+    with pytest.raises(ChildEnded, match=r"is gone|SIGKILL"):
+        child.call(["echo", 1], reply=int, timeout=5)
+    child.stop()
+    assert gone_within(1, child.pid)
+    again = Child.start(ENTRY, name="two", nursery=nursery)
+    assert again.call(["echo", 1], reply=int, timeout=5) == 1
+    nursery.close()
+    assert gone_within(1, again.pid)
+    again.stop()
+
+
+def test_nothing_is_left_of_a_daemon_that_was_killed_with_children_that_hang_or_are_stopped(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, time\n"
+        "from healthd.children import *\n"
+        f"made = [Child.start({ENTRY!r}, name=str(n)) for n in range(3)]\n"
+        "try: made[0].call(['hang', None], reply=object, timeout=0.1)\n"
+        "except ChildTimeout: pass\n"
+        "os.kill(made[1].pid, signal.SIGSTOP)\n"
+        "os.kill(NURSERY.pid, signal.SIGSTOP)\n"
+        "print(NURSERY.pid, *(child.pid for child in made), flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    ) as daemon:
+        assert daemon.stdout is not None
+        pids = [int(pid) for pid in daemon.stdout.readline().split()]
+        assert len(pids) == 4
+        daemon.kill()
+    assert gone_within(2, *pids)
+    assert not list(tmp_path.iterdir()), "no socket, no file"
+
+
+def test_a_message_that_is_none_is_refused() -> None:
+    import socket  # noqa: PLC0415
+
+    near, far = socket.socketpair()
+    with near, far:
+        channel = Channel(near)
+        far.sendall(b"\xff\xff\xff\xffgarbage")
+        with pytest.raises(Gone):
+            channel.receive(timeout=1)
+        far.sendall(b"\x05\x00\x00\x00abc")
+        with pytest.raises(TimeoutError):
+            channel.receive(timeout=0.05)
