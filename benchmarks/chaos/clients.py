@@ -6,16 +6,11 @@ import itertools
 import re
 import socket
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import cv2
-import numpy as np
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
-
-from benchmarks.chaos.faults import LateError, fault
-from benchmarks.chaos.stage import Stage, patient
+from benchmarks.chaos.faults import fault
+from benchmarks.chaos.stage import Stage
 from healthd.settings import ServerSettings
 from tests.process.daemon import Daemon
 

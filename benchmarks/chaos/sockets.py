@@ -11,7 +11,7 @@ import numpy as np
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from benchmarks.chaos.clients import DOORS, QUIET, head, memory_held, viewers
+from benchmarks.chaos.clients import DOORS, head, memory_held, viewers
 from benchmarks.chaos.faults import LateError, fault
 from benchmarks.chaos.stage import Stage, patient
 from tests.process.daemon import Daemon
