@@ -272,12 +272,13 @@ def _file(stage: Stage, spoil: Callable[[Path], object]) -> None:
     shutil.copy(DEMO / "gym-pose.onnx", other)
     other.replace(watched.file)
     before = watched.predicted()
+    watched.daemon.client.delete(f"/api/v1/models/{watched.file.name}")  # a model that was loaded would be shared
     watched.daemon.client.post("/api/v1/cameras/patient/restart")
     stage.mended()
     stage.recovered(lambda seen: seen["frames"]["predicted"] > before and seen["model"]["state"] == "ready")
 
 
-LOADED_SECONDS = 8.0
+LOADED_SECONDS = 10.0
 MODEL_FILE: dict[str, Any] = {"noticed": LOADED_SECONDS, "recovered": LOADED_SECONDS, "event": None, "metric": None}
 
 
@@ -298,7 +299,7 @@ def model_garbage(stage: Stage) -> None:
 
 @fault("file replaced by another model", noticed=LOADED_SECONDS, recovered=LOADED_SECONDS, event=None, metric=None)
 def model_other(stage: Stage) -> None:
-    """A detection model is moved over the file of a pose model that works; the rest as before."""
+    """A detection model is moved over the file of a pose model that works; the rest as before, and it is unloaded."""
 
     def replace(path: Path) -> None:
         other = path.with_suffix(".other")
