@@ -73,6 +73,13 @@ def _routes(daemon: Daemon) -> list[tuple[str, str]]:
     )
 
 
+def _rest(stage: Stage) -> None:
+    """Let others come to rest: the OpenAPI document is made when it is asked for first, and holds everybody up."""
+    time.sleep(1)
+    stage.forgive()
+    time.sleep(2)
+
+
 async def _drip(daemon: Daemon, request: bytes, tail: bytes, deadline: float) -> tuple[float, int]:
     """Send a request and then a byte of what never ends every fifth of a second; return when it was cut, and how."""
     reader, writer = await _opened(daemon)
@@ -111,7 +118,7 @@ def slow_heads(stage: Stage) -> None:
         f"{method} {path}": (head(method, path).removesuffix(b"\r\n"), b"X-Slow: yes\r\n")
         for method, path in _routes(daemon)
     }
-    time.sleep(1)  # the document is made when it is asked for first
+    _rest(stage)
     with memory_held(stage):
         stage.broken()
         _dripped(stage, asked, daemon, CUT_SECONDS)
@@ -128,7 +135,7 @@ def slow_bodies(stage: Stage) -> None:
     asked = {
         f"{method} {path}": (head(method, path, *lines), b" ") for method, path in _routes(daemon) if method != "GET"
     }
-    time.sleep(1)  # the document is made when it is asked for first
+    _rest(stage)
     with memory_held(stage):
         stage.broken()
         _dripped(stage, asked, daemon, CUT_SECONDS + 1)

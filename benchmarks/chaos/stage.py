@@ -165,6 +165,8 @@ class Stage:
     def forgive(self) -> None:
         """Hold nothing against it that others have met so far: it was the whole daemon that was hit."""
         self._forgiven_at = time.monotonic()
+        if not self._broken_at:  # what it was before is no measure either
+            self._begun_at = self._forgiven_at
         self._forgiven = self._running().samples()
 
     def slack(self, seconds: float) -> None:
