@@ -105,6 +105,13 @@ def create_app(services: Services) -> Litestar:
         security=[{"key": []}, {"bearer": []}, {"session": []}],
     )
     cors = _cors(services.settings.server.cors_origins)
+    document = CompleteSchema(path="/", variant=lambda: (services.auth.required, guards_hosts(services)))
+
+    async def document_made(
+        request: Request[Any, Any, Any],
+    ) -> None:  # the method itself would be copied, object and all
+        await document.make(request)
+
     app = Litestar(
         route_handlers=[
             wall,
@@ -129,8 +136,14 @@ def create_app(services: Services) -> Litestar:
             description=DESCRIPTION,
             path="/schema",
             servers=[Server(url=services.settings.server.root_path or "/")],
-            render_plugins=[CompleteSchema(path="/", variant=lambda: (services.auth.required, guards_hosts(services)))],
-            openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, after_request=_no_page),
+            render_plugins=[document],
+            openapi_router=Router(
+                "/schema",
+                route_handlers=[],
+                include_in_schema=False,
+                before_request=document_made,
+                after_request=_no_page,
+            ),
             components=Components(
                 security_schemes={
                     "key": SecurityScheme(type="apiKey", name="X-Api-Key", security_scheme_in="header"),

@@ -354,6 +354,8 @@ class DroppableProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Say why the connection ends. What the client is still sending is read on: a reset would eat our words."""
+        if self._refused:  # the parser has, and then the bytes are counted
+            return
         transport, cycle = self.transport, self.cycle
         self._refused, self._head_at = True, None
         if cycle is not None and not cycle.response_complete:  # there is no place for it in the middle of an answer

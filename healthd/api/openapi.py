@@ -1,5 +1,6 @@
 """Completes the OpenAPI document with what is true of every route: errors, scopes, headers, media types."""
 
+import asyncio
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from healthd.api import schemas
 from healthd.api.auth import LIMITED, needed_scope
 from healthd.api.cameras import BOUNDS
 from healthd.api.origins import PROBES
+from healthd.worker import Worker
 
 METHODS = {"get", "head", "post", "put", "patch", "delete", "options"}
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
@@ -34,22 +36,40 @@ DESCRIPTION = """What holds for every path:
 
 
 class CompleteSchema(JsonRenderPlugin):
-    """Renders the document as JSON. Lives as long as the application."""
+    """Renders the document as JSON. Lives as long as the application.
+
+    Making it takes some tenths of a second, in which the event loop would serve nobody: it is made on a thread.
+    """
 
     def __init__(self, *, path: str, variant: Callable[[], tuple[bool, bool]]) -> None:
         """`variant`: whether keys are required now, and whether the name asked for matters."""
         super().__init__(path=path)
         self._variant = variant
+        self._making = asyncio.Lock()
         self._rendered: dict[tuple[bool, bool], bytes] = {}
 
-    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+    async def make(self, request: Request[Any, Any, Any]) -> None:
+        """Make the document as it is now, if nobody has; whoever asks meanwhile waits for it."""
+        async with self._making:
+            if (variant := self._variant()) in self._rendered:
+                return
+            worker = Worker("openapi", patient=True)
+            worker.start()
+            try:
+                self._rendered[variant] = await worker.call(lambda: self._made(request, variant), timeout=None)
+            finally:
+                worker.close()
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
         """Return the completed document."""
         variant = self._variant()
-        if variant not in self._rendered:
-            document = copy.deepcopy(openapi_schema)
-            complete(document, request.app, keys_required=variant[0], hosts_guarded=variant[1])
-            self._rendered[variant] = self.render_json(request, document)
-        return self._rendered[variant]
+        return self._rendered.get(variant) or self._made(request, variant)
+
+    def _made(self, request: Request[Any, Any, Any], variant: tuple[bool, bool]) -> bytes:
+        plugin: Any = request.app.plugins.get("OpenAPIPlugin")
+        document = copy.deepcopy(plugin.provide_openapi_schema())
+        complete(document, request.app, keys_required=variant[0], hosts_guarded=variant[1])
+        return self.render_json(request, document)
 
 
 def complete(document: dict[str, Any], app: Litestar, *, keys_required: bool, hosts_guarded: bool) -> None:

@@ -230,3 +230,15 @@ def found(model_id: str, directory: Path) -> Path | None:
     except (OSError, RuntimeError, ValueError):  # no name of a file: too long, `~nobody`, a NUL
         return None
     return None
+
+
+def as_it_is(spec: ModelSpec) -> str:
+    """Return what stands for a model's file, or folder, as it is now: of one that was replaced it is another."""
+    if spec.path is None:
+        return spec.model_id
+    try:
+        files = sorted(spec.path.iterdir()) if spec.path.is_dir() else [spec.path]
+        marks = [f"{mark.st_ino}-{mark.st_size}-{mark.st_mtime_ns}" for mark in (file.stat() for file in files)]
+    except OSError:  # gone, or not ours to read: whoever loads it says so
+        marks = []
+    return " ".join([str(spec.path), *marks])

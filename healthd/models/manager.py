@@ -13,7 +13,7 @@ import structlog
 
 from healthd.clock import SYSTEM_CLOCK, Clock
 from healthd.errors import BusyError, ModelError, PluginError, SettingsError
-from healthd.models.catalog import found, shown_id
+from healthd.models.catalog import as_it_is, found, shown_id
 from healthd.models.failed_loads import FailedLoad, FailedLoads, worn_out
 from healthd.models.model import ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd.models.room import Limits, estimate, refuse_giant, victims
@@ -132,7 +132,7 @@ class ModelManager:
             known = ", ".join(sorted(self.families)) or "none"
             raise PluginError(f"no model family `{family}` is installed (installed: {known})")
         spec = self._spec(model_id, options)
-        key = (family, str(spec.path) if spec.path else model_id, spec.options)
+        key = (family, as_it_is(spec), spec.options)
         shared, first, evicted = self._take(key, spec, maker)
         try:
             self._close_all(evicted, reason="room")
@@ -188,7 +188,7 @@ class ModelManager:
         with self._changed:
             same = [
                 shared
-                for (name, _, _), shared in self._models.items()
+                for (name, _, _), shared in reversed(self._models.items())  # of a file that was replaced, as it is now
                 if name == family
                 and model_id in shared.names
                 and (shared.spec.options == options or (or_pinned and shared.pins))

@@ -1,6 +1,8 @@
 """The OpenAPI document: complete and true. That each answer of each test stands in it is checked by `house.py`."""
 
+import asyncio
 import re
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -8,6 +10,8 @@ import pytest
 import pytest_asyncio
 from litestar.routes import HTTPRoute
 
+from healthd.api import openapi
+from healthd.api.openapi import complete
 from healthd.api.origins import PROBES
 from healthd.app import create_app
 from tests.api.house import KEYS, METHODS, House, open_house
@@ -49,6 +53,20 @@ def nodes(value: object) -> Iterator[dict[str, Any]]:
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_it_is_made_once_however_many_ask_and_not_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_on: list[threading.Thread] = []
+
+    def noted(*arguments: Any, **options: Any) -> None:
+        made_on.append(threading.current_thread())
+        complete(*arguments, **options)
+
+    monkeypatch.setattr(openapi, "complete", noted)
+    async with open_house({}) as house:
+        answers = await asyncio.gather(*(house.get("/schema") for _ in range(5)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert [thread.name for thread in made_on] == ["openapi"]
 
 
 async def test_it_says_what_it_describes(document: dict[str, Any]) -> None:

@@ -463,6 +463,27 @@ def test_a_model_that_goes_while_it_is_told_about_is_left_out() -> None:
         shared.predict(IMAGE, PARAMS)
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_that_was_replaced_is_loaded_by_its_next_user_and_left_to_those_who_had_it(
+    tmp_path: Path, *, folder: bool
+) -> None:
+    name = "net_openvino_model" if folder else "net.onnx"
+    file = tmp_path / name / "net.xml" if folder else tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"one")
+    family = FakeFamily()
+    manager = make(family, directory=tmp_path)
+    with manager.use("fake", name) as before:
+        with manager.use("fake", name) as same:
+            assert same is before
+        file.with_suffix(".new").write_bytes(b"another")
+        file.with_suffix(".new").replace(file)
+        with manager.use("fake", name) as after:
+            assert after is not before
+            assert manager.share("fake", name, after.spec.options) is after
+            assert family.loads == 2
+
+
 def test_resolve_takes_a_path_before_a_name_in_the_models_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
