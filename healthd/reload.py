@@ -99,7 +99,7 @@ class Reloader:
                 log.exception("config_reload_bug", trigger=trigger)
                 raise
             if self._services.tls is not None:
-                self._services.tls.reload_if_changed()
+                self._services.tls.look_soon()
             self._services.reloads["ok"] += 1
             log.info(
                 "config_reloaded",

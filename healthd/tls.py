@@ -1,6 +1,7 @@
 """The certificate of the server: read, checked, and read again when its files change. Knows no HTTP."""
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from healthd.crew import Crew
 from healthd.errors import SettingsError
 from healthd.metrics import Sample
 
@@ -82,6 +84,7 @@ class Tls:
         self._pair = pair
         self._state = pair.state
         self._warned_at = -DAY_SECONDS
+        self._asked = asyncio.Event()
         self.context = _context()
         self.expires_at = pair.load_into(self.context)
         self.warn_if_due()
@@ -92,34 +95,38 @@ class Tls:
         return self.expires_at - time.time()
 
     async def keep(self) -> None:
-        """Look after them until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.reload_if_changed()
+        """Look after them until cancelled: use what lies in the files, if it is something else; warn of what expires.
 
-    def reload_if_changed(self) -> None:
-        """Use what lies in the files now, if that is something else; warn of what expires.
-
-        What cannot be used changes nothing, is logged once, and is looked at again when it changes again.
+        What cannot be used changes nothing, is logged once, and is looked at again when it changes again. A disk that
+        hangs holds up nobody.
         """
-        self.warn_if_due()
-        state = self._pair.state
-        if state != self._state:
-            self._state = state
-            self.reload()
+        crew = Crew("tls", threads=1)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._asked.wait()
+            self._asked.clear()
+            self.warn_if_due()
+            state = await crew.run(lambda: self._pair.state)
+            if state != self._state:
+                self._state = state
+                await self._reload(crew)
 
-    def reload(self) -> bool:
-        """Use what lies in the files now; return whether it can be used."""
-        try:
-            self._pair.load_into(_context())  # first into one that nobody uses: half of a new pair helps nobody
+    def look_soon(self) -> None:
+        """Let `keep` look now."""
+        self._asked.set()
+
+    async def _reload(self, crew: Crew) -> None:
+        """Use what lies in the files now, if it can be used."""
+        try:  # first into one that nobody uses: half of a new pair helps nobody
+            await crew.run(lambda: self._pair.load_into(_context()))
             self.expires_at = self._pair.load_into(self.context)
-        except SettingsError as exc:
+        except (SettingsError, OSError) as exc:  # the latter: gone since it was looked at
             log.warning("tls_reload_failed", reason=str(exc))
-            return False
+            return
         self._warned_at = -DAY_SECONDS
         log.info("tls_reloaded", expires=_date(self.expires_at))
         self.warn_if_due()
-        return True
 
     def samples(self) -> Iterator[Sample]:
         """Give the value of the metric."""

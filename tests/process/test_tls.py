@@ -1,7 +1,10 @@
 """TLS by the daemon itself: what is served over it, and what becomes of its certificate."""
 
+import os
+import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +92,26 @@ def test_a_new_certificate_is_taken_without_a_restart_and_a_broken_one_is_not(da
     make_certificate(home)
     until(lambda: daemon.events("tls_reloaded"), seconds=40, what=daemon.story)
     assert serial_of(daemon) != before
+
+
+def test_a_file_that_hangs_holds_up_nobody(daemon: Daemon, home: Path) -> None:
+    key = home / "server.key"
+    text = key.read_text()
+    key.unlink()
+    os.mkfifo(key)  # who reads it waits for a writer
+    daemon.send(signal.SIGHUP)
+    until(lambda: daemon.events("config_reloaded"), what=daemon.story)
+    with trusting(daemon, home / "server.crt") as client:
+        for _ in range(10):
+            assert client.get("/healthz", timeout=5).status_code == 200
+            time.sleep(0.05)
+    failures = len(daemon.events("tls_reload_failed"))
+    with key.open("w"):
+        key.unlink()  # it is gone when it is read
+    until(lambda: len(daemon.events("tls_reload_failed")) > failures, seconds=40, what=daemon.story)
+    served = len(daemon.events("tls_reloaded"))
+    key.write_text(text)
+    until(lambda: len(daemon.events("tls_reloaded")) > served, seconds=40, what=daemon.story)
 
 
 def test_it_stops_in_time_though_somebody_looks(daemon: Daemon, home: Path) -> None:
