@@ -143,7 +143,7 @@ class IsolatedCamera:
         """The process is bounded more tightly than the thread: what hangs is killed, and the thread comes back."""
         wanted = self._settings
         return Bounds(
-            wanted.open_timeout_seconds + START_SECONDS + BESIDE_SECONDS,
+            wanted.open_timeout_seconds + 2 * START_SECONDS + BESIDE_SECONDS,
             2 * wanted.stall_timeout_seconds + BESIDE_SECONDS,
             CLOSE_SECONDS + BESIDE_SECONDS,
         )
@@ -179,7 +179,10 @@ class IsolatedCamera:
             CameraError: its process cannot be started, or has ended; with how.
             WorkerTimeout: it did not answer in time, and was killed.
         """
-        images = SharedImages()
+        try:
+            images = SharedImages()
+        except OSError as exc:
+            raise CameraError(f"no memory for its images could be had: {exc.strerror}") from None
         try:
             child = self._start(images)
         except StartFailed as exc:
@@ -195,7 +198,7 @@ class IsolatedCamera:
         finally:
             if child.stop(grace_seconds=CLOSE_SECONDS).cause == "killed" and self._leaving is not child:
                 log.info("camera_process_killed", camera=self._source.name, pid=child.pid)
-            self._child = self._images = None
+            self._child = self._images = self._memory_bytes = None
             self._copied += images.copied
             images.close()
 

@@ -1,5 +1,9 @@
 """Which cameras are read in a process of their own, and what crosses from there."""
 
+import contextlib
+import gc
+import os
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from healthd.cameras.isolated import IsolatedCamera, isolation_of, may_need_processes, place_of
@@ -17,6 +22,7 @@ from healthd.frames import CapturedImage, Image, JpegImage, Refused, StreamInfo,
 from healthd.redact import SourceUrl
 from healthd.settings import CameraSettings
 from healthd.worker import WorkerTimeout
+from tests.eventually import until_true
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes for cameras are Linux' alone")
 
@@ -178,3 +184,39 @@ def test_a_class_that_cannot_be_found_again_is_not_looked_for_in_a_process() -> 
 
     assert place_of(Local) is None
     assert place_of(Talking) == f"{Talking.__module__}:Talking"
+
+
+@contextmanager
+def few_descriptors(left: int) -> Iterator[None]:
+    """Take all file descriptors of this process but so many."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = list[int]()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 40, before[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(left):
+            os.close(taken.pop())
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_session_without_descriptors_fails_as_a_camera_and_takes_none_with_it(nursery: Nursery) -> None:
+    with camera(nursery, "images").camera() as read:
+        read()
+    gc.collect()
+    before = psutil.Process().num_fds()
+    for left in range(10):  # one is missing at each place where one is needed
+        with (
+            few_descriptors(left),
+            pytest.raises(CameraError, match="Too many open files"),
+            camera(nursery, "images").camera(),
+        ):
+            pass
+    until_true(lambda: psutil.Process().num_fds() <= before)
+    with camera(nursery, "images").camera() as read:
+        assert read() is not None
