@@ -61,10 +61,12 @@ class Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
-    def warm_up(self, preload: Sequence[str] = ()) -> None:
-        """Start it and let it import `preload`, from now on whenever it is started. Returns at once."""
+    def warm_up(self, preload: Sequence[str] = (), *, start: bool = True) -> None:
+        """Let it import `preload` whenever it is started, which is now or with the first child. Returns at once."""
         with self._lock:
             self._preload = tuple(preload)
+            if not start:
+                return
             with contextlib.suppress(StartFailed):  # said again to whoever starts a child
                 self._started()
 

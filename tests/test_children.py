@@ -201,3 +201,15 @@ def test_a_message_that_is_none_is_refused() -> None:
         far.sendall(b"\x05\x00\x00\x00abc")
         with pytest.raises(TimeoutError):
             channel.receive(timeout=0.05)
+
+
+def test_a_nursery_that_is_not_needed_yet_is_not_started_and_knows_later_what_to_import() -> None:
+    later = Nursery()
+    later.warm_up(["tests.child_entries"], start=False)
+    assert later.pid is None
+    try:
+        child = Child.start(ENTRY, name="gym", nursery=later)
+        assert child.call(["imported_by", None], reply=int, timeout=10) == later.pid
+        child.stop()
+    finally:
+        later.close()

@@ -37,6 +37,8 @@ ENDS: tuple[End, ...] = ("stalled", "crashed", "out_of_memory", "exited", "unkno
 """Why a camera's process ended though its session should have gone on."""
 PRELOAD = ("numpy", "cv2", "healthd.cameras.camera_child", "healthd.cameras.capture")
 ENTRY = "healthd.cameras.camera_child:main"
+MARGIN_SECONDS = 1.0
+"""So much later than the source itself should give up opening, it is given up: it shall say why."""
 CLOSE_SECONDS = 1.0
 """A camera that does not close within this is killed."""
 LEAVE_SECONDS = 1.0
@@ -137,13 +139,15 @@ class IsolatedCamera:
         self._memory_bytes: int | None = None
         self._leaving: Child | None = None
         """The process that is to be killed if it does not close by itself."""
+        self._left_early = False
+        """The session is to end, and its process has not been started yet."""
 
     @property
     def bounds(self) -> Bounds:
         """The process is bounded more tightly than the thread: what hangs is killed, and the thread comes back."""
         wanted = self._settings
         return Bounds(
-            wanted.open_timeout_seconds + 2 * START_SECONDS + BESIDE_SECONDS,
+            wanted.open_timeout_seconds + MARGIN_SECONDS + 2 * START_SECONDS + BESIDE_SECONDS,
             2 * wanted.stall_timeout_seconds + BESIDE_SECONDS,
             CLOSE_SECONDS + BESIDE_SECONDS,
         )
@@ -167,6 +171,7 @@ class IsolatedCamera:
     def leave(self) -> None:
         """Say that the session is to end: a process that does not let go of its call within a moment is killed."""
         child = self._child
+        self._left_early = child is None
         if child is not None and child is not self._leaving:
             self._leaving = child
             asyncio.get_running_loop().call_later(LEAVE_SECONDS, child.kill)
@@ -179,6 +184,7 @@ class IsolatedCamera:
             CameraError: its process cannot be started, or has ended; with how.
             WorkerTimeout: it did not answer in time, and was killed.
         """
+        self._left_early = False
         try:
             images = SharedImages()
         except OSError as exc:
@@ -190,9 +196,10 @@ class IsolatedCamera:
             raise CameraError(f'{exc}; isolation = "thread" does without') from None
         self._images, self._child = images, child
         try:
-            opened = self._call(
-                child, self._order(), Opened, self._settings.open_timeout_seconds, "the camera did not open"
-            )
+            if self._left_early:
+                raise CameraLeft("the camera was left")
+            timeout = self._settings.open_timeout_seconds + MARGIN_SECONDS
+            opened = self._call(child, self._order(), Opened, timeout, "the camera did not open")
             take = _Taker(images, functools.partial(self._taken, child)).take
             yield _TwoSteps(functools.partial(self._grab, child), take) if opened.two_steps else take  # type: ignore[misc]
         finally:

@@ -5,7 +5,8 @@ import gc
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from healthd.cameras.isolated import IsolatedCamera, isolation_of, may_need_processes, place_of
+from healthd.cameras.isolated import CameraLeft, IsolatedCamera, isolation_of, may_need_processes, place_of
 from healthd.cameras.source import CameraSource, Read, SourceOptions, TwoStepRead
 from healthd.children import Nursery
 from healthd.errors import CameraError, EndOfStream, SettingsError
@@ -41,6 +42,9 @@ class Talking(CameraSource):
     def camera(self) -> Iterator[Read]:
         if self.options.say == "settings":
             raise SettingsError("never")
+        if self.options.say == "late":
+            time.sleep(self.open_timeout_seconds)
+            raise CameraError("it accepts the connection but does not answer")
         yield Steps() if self.options.say == "steps" else getattr(self, f"_{self.options.say}")(self)
 
     @staticmethod
@@ -72,8 +76,6 @@ class Talking(CameraSource):
 
     @staticmethod
     def _hang(source: "Talking") -> Callable[[], Any]:
-        import time  # noqa: PLC0415
-
         return lambda: time.sleep(1000)
 
 
@@ -99,6 +101,7 @@ def nursery() -> Iterator[Nursery]:
 def camera(nursery: Nursery, say: str, url: str | None = None, **settings: Any) -> IsolatedCamera:
     wanted = CameraSettings(plugin="talking", url=url, options={"say": say}, stall_timeout_seconds=3, **settings)
     source = Talking("gym", url=wanted.url, options=Options(say=say))
+    source.open_timeout_seconds = wanted.open_timeout_seconds
     return IsolatedCamera(source, wanted, nursery=nursery)
 
 
@@ -220,3 +223,25 @@ def test_a_session_without_descriptors_fails_as_a_camera_and_takes_none_with_it(
     until_true(lambda: psutil.Process().num_fds() <= before)
     with camera(nursery, "images").camera() as read:
         assert read() is not None
+
+
+def test_a_camera_that_takes_all_of_its_time_to_open_still_says_why(nursery: Nursery) -> None:
+    late = camera(nursery, "late", open_timeout_seconds=0.3)
+    with pytest.raises(CameraError, match="accepts the connection"), late.camera():
+        pass
+    assert late.facts.ends["stalled"] == 0
+
+
+def test_a_camera_that_is_left_while_its_process_is_started_is_not_opened(nursery: Nursery) -> None:
+    left = camera(nursery, "late", open_timeout_seconds=60)
+
+    class Leaving(Nursery):
+        def fork(self, order: dict[str, Any], descriptors: Sequence[int]) -> tuple[int, int | None]:
+            left.leave()
+            return nursery.fork(order, descriptors)
+
+    left._nursery = Leaving()
+    began = time.monotonic()
+    with pytest.raises(CameraLeft), left.camera():
+        pass
+    assert time.monotonic() - began < 30
