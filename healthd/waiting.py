@@ -40,6 +40,22 @@ async def wait_or_timeout(event: asyncio.Event, timeout: float | None) -> bool: 
     return True
 
 
+class Pace:
+    """So many things a second at most, after as many at once."""
+
+    def __init__(self, a_second: int) -> None:
+        self._every = 1.0 / a_second
+        self._now = asyncio.get_running_loop().time
+        self._next = self._now() - 1.0
+
+    async def keep(self) -> None:
+        """Count one; wait where it was one too many."""
+        now = self._now()
+        self._next = max(self._next, now - 1.0) + self._every
+        if self._next > now:
+            await asyncio.sleep(self._next - now)
+
+
 class Backoff:
     """Delays between attempts: doubling from `first_seconds` to `longest_seconds`, each with up to 20 % of jitter.
 

@@ -72,10 +72,12 @@ class Beside:
         told, _ = self._process.communicate("", timeout=2 * ANSWER_SECONDS)
         self.seen = Seen(**json.loads(told))
 
-    def compared(self, begun: float, broken: float, ended: float) -> dict[str, float]:
-        """Compare what they saw from the fault to the end with what they saw before it."""
+    def compared(self, begun: float, broken: float, ended: float, *, forgiven: float = 0.0) -> dict[str, float]:
+        """Compare what they saw from the fault to the end with what they saw before it; not what was `forgiven`."""
         seen = self.seen
-        before, after = _span(seen.polls, begun, broken), _span(seen.polls, broken, ended)
+        before = _span(seen.polls, begun, broken)
+        gap_before, broken = _gap(seen.parts, begun, broken), max(broken, forgiven)
+        after = _span(seen.polls, broken, ended)
         infers = _span(seen.infers, broken, ended)
         late = [seconds for at, seconds in seen.late if broken <= at <= ended]
         frames = [number for at, number in seen.parts if broken <= at <= ended]
@@ -89,7 +91,7 @@ class Beside:
             "frames": len(frames),
             "frames_skipped": sum(max(0, b - a - 1) for a, b in itertools.pairwise(frames)),
             "gap_ms": 1e3 * _gap(seen.parts, broken, ended),
-            "gap_before_ms": 1e3 * _gap(seen.parts, begun, broken),
+            "gap_before_ms": 1e3 * gap_before,
             "stream_breaks": sum(broken <= at <= ended for at in seen.breaks),
             "late_ms": 1e3 * max(late, default=0.0),
         }

@@ -19,6 +19,11 @@ GROUPS: Mapping[str, str] = {
     "mjpeg": "HTTP cameras (Motion JPEG)",
     "device": "Devices",
     "files": "Files",
+    "host": "Host",
+    "starts": "Start and stop",
+    "models": "Models",
+    "clients": "Clients",
+    "sockets": "Viewers and WebSockets",
 }
 """Module of the faults, and what stands above their table. A group more is a module more and a line here."""
 

@@ -28,6 +28,9 @@ MOST_PARTS = 128
 PIECE_BYTES = 1024 * 1024
 """So much is collected before it goes to the disk."""
 
+SLOWEST_BYTES = 1024
+"""Of a second: who sends less, on average, holds a place and sends nothing."""
+
 OVERHEAD_BYTES = MOST_PARTS * MOST_FIELD_BYTES
 WRITE_SECONDS = 30.0
 
@@ -56,7 +59,8 @@ async def received(request: AnyRequest, jobs: Jobs, *, idle_seconds: float) -> A
     """Receive what is sent; whatever goes wrong, in the block too, nothing of the file is left.
 
     Raises:
-        ClientException: 400, it is not what its `Content-Type` says; 408, nothing came for `idle_seconds`.
+        ClientException: 400, it is not what its `Content-Type` says; 408, nothing came for `idle_seconds`,
+            or next to nothing.
         MediaTooLargeError: as soon as it is seen.
     """
     form = Form()
@@ -208,19 +212,24 @@ async def _short_body(request: AnyRequest, idle_seconds: float) -> bytes:
 
 
 async def _chunks(request: AnyRequest, idle_seconds: float) -> AsyncIterator[bytes]:
-    """Give what arrives; a client that sends nothing for so long has had its time."""
-    more = True
+    """Give what arrives; a client that sends nothing for so long, or next to nothing for longer, has had its time."""
+    clock, size, more = asyncio.get_running_loop().time, 0, True
+    begun = clock()
     while more:
+        slow_at = begun + idle_seconds + size / SLOWEST_BYTES
         try:
-            async with asyncio.timeout(idle_seconds):
+            async with asyncio.timeout(min(idle_seconds, slow_at - clock())):
                 message: Any = await request.receive()
         except TimeoutError:
+            slow = f"less than {SLOWEST_BYTES:,} bytes a second arrived for longer than"
             raise ClientException(
-                f"nothing arrived for {idle_seconds:g} s (inference.upload_timeout_seconds)",
+                f"{slow if clock() >= slow_at else 'nothing arrived for'} {idle_seconds:g} s"
+                " (inference.upload_timeout_seconds)",
                 status_code=408,
             ) from None
         if message["type"] == "http.disconnect":
             raise ClientGone
         more = message.get("more_body", False)
         if message["body"]:
+            size += len(message["body"])
             yield message["body"]

@@ -23,11 +23,17 @@ from healthd.cameras.viewers import EndReason, TooManyViewers, Viewer
 from healthd.errors import PictureTooLarge
 from healthd.models.model import Prediction
 from healthd.settings import InferenceSettings
+from healthd.waiting import Pace
 
 log = structlog.get_logger(__name__)
 QUERY = Parameters(wishes=("model",), params=PREDICT_NAMES)
 IDLE_SECONDS = 300.0
 """A socket that has brought no message for so long is closed."""
+MESSAGES_A_SECOND = 500
+"""What one socket is listened to, after as many at once; what it sends beyond that stays in its connection.
+
+Without a bound eight clients that sent as fast as they could kept everybody else waiting for half a second (measured).
+"""
 CLOSE_SECONDS = 0.5
 """How long a client may take to close its side."""
 LEAVE_SECONDS = 3.0
@@ -137,6 +143,7 @@ class _Conversation:
         accept: Message = {"type": "websocket.accept", "subprotocol": None, "headers": []}
         await self._write_message(accept)
         await self._write(socket_messages.ready(self._otherwise, self._limits))
+        pace = Pace(MESSAGES_A_SECOND)
         while True:
             try:
                 async with asyncio.timeout(IDLE_SECONDS):
@@ -149,6 +156,7 @@ class _Conversation:
                 return
             text = message.get("text")
             await self._session.hear(text if text is not None else message["bytes"])
+            await pace.keep()
 
     async def _write(self, text: str) -> None:
         await self._write_message({"type": "websocket.send", "text": text, "bytes": None})

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import math
+import time
 from typing import Any
 
 import cv2
@@ -40,6 +41,7 @@ class _Camera:
         self._shape: tuple[int, ...] | None = None
         self._kept: object = None
         """An image that did not fit where it was to be written."""
+        self._came_at = 0.0
 
     def answer(self, request: Request) -> Opened | Taken | bool:
         if isinstance(request, Open):
@@ -49,7 +51,9 @@ class _Camera:
             raise CameraError("the camera was not opened")
         if isinstance(request, Grab):
             self._kept = None
-            return bool(read.grab()) if isinstance(read, TwoStepRead) else True
+            new = bool(read.grab()) if isinstance(read, TwoStepRead) else True
+            self._came_at = time.monotonic()
+            return new
         return self._take(read, request)
 
     def _retrieved(self, read: TwoStepRead, place: Place) -> object:
@@ -79,21 +83,25 @@ class _Camera:
     def _take(self, read: Read, wanted: Take) -> Taken:
         if wanted.again:
             output, self._kept = self._kept, None
+        elif isinstance(read, TwoStepRead):
+            output = self._retrieved(read, Place(*wanted.place))
         else:
-            output = self._retrieved(read, Place(*wanted.place)) if isinstance(read, TwoStepRead) else read()
+            output = read()
+            self._came_at = time.monotonic()
+        at = self._came_at
         if output is None:
-            return Taken("none")
+            return Taken("none", at)
         captured = output if isinstance(output, CapturedImage) else None
         image = captured.image if captured else output
         try:
             image = published_image(image, copy=False)  # it is copied to where it goes
         except CameraError as exc:
-            return Taken("refused", reason=str(exc))
+            return Taken("refused", at, reason=str(exc))
         place = Place(*wanted.place)
         size = len(image.data) if isinstance(image, JpegImage) else image.nbytes
         if size > place.size:
             self._kept = output
-            return Taken("too_small", size=size)
+            return Taken("too_small", at, size=size)
         if isinstance(image, JpegImage):
             self._memory.write_bytes(place, image.data)
         elif image is not self._target:
@@ -101,6 +109,7 @@ class _Camera:
             self._shape = image.shape
         return Taken(
             "jpeg" if isinstance(image, JpegImage) else "pixels",
+            at,
             size=size,
             height=image.height if isinstance(image, JpegImage) else image.shape[0],
             width=image.width if isinstance(image, JpegImage) else image.shape[1],

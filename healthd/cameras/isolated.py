@@ -7,6 +7,7 @@ images come through shared memory, and are copied once on their way.
 import asyncio
 import contextlib
 import functools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import structlog
 
+from healthd.cameras.backlog import LATE_SECONDS
 from healthd.cameras.camera_child import found
 from healthd.cameras.isolated_wire import Grab, Info, Open, Opened, Take, Taken
 from healthd.cameras.probe import SourceKind, kind_of
@@ -275,6 +277,9 @@ class _Taker:
             self._images.free(slot)
             slot = self._images.room(taken.size)
             taken = self._ask(Take(slot.place, again=True))
+        if taken.kind in {"pixels", "jpeg"} and time.monotonic() - taken.at > LATE_SECONDS:
+            self._images.free(slot)  # the daemon was stopped, or had no turn, while it lay here
+            return None
         image = self._image(slot, taken)
         if image is None or isinstance(image, Refused) or not taken.captured:
             return image

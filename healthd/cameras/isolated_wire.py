@@ -57,6 +57,8 @@ class Taken(msgspec.Struct, frozen=True, omit_defaults=True):
 
     kind: Kind
     """none: too old. too_small: `size` bytes are needed. refused: the plugin returned no image; see `reason`."""
+    at: float
+    """When the image came, in seconds of the monotonic clock, which all processes of a machine share."""
     size: int = 0
     height: int = 0
     width: int = 0

@@ -52,6 +52,8 @@ class Engine:
         self._stopping = threading.Event()
         self._over = threading.Event()
         self._trouble: str | None = None
+        self.troubles = 0
+        """How often its storage could be used no more."""
         self._absent: set[str] = set()
         self._predicted = self._failed = 0
         self.counts = Counts({}, 0)
@@ -300,6 +302,7 @@ class Engine:
         reason = str(exc) if isinstance(exc, JobsUnavailableError) else f"{type(exc).__name__}: {exc}"
         if self._trouble is None:
             log.warning("jobs_unavailable", reason=reason)
+            self.troubles += 1
         self._trouble = reason
 
     def _note_answer(self) -> None:

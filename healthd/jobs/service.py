@@ -83,6 +83,8 @@ class Jobs:
         self._encode = encode
         self._engine: Engine | None = None
         self._opening = threading.Lock()
+        self._closed = False
+        """Whether its storage could not be opened, at first."""
         self._stopping = threading.Event()
         self._arriving = 0
         self._pool = WorkerPool("jobs", patient=True)
@@ -132,6 +134,8 @@ class Jobs:
         for state in JobState:
             yield Sample("healthd_jobs", states.get(state, 0), {"state": state.value})
         yield Sample("healthd_jobs_queue_depth", engine.counts.depth if engine is not None else 0)
+        troubles = self._closed + (engine.troubles if engine is not None else 0)
+        yield Sample("healthd_jobs_unavailable_total", troubles)
         yield Sample("healthd_job_pictures_total", predicted, {"result": "predicted"})
         yield Sample("healthd_job_pictures_total", failed, {"result": "failed"})
 
@@ -294,13 +298,25 @@ class Jobs:
             if engine is None:
                 if self._stopping.is_set():
                     raise JobsUnavailableError("the daemon stops")
-                engine = Engine(self._settings, self._tools, beat_seconds=self._beat_seconds)
+                try:
+                    engine = Engine(self._settings, self._tools, beat_seconds=self._beat_seconds)
+                except JobsUnavailableError as exc:
+                    self._note_closed(str(exc))
+                    raise
                 engine.start()
                 self._engine = engine
+                if self._closed:
+                    log.info("jobs_available")
                 if self._stopping.is_set():  # meanwhile, and nobody has waited for it
                     engine.request_stop()
                     engine.drain(ANSWER_SECONDS)
             return engine
+
+    def _note_closed(self, reason: str) -> None:
+        """Tell of a storage that cannot be opened, once."""
+        if not self._closed and not self._stopping.is_set():
+            self._closed = True
+            log.warning("jobs_unavailable", reason=reason)
 
     def _open_patiently(self) -> None:
         if not self._has_something():
@@ -309,15 +325,12 @@ class Jobs:
         while not self._stopping.is_set():
             try:
                 self._open()
-            except JobsUnavailableError as exc:
-                if not pauses.attempts:
-                    log.warning("jobs_unavailable", reason=str(exc))
+            except JobsUnavailableError:
+                pass  # told already
             except Exception:
                 log.exception("jobs_bug")
                 return
             else:
-                if pauses.attempts:
-                    log.info("jobs_available")
                 return
             self._stopping.wait(pauses.next())
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import httpx
 import pytest
+import structlog.testing
 
 from healthd.errors import ModelError, ParameterError
 from healthd.frames import Image
@@ -450,7 +451,14 @@ async def test_a_directory_of_another_daemon_is_left_to_it(tmp_path: Path, seen:
 async def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path, seen: Seen) -> None:
     (tmp_path / "jobs").write_text("a file in its place")
     async with house_with_jobs(tmp_path) as house:
-        assert "jobs.directory" in assert_error(await send(house, pictures_zip(1)), 503)["detail"]
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(2):
+                assert "jobs.directory" in assert_error(await send(house, pictures_zip(1)), 503)["detail"]
+            (tmp_path / "jobs").unlink()
+            assert (await send(house, pictures_zip(1))).status_code == 202
+        told = [(line["event"], line["log_level"]) for line in logs if "available" in line["event"]]
+        assert told == [("jobs_unavailable", "warning"), ("jobs_available", "info")]
+        assert "healthd_jobs_unavailable_total 1.0" in (await house.get("/metrics")).text
 
 
 async def test_who_may_only_read_may_look_at_jobs_and_begin_none(tmp_path: Path, seen: Seen) -> None:

@@ -352,7 +352,7 @@ async def test_a_socket_ends_with_the_log_in_of_its_page(way: str) -> None:
         async with connected(house, headers=own) as page, connected(house, headers={**own, **READ}) as robot:
             if way == "logs out":
                 assert (await house.client.delete("/api/v1/auth/session", headers=own)).status_code == 204
-            assert await closed(page) == (1001, "the page is no longer logged in")
+            assert await closed(page) == (1001, "the page is no longer logged in, or the key is no longer configured")
             assert (await ask(robot, png()))["type"] == "prediction"
         assert (await refused(house, headers=own))[0] == 401
         assert house.services.viewers.ended_total["logout"] == 1
@@ -370,8 +370,9 @@ async def test_a_socket_over_which_nothing_comes_is_closed(monkeypatch: pytest.M
         await eventually(lambda: house.services.viewers.ended_total["idle"] == 1)
 
 
-async def test_a_client_that_does_not_read_is_dropped() -> None:
+async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks and asks, and its answers fill every buffer on the way."""
+    monkeypatch.setattr(sockets, "MESSAGES_A_SECOND", 1_000_000)  # it would take them minutes
     async with talking_house(streams={"write_timeout_seconds": 0.3}) as house, raw(house) as (reader, writer):
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         question = frame(b'{"type": "ping"}', Opcode.TEXT)
@@ -420,3 +421,16 @@ async def test_a_client_that_pongs_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     async with talking_house() as house, connected(house) as client:
         await asyncio.sleep(0.6)
         assert (await ask(client, png()))["type"] == "prediction"
+
+
+async def test_who_sends_as_fast_as_it_can_is_listened_to_at_a_bounded_rate() -> None:
+    async with talking_house() as house:
+        counts = house.services.sockets
+        async with raw(house) as (_, writer):
+            flood = 4000 * frame(png())
+            writer.write(flood)
+            begun = asyncio.get_running_loop().time()
+            await eventually(lambda: counts.received >= sockets.MESSAGES_A_SECOND)
+            await asyncio.sleep(0.5)
+            seconds = asyncio.get_running_loop().time() - begun
+            assert counts.received <= sockets.MESSAGES_A_SECOND * (1.5 + seconds)

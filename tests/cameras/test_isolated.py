@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from healthd.cameras.backlog import LATE_SECONDS
 from healthd.cameras.isolated import CameraLeft, IsolatedCamera, isolation_of, may_need_processes, place_of
 from healthd.cameras.source import CameraSource, Read, SourceOptions, TwoStepRead
 from healthd.children import Nursery
@@ -135,6 +136,18 @@ def test_pixels_of_frames_that_nobody_wants_are_not_made(nursery: Nursery) -> No
     with camera(nursery, "steps").camera() as read:
         assert isinstance(read, TwoStepRead)
         assert [read.grab(), read.grab(), read.grab()] == [True, False, True]
+        image: Any = read.retrieve()
+        assert (image == 3).all()
+
+
+def test_an_image_that_lay_in_the_process_for_long_is_not_delivered_as_new(nursery: Nursery) -> None:
+    """The daemon was stopped for a while; the process of its camera was not."""
+    with camera(nursery, "steps").camera() as read:
+        assert isinstance(read, TwoStepRead)
+        assert read.grab()
+        time.sleep(LATE_SECONDS + 0.1)
+        assert read.retrieve() is None
+        assert [read.grab(), read.grab()] == [False, True]
         image: Any = read.retrieve()
         assert (image == 3).all()
 

@@ -2,11 +2,12 @@
 
 import os
 import select
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
+from healthd_chaos_models import BROKEN, SLOW, Broken, Slow
 from pydantic import Field
 
 from healthd.cameras.capture import CaptureOptions, is_recording, open_camera
@@ -29,6 +30,7 @@ class CaptureAndModelOptions(CaptureOptions, PredictOptions):
 class Capture(CameraSource):
     """A camera that healthd opens by itself: RTSP, HTTP, a device or a file."""
 
+    contract = 1
     options_model = CaptureAndModelOptions
     options: CaptureAndModelOptions
 
@@ -72,6 +74,7 @@ class DeviceOptions(SourceOptions):
 class Device(CameraSource):
     """Raw images out of a FIFO, which stands for a device: gone when nobody holds its other end any more."""
 
+    contract = 1
     options_model = DeviceOptions
     options: DeviceOptions
 
@@ -119,13 +122,19 @@ class Counter(Model):
         return Prediction(self._model_id, 0.0, (), metadata)
 
 
+MODELS: Mapping[str, type[Model]] = {"counter": Counter, BROKEN: Broken, SLOW: Slow}
+
+
 class Family(ModelFamily):
-    """Serves `counter`."""
+    """Serves `counter`, and those of `healthd_chaos_models`."""
+
+    contract = 1
 
     def serves(self, model_id: str) -> bool:
         """Say whether it is one of ours."""
-        return model_id == "counter"
+        return model_id in MODELS
 
     def load(self, spec: ModelSpec) -> Model:
         """Load nothing."""
-        return Counter(spec.model_id)
+        made: Callable[[str], Model] = MODELS[spec.model_id]
+        return made(spec.model_id)
