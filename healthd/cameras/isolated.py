@@ -7,6 +7,7 @@ images come through shared memory, and are copied once on their way.
 import asyncio
 import contextlib
 import functools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -202,7 +203,7 @@ class IsolatedCamera:
                 raise CameraLeft("the camera was left")
             timeout = self._settings.open_timeout_seconds + MARGIN_SECONDS
             opened = self._call(child, self._order(), Opened, timeout, "the camera did not open")
-            take = _Taker(images, functools.partial(self._taken, child)).take
+            take = _Taker(images, functools.partial(self._taken, child), recording=self._source.recording).take
             yield _TwoSteps(functools.partial(self._grab, child), take) if opened.two_steps else take  # type: ignore[misc]
         finally:
             if child.stop(grace_seconds=CLOSE_SECONDS).cause == "killed" and self._leaving is not child:
@@ -263,9 +264,11 @@ class IsolatedCamera:
 class _Taker:
     """Makes room for the images of one session, and makes of what was written there what the source delivered."""
 
-    def __init__(self, images: SharedImages, ask: Callable[[Take], Taken]) -> None:
+    def __init__(self, images: SharedImages, ask: Callable[[Take], Taken], *, recording: bool) -> None:
+        """`recording`: every image is wanted, however long it took."""
         self._images = images
         self._ask = ask
+        self._longest_seconds = math.inf if recording else LATE_SECONDS
         self._usual_bytes = 1
         self._info: tuple[Info, StreamInfo] | None = None
 
@@ -277,7 +280,7 @@ class _Taker:
             self._images.free(slot)
             slot = self._images.room(taken.size)
             taken = self._ask(Take(slot.place, again=True))
-        if taken.kind in {"pixels", "jpeg"} and time.monotonic() - taken.at > LATE_SECONDS:
+        if taken.kind in {"pixels", "jpeg"} and time.monotonic() - taken.at > self._longest_seconds:
             self._images.free(slot)  # the daemon was stopped, or had no turn, while it lay here
             return None
         image = self._image(slot, taken)

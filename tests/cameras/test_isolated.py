@@ -152,6 +152,17 @@ def test_an_image_that_lay_in_the_process_for_long_is_not_delivered_as_new(nurse
         assert (image == 3).all()
 
 
+def test_of_a_recording_an_image_that_lay_there_for_long_is_delivered(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Talking, "recording", True)
+    with camera(nursery, "steps").camera() as read:
+        assert isinstance(read, TwoStepRead)
+        assert read.grab()
+        time.sleep(LATE_SECONDS + 0.1)
+        assert read.retrieve() is not None
+
+
 def test_errors_are_those_of_the_source_and_tell_no_secret(nursery: Nursery) -> None:
     with pytest.raises(SettingsError, match="never"), camera(nursery, "settings").camera():
         pass
