@@ -41,6 +41,10 @@ def _speak(url: str, _: object) -> None:
     os.write(2, f"FFmpeg says {url}\n".encode())
 
 
+def _flood(lines: int, _: object) -> None:
+    os.write(2, b"[h264] error while decoding MB 18 8\n" * lines)
+
+
 def _fail(kind: str, _: object) -> None:
     raise {
         "camera": CameraError("no answer from rtsp://admin:hunter22@cam/1"),
@@ -68,6 +72,7 @@ _ANSWERS: dict[str, Any] = {
     "echo": lambda arg, _: arg,
     "imported_by": lambda _, __: IMPORTED_BY,
     "fail": _fail,
+    "flood": _flood,
     "segv": lambda _, __: ctypes.string_at(0),
     "abort": lambda _, __: os.abort(),
     "leave": lambda arg, _: os._exit(arg),

@@ -134,6 +134,16 @@ def test_what_it_prints_and_logs_is_logged_with_its_fields_and_without_secrets_i
     assert "only-the-child-knows" not in str(events)
 
 
+def test_many_lines_of_a_decoder_are_warned_of_once_and_name_the_camera(child: Child) -> None:
+    with capture_logs() as events:
+        child.call(["flood", 60], reply=object, timeout=5)
+        deadline = time.monotonic() + 5
+        while len(events) < 51 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    (warned,) = (event for event in events if event["log_level"] == "warning")
+    assert (warned["event"], warned["camera"]) == ("native_output_many", "gym")
+
+
 def test_fifty_children_leave_no_descriptor_thread_or_process(nursery: Nursery) -> None:
     me = psutil.Process()
     Child.start(ENTRY, name="first", nursery=nursery).stop()
