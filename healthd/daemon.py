@@ -1,6 +1,7 @@
 """The composition root: builds everything, owns the signals and the order of the stop."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -168,13 +169,10 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
 
 
 async def _load_and_build(settings: Settings) -> Services:
-    preload: tuple[str, ...] = (
-        PRELOAD if any(may_need_processes(camera) for camera in settings.cameras.values()) else ()
-    )
-    if settings.models.isolation == "process":
-        preload += MODEL_PRELOAD
-    if preload:
-        NURSERY.warm_up(preload)
+    models = settings.models.isolation == "process"
+    cameras = any(may_need_processes(camera) for camera in settings.cameras.values())
+    # A reload may bring the first camera that needs one.
+    NURSERY.warm_up((*PRELOAD, *(MODEL_PRELOAD if models else ())), start=cameras or models)
     return await build(settings, await load_installed_plugins(safe_mode=settings.server.safe_mode))
 
 
@@ -202,7 +200,7 @@ async def serve(
     def patience() -> float:
         return latest.shutdown.grace_seconds + latest.shutdown.drain_seconds + FORCE_SECONDS
 
-    with own_signals(stop, force_seconds=patience, reload=reload):
+    with contextlib.closing(NURSERY), own_signals(stop, force_seconds=patience, reload=reload):
         if reload_asked():
             reload.set()
         bound = listen(
