@@ -122,13 +122,23 @@ class ChildLogs:
         child = ChildLog(printed, logged, fields)
         with self._lock:
             if self._waking < 0:
-                woken, self._waking = os.pipe()
-                os.set_blocking(self._waking, False)
-                threading.Thread(target=self._read, args=(woken,), name="child-logs", daemon=True).start()
+                self._waking = self._started()
             self._new.append(child)
             with contextlib.suppress(BlockingIOError):
                 os.write(self._waking, b".")
         return child
+
+    def _started(self) -> int:
+        """Start the thread; return where it is woken."""
+        woken, waking = os.pipe()
+        os.set_blocking(waking, False)
+        try:
+            threading.Thread(target=self._read, args=(woken,), name="child-logs", daemon=True).start()
+        except RuntimeError:  # no thread is left
+            os.close(woken)
+            os.close(waking)
+            raise
+        return waking
 
     def _read(self, woken: int) -> None:
         readers: dict[int, ChildLog] = {}

@@ -5,7 +5,6 @@ A `Child` is driven by its parent, strictly: one request, one reply, each call w
 """
 
 import contextlib
-import functools
 import json
 import os
 import select
@@ -62,24 +61,24 @@ class Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
-    def imports(self, preload: Sequence[str]) -> None:
-        """Let it import `preload` whenever it is started from now on, with the first child at the latest."""
+    def warm_up(self, preload: Sequence[str] = (), *, start: bool = True) -> None:
+        """Let it import `preload` whenever it is started, which is now or with the first child. Returns at once."""
         with self._lock:
             self._preload = tuple(preload)
-
-    def warm_up(self, preload: Sequence[str] = ()) -> None:
-        """Start it and let it import `preload`, from now on whenever it is started. Returns at once."""
-        self.imports(preload)
-        with self._lock, contextlib.suppress(StartFailed):  # said again to whoever starts a child
-            self._started()
+            if not start:
+                return
+            with contextlib.suppress(StartFailed):  # said again to whoever starts a child
+                self._started()
 
     def fork(self, order: dict[str, Any], descriptors: Sequence[int]) -> tuple[int, int | None]:
         """Fork a child that gets these descriptors, the first one for its status; return its pid and its pidfd.
 
         Raises:
-            StartFailed: it cannot be had within `START_SECONDS`.
+            StartFailed: it cannot be had; within twice `START_SECONDS`, since others may wait for theirs.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=START_SECONDS):
+            raise StartFailed(f"the process that starts others did not answer others within {START_SECONDS:g} s")
+        try:
             nursery = self._started()
             nursery.settimeout(START_SECONDS)
             try:
@@ -98,6 +97,8 @@ class Nursery:
             if "error" in answer:
                 raise StartFailed(f"no process could be made: {answer['error']}")
             return int(answer["pid"]), handles[0] if handles else None
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """End it, and with it all its children; takes `REAP_SECONDS` at most, and a moment if it is just forking."""
@@ -164,6 +165,14 @@ NURSERY = Nursery()
 """That of this process."""
 
 
+def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+    """Make a pipe that we read; each end is closed with its stack."""
+    reading, writing = os.pipe()
+    ours.callback(os.close, reading)
+    theirs.callback(os.close, writing)
+    return reading, writing
+
+
 class Child:
     """A process that answers calls. Calls and `stop` belong to one thread at a time; `kill` is for any."""
 
@@ -204,26 +213,24 @@ class Child:
             StartFailed: it could not be started.
         """
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            near, far = socket.socketpair()
-            printed, printing = os.pipe()
-            logged, logging_ = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            status, telling = os.pipe()
-            for mine in (
-                near.close,
-                logged.close,
-                functools.partial(os.close, printed),
-                functools.partial(os.close, status),
-            ):
-                ours.callback(mine)
-            for other in (far, logging_):
-                theirs.callback(other.close)
-            for descriptor in (printing, telling):
-                theirs.callback(os.close, descriptor)
-            os.set_blocking(printing, False)
-            order = {"name": name, "entry": entry, "level": current_level()}
-            pid, handle = nursery.fork(order, [telling, far.fileno(), printing, logging_.fileno(), *descriptors])
+            try:
+                near, far = socket.socketpair()
+                ours.callback(near.close)
+                theirs.callback(far.close)
+                logged, logging_ = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                ours.callback(logged.close)
+                theirs.callback(logging_.close)
+                printed, printing = _pipe(ours, theirs)
+                status, telling = _pipe(ours, theirs)
+                os.set_blocking(printing, False)
+                order = {"name": name, "entry": entry, "level": current_level()}
+                pid, handle = nursery.fork(order, [telling, far.fileno(), printing, logging_.fileno(), *descriptors])
+                if handle is not None:
+                    ours.callback(os.close, handle)
+                child_log = CHILD_LOGS.watch(printed, logged, fields or {"child": name})
+            except (OSError, RuntimeError) as exc:  # no descriptor, or no thread, is left
+                raise StartFailed(f"no process could be made: {getattr(exc, 'strerror', None) or exc}") from None
             ours.pop_all()
-        child_log = CHILD_LOGS.watch(printed, logged, fields or {"child": name})
         return cls(name, pid, channel=Channel(near), status=status, handle=handle, log_=child_log)
 
     def call(self, request: object, *, reply: type[T], timeout: float) -> T:

@@ -1,6 +1,7 @@
 """The composition root: builds everything, owns the signals and the order of the stop."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -169,12 +170,10 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
 
 
 async def _load_and_build(settings: Settings) -> Services:
-    with_models = settings.models.isolation == "process"
-    preload = PRELOAD + MODEL_PRELOAD if with_models else PRELOAD
-    if with_models or any(may_need_processes(camera) for camera in settings.cameras.values()):
-        NURSERY.warm_up(preload)
-    else:  # cameras may come with a reload
-        NURSERY.imports(preload)
+    models = settings.models.isolation == "process"
+    cameras = any(may_need_processes(camera) for camera in settings.cameras.values())
+    # A reload may bring the first camera that needs one.
+    NURSERY.warm_up((*PRELOAD, *(MODEL_PRELOAD if models else ())), start=cameras or models)
     return await build(settings, await load_installed_plugins(safe_mode=settings.server.safe_mode))
 
 
@@ -202,7 +201,7 @@ async def serve(
     def patience() -> float:
         return latest.shutdown.grace_seconds + latest.shutdown.drain_seconds + FORCE_SECONDS
 
-    with own_signals(stop, force_seconds=patience, reload=reload):
+    with contextlib.closing(NURSERY), own_signals(stop, force_seconds=patience, reload=reload):
         if reload_asked():
             reload.set()
         bound = listen(

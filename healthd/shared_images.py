@@ -47,12 +47,17 @@ class SharedImages:
     """The side that makes room. Any thread; lives as long as somebody holds it or one of its images."""
 
     def __init__(self, *, most_leased: int = MOST_LEASED) -> None:
+        """Take addresses; raises OSError where there are none, or no descriptor."""
         self.descriptor = os.memfd_create("healthd-images", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.descriptor, SPACE_BYTES)
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
-        # Also to be written to where only the other side writes: what frees memory is a write.
-        self._memory = mmap.mmap(self.descriptor, SPACE_BYTES)
+        try:
+            os.ftruncate(self.descriptor, SPACE_BYTES)
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
+            # Also to be written to where only the other side writes: what frees memory is a write.
+            self._memory = mmap.mmap(self.descriptor, SPACE_BYTES)
+        except OSError:
+            self.close()
+            raise
         self._lock = threading.Lock()
         self._slots: list[Slot] = []
         self._returned: deque[Slot] = deque()

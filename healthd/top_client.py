@@ -71,6 +71,13 @@ class CameraModel(Struct):
     reason: str | None
 
 
+class CameraProcess(Struct):
+    """The process in which a camera is read."""
+
+    memory_bytes: int | None
+    ends: dict[str, int]
+
+
 class Camera(Struct):
     """One of `/api/v1/cameras`, as far as it is shown."""
 
@@ -86,6 +93,9 @@ class Camera(Struct):
     reconnects: int
     viewers: int
     model: CameraModel
+    isolation: str | None = None
+    """None from a daemon that does not tell."""
+    process: CameraProcess | None = None
 
 
 class Viewer(Struct):

@@ -53,6 +53,11 @@ class Camera(Struct, frozen=True, kw_only=True):
     dropped_by_reason: dict[str, int]
     reconnects: int
     viewers: int
+    isolation: str | None
+    """`process` or `thread`."""
+    process_memory_bytes: int | None
+    process_ends: dict[str, int]
+    """How often its process ended in the middle of a session, by reason."""
     model: wire.CameraModel
 
 
@@ -233,6 +238,11 @@ def _camera(camera: wire.Camera, answer: wire.Answer, rates: _Rates) -> Camera:
         dropped_by_reason=dropped,
         reconnects=camera.reconnects,
         viewers=camera.viewers,
+        isolation=camera.isolation,
+        process_memory_bytes=camera.process.memory_bytes if camera.process else None,
+        process_ends={reason: count for reason, count in camera.process.ends.items() if count}
+        if camera.process
+        else {},
         model=camera.model,
     )
 

@@ -46,6 +46,11 @@ def by_reason(camera: Camera) -> str:
     return ", ".join(f"{why} {rate(rates[why])}" for why in sorted(rates, key=lambda why: -rates[why]))
 
 
+def process(camera: Camera) -> str:
+    """Tell what the process of a camera holds for itself; `none`: it is read in a thread."""
+    return "none" if camera.isolation == "thread" else size(camera.process_memory_bytes)
+
+
 def rate(per_second: float | None) -> str:
     """Write a rate."""
     return "-" if per_second is None else f"{per_second:.1f}"
@@ -110,6 +115,7 @@ CAMERA_COLUMNS: tuple[Column, ...] = (
     Column("dropped", lambda camera: count(camera.dropped), 80),
     Column("reconn", lambda camera: count(camera.reconnects), 80),
     Column("model", lambda camera: state(camera.model.state), 80, right=False),
+    Column("process", process, 120),
     Column("drop/s by reason", by_reason, WIDE, right=False),
 )
 

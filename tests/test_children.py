@@ -134,6 +134,16 @@ def test_what_it_prints_and_logs_is_logged_with_its_fields_and_without_secrets_i
     assert "only-the-child-knows" not in str(events)
 
 
+def test_many_lines_of_a_decoder_are_warned_of_once_and_name_the_camera(child: Child) -> None:
+    with capture_logs() as events:
+        child.call(["flood", 60], reply=object, timeout=5)
+        deadline = time.monotonic() + 5
+        while len(events) < 51 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    (warned,) = (event for event in events if event["log_level"] == "warning")
+    assert (warned["event"], warned["camera"]) == ("native_output_many", "gym")
+
+
 def test_fifty_children_leave_no_descriptor_thread_or_process(nursery: Nursery) -> None:
     me = psutil.Process()
     Child.start(ENTRY, name="first", nursery=nursery).stop()
@@ -201,3 +211,15 @@ def test_a_message_that_is_none_is_refused() -> None:
         far.sendall(b"\x05\x00\x00\x00abc")
         with pytest.raises(TimeoutError):
             channel.receive(timeout=0.05)
+
+
+def test_a_nursery_that_is_not_needed_yet_is_not_started_and_knows_later_what_to_import() -> None:
+    later = Nursery()
+    later.warm_up(["tests.child_entries"], start=False)
+    assert later.pid is None
+    try:
+        child = Child.start(ENTRY, name="gym", nursery=later)
+        assert child.call(["imported_by", None], reply=int, timeout=10) == later.pid
+        child.stop()
+    finally:
+        later.close()

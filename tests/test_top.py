@@ -477,6 +477,22 @@ async def test_what_others_say_is_no_markup() -> None:
         assert said in text
 
 
+async def test_a_camera_in_a_process_says_what_that_holds_and_how_often_it_ended() -> None:
+    inside = wire.CameraProcess(17 * 2**20, {"crashed": 2, "stalled": 0})
+    monitor = Monitor(
+        FakeClient(answer(60.0, camera(isolation="process", process=inside), camera("file", isolation="thread")))
+    )
+    await monitor.ask()
+    report = monitor.report()
+    gym, file = report.cameras
+    assert (gym.isolation, gym.process_memory_bytes, gym.process_ends) == ("process", 17 * 2**20, {"crashed": 2})
+    assert (file.isolation, file.process_memory_bytes, file.process_ends) == ("thread", None, {})
+    rows = {line.split()[0]: line for line in drawn(report, 120).splitlines() if line.strip()}
+    assert "17 MiB" in rows["gym"]
+    assert "none" in rows["file"]
+    assert "MiB" not in rows["file"]
+
+
 async def test_columns_of_second_rank_come_with_the_width(crowd: Report) -> None:
     assert "reconn" not in drawn(crowd, 79).replace("reconnecting", "")
     assert "reconn  model" in drawn(crowd, 80)

@@ -7,6 +7,7 @@ images come through shared memory, and are copied once on their way.
 import asyncio
 import contextlib
 import functools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ ENDS: tuple[End, ...] = ("stalled", "crashed", "out_of_memory", "exited", "unkno
 """Why a camera's process ended though its session should have gone on."""
 PRELOAD = ("numpy", "cv2", "healthd.cameras.camera_child", "healthd.cameras.capture")
 ENTRY = "healthd.cameras.camera_child:main"
+MARGIN_SECONDS = 1.0
+"""So much later than the source itself should give up opening, it is given up: it shall say why."""
 CLOSE_SECONDS = 1.0
 """A camera that does not close within this is killed."""
 LEAVE_SECONDS = 1.0
@@ -139,13 +142,15 @@ class IsolatedCamera:
         self._memory_bytes: int | None = None
         self._leaving: Child | None = None
         """The process that is to be killed if it does not close by itself."""
+        self._left_early = False
+        """The session is to end, and its process has not been started yet."""
 
     @property
     def bounds(self) -> Bounds:
         """The process is bounded more tightly than the thread: what hangs is killed, and the thread comes back."""
         wanted = self._settings
         return Bounds(
-            wanted.open_timeout_seconds + START_SECONDS + BESIDE_SECONDS,
+            wanted.open_timeout_seconds + MARGIN_SECONDS + 2 * START_SECONDS + BESIDE_SECONDS,
             2 * wanted.stall_timeout_seconds + BESIDE_SECONDS,
             CLOSE_SECONDS + BESIDE_SECONDS,
         )
@@ -169,6 +174,7 @@ class IsolatedCamera:
     def leave(self) -> None:
         """Say that the session is to end: a process that does not let go of its call within a moment is killed."""
         child = self._child
+        self._left_early = child is None
         if child is not None and child is not self._leaving:
             self._leaving = child
             asyncio.get_running_loop().call_later(LEAVE_SECONDS, child.kill)
@@ -181,7 +187,11 @@ class IsolatedCamera:
             CameraError: its process cannot be started, or has ended; with how.
             WorkerTimeout: it did not answer in time, and was killed.
         """
-        images = SharedImages()
+        self._left_early = False
+        try:
+            images = SharedImages()
+        except OSError as exc:
+            raise CameraError(f"no memory for its images could be had: {exc.strerror}") from None
         try:
             child = self._start(images)
         except StartFailed as exc:
@@ -189,15 +199,16 @@ class IsolatedCamera:
             raise CameraError(f'{exc}; isolation = "thread" does without') from None
         self._images, self._child = images, child
         try:
-            opened = self._call(
-                child, self._order(), Opened, self._settings.open_timeout_seconds, "the camera did not open"
-            )
-            take = _Taker(images, functools.partial(self._taken, child)).take
+            if self._left_early:
+                raise CameraLeft("the camera was left")
+            timeout = self._settings.open_timeout_seconds + MARGIN_SECONDS
+            opened = self._call(child, self._order(), Opened, timeout, "the camera did not open")
+            take = _Taker(images, functools.partial(self._taken, child), recording=self._source.recording).take
             yield _TwoSteps(functools.partial(self._grab, child), take) if opened.two_steps else take  # type: ignore[misc]
         finally:
             if child.stop(grace_seconds=CLOSE_SECONDS).cause == "killed" and self._leaving is not child:
                 log.info("camera_process_killed", camera=self._source.name, pid=child.pid)
-            self._child = self._images = None
+            self._child = self._images = self._memory_bytes = None
             self._copied += images.copied
             images.close()
 
@@ -253,9 +264,11 @@ class IsolatedCamera:
 class _Taker:
     """Makes room for the images of one session, and makes of what was written there what the source delivered."""
 
-    def __init__(self, images: SharedImages, ask: Callable[[Take], Taken]) -> None:
+    def __init__(self, images: SharedImages, ask: Callable[[Take], Taken], *, recording: bool) -> None:
+        """`recording`: every image is wanted, however long it took."""
         self._images = images
         self._ask = ask
+        self._longest_seconds = math.inf if recording else LATE_SECONDS
         self._usual_bytes = 1
         self._info: tuple[Info, StreamInfo] | None = None
 
@@ -267,7 +280,7 @@ class _Taker:
             self._images.free(slot)
             slot = self._images.room(taken.size)
             taken = self._ask(Take(slot.place, again=True))
-        if taken.kind in {"pixels", "jpeg"} and time.monotonic() - taken.at > LATE_SECONDS:
+        if taken.kind in {"pixels", "jpeg"} and time.monotonic() - taken.at > self._longest_seconds:
             self._images.free(slot)  # the daemon was stopped, or had no turn, while it lay here
             return None
         image = self._image(slot, taken)

@@ -11,7 +11,7 @@ from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
 from healthd.cameras.demand import Demand
 from healthd.cameras.health import RateWindow
-from healthd.cameras.isolated import Bounds, IsolatedCamera
+from healthd.cameras.isolated import MARGIN_SECONDS, Bounds, IsolatedCamera
 from healthd.cameras.pull import Pulled, Puller
 from healthd.cameras.source import CameraSource
 from healthd.clock import Clock
@@ -23,8 +23,6 @@ from healthd.waiting import Backoff
 from healthd.worker import Worker, entered
 
 log = structlog.get_logger(__name__)
-MARGIN_SECONDS = 1.0
-"""So much later than the source itself should give up, its thread is given up."""
 CLOSE_SECONDS = 2.0
 """A camera or a model that does not close within this is left to its thread."""
 

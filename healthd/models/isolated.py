@@ -109,7 +109,7 @@ class IsolatedModel(Model):
                 )
             self._held.callback(self._child.stop, grace_seconds=0)
             facts = self._loaded(order, load_timeout_seconds)
-        except StartFailed as exc:
+        except (StartFailed, OSError) as exc:  # no descriptor is left, for one
             self._held.close()
             raise ModelError(f"{shown} cannot be loaded: {exc}") from None
         except BaseException:

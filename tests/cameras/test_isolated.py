@@ -1,17 +1,22 @@
 """Which cameras are read in a process of their own, and what crosses from there."""
 
+import contextlib
+import gc
+import os
+import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from healthd.cameras.backlog import LATE_SECONDS
-from healthd.cameras.isolated import IsolatedCamera, isolation_of, may_need_processes, place_of
+from healthd.cameras.isolated import CameraLeft, IsolatedCamera, isolation_of, may_need_processes, place_of
 from healthd.cameras.source import CameraSource, Read, SourceOptions, TwoStepRead
 from healthd.children import Nursery
 from healthd.errors import CameraError, EndOfStream, SettingsError
@@ -19,6 +24,7 @@ from healthd.frames import CapturedImage, Image, JpegImage, Refused, StreamInfo,
 from healthd.redact import SourceUrl
 from healthd.settings import CameraSettings
 from healthd.worker import WorkerTimeout
+from tests.eventually import until_true
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes for cameras are Linux' alone")
 
@@ -37,6 +43,9 @@ class Talking(CameraSource):
     def camera(self) -> Iterator[Read]:
         if self.options.say == "settings":
             raise SettingsError("never")
+        if self.options.say == "late":
+            time.sleep(self.open_timeout_seconds)
+            raise CameraError("it accepts the connection but does not answer")
         yield Steps() if self.options.say == "steps" else getattr(self, f"_{self.options.say}")(self)
 
     @staticmethod
@@ -68,8 +77,6 @@ class Talking(CameraSource):
 
     @staticmethod
     def _hang(source: "Talking") -> Callable[[], Any]:
-        import time  # noqa: PLC0415
-
         return lambda: time.sleep(1000)
 
 
@@ -95,6 +102,7 @@ def nursery() -> Iterator[Nursery]:
 def camera(nursery: Nursery, say: str, url: str | None = None, **settings: Any) -> IsolatedCamera:
     wanted = CameraSettings(plugin="talking", url=url, options={"say": say}, stall_timeout_seconds=3, **settings)
     source = Talking("gym", url=wanted.url, options=Options(say=say))
+    source.open_timeout_seconds = wanted.open_timeout_seconds
     return IsolatedCamera(source, wanted, nursery=nursery)
 
 
@@ -142,6 +150,17 @@ def test_an_image_that_lay_in_the_process_for_long_is_not_delivered_as_new(nurse
         assert [read.grab(), read.grab()] == [False, True]
         image: Any = read.retrieve()
         assert (image == 3).all()
+
+
+def test_of_a_recording_an_image_that_lay_there_for_long_is_delivered(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Talking, "recording", True)
+    with camera(nursery, "steps").camera() as read:
+        assert isinstance(read, TwoStepRead)
+        assert read.grab()
+        time.sleep(LATE_SECONDS + 0.1)
+        assert read.retrieve() is not None
 
 
 def test_errors_are_those_of_the_source_and_tell_no_secret(nursery: Nursery) -> None:
@@ -192,3 +211,61 @@ def test_a_class_that_cannot_be_found_again_is_not_looked_for_in_a_process() -> 
 
     assert place_of(Local) is None
     assert place_of(Talking) == f"{Talking.__module__}:Talking"
+
+
+@contextmanager
+def few_descriptors(left: int) -> Iterator[None]:
+    """Take all file descriptors of this process but so many."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = list[int]()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 40, before[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(left):
+            os.close(taken.pop())
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_session_without_descriptors_fails_as_a_camera_and_takes_none_with_it(nursery: Nursery) -> None:
+    with camera(nursery, "images").camera() as read:
+        read()
+    gc.collect()
+    before = psutil.Process().num_fds()
+    for left in range(10):  # one is missing at each place where one is needed
+        with (
+            few_descriptors(left),
+            pytest.raises(CameraError, match="Too many open files"),
+            camera(nursery, "images").camera(),
+        ):
+            pass
+    until_true(lambda: psutil.Process().num_fds() <= before)
+    with camera(nursery, "images").camera() as read:
+        assert read() is not None
+
+
+def test_a_camera_that_takes_all_of_its_time_to_open_still_says_why(nursery: Nursery) -> None:
+    late = camera(nursery, "late", open_timeout_seconds=0.3)
+    with pytest.raises(CameraError, match="accepts the connection"), late.camera():
+        pass
+    assert late.facts.ends["stalled"] == 0
+
+
+def test_a_camera_that_is_left_while_its_process_is_started_is_not_opened(nursery: Nursery) -> None:
+    left = camera(nursery, "late", open_timeout_seconds=60)
+
+    class Leaving(Nursery):
+        def fork(self, order: dict[str, Any], descriptors: Sequence[int]) -> tuple[int, int | None]:
+            left.leave()
+            return nursery.fork(order, descriptors)
+
+    left._nursery = Leaving()
+    began = time.monotonic()
+    with pytest.raises(CameraLeft), left.camera():
+        pass
+    assert time.monotonic() - began < 30

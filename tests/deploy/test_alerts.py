@@ -96,6 +96,7 @@ def camera(
 
 UP = {'up{job="healthd"}': "1x60", 'process_start_time_seconds{job="healthd"}': "1000x60"}
 STILL = ("still", "0+900x60")
+ENDS = 'healthd_camera_process_ends_total{{job="healthd",camera="gym",reason="{}"}}'
 QUIET = {
     "all is well": UP | camera("gym", "live"),
     "nothing moves, and the model never looks": UP | camera("hall", "live", predicted="0x60", dropped=STILL, idle=1),
@@ -104,6 +105,9 @@ QUIET = {
     "a slow rate that was asked for": UP | camera("gym", "live", predicted="0+6x60", dropped=("replaced", "0+894x60")),
     "nobody analyses it": UP | camera("door", "live", predicted="0x60", dropped=("no_model", "0+900x60")),
     "somebody paused it": UP | camera("gym", "paused", predicted="0x60"),
+    "a decoder crashed twice, and hung often": UP
+    | camera("gym", "live")
+    | {ENDS.format("crashed"): "0x35 1 2x20", ENDS.format("stalled"): "0+1x60"},
     "a recording is over": UP | camera("replay", "ended", predicted="0x60"),
 }
 LOUD: dict[str, tuple[str, dict[str, str]]] = {
@@ -129,6 +133,10 @@ LOUD: dict[str, tuple[str, dict[str, str]]] = {
     "a mistake in the changed configuration": (
         "HealthdConfigRefused",
         {**UP, 'healthd_config_reloads_total{job="healthd",outcome="failed"}': "0x35 1x25"},
+    ),
+    "a decoder that crashes every few minutes": (
+        "HealthdCameraCrashing",
+        UP | camera("gym", "live") | {ENDS.format("crashed"): "0x30 0 1 1 1 2 2 2 3 3 3 4 4 4 5 5 5x10"},
     ),
     "it is gone": ("HealthdDown", {'up{job="healthd"}': "0x60"}),
 }
