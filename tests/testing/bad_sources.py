@@ -95,6 +95,17 @@ class Dawdles(Good):
         time.sleep(0.6)
 
 
+class DawdlesOnce(Good):
+    """Good; the second time it is made the machine is busy."""
+
+    made: ClassVar[list[None]] = []
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.made.append(None)
+        time.sleep(0.6 if len(self.made) == 2 else 0)
+
+
 class NoManager(Good):
     def camera(self) -> Any:  # type: ignore[override]
         return iter([lambda: self.shade(0)])
@@ -328,6 +339,23 @@ class TalksWhenOff(Good):
         except CameraError as exc:
             print("failed:", exc)
             raise
+
+
+class ModelNeedsCamera(Good):
+    """Leaves on `self`, in camera(), what model() needs: two objects in two processes."""
+
+    box: tuple[float, float, float, float]
+
+    @contextmanager
+    def camera(self) -> Iterator[Read]:
+        self.box = (0.0, 0.0, 9.0, 5.0)
+        with super().camera() as read:
+            yield read
+
+    @contextmanager
+    def model(self, models: ModelManager) -> Iterator[Predict]:  # type: ignore[override]
+        box = self.box
+        yield lambda image: Prediction("bad", 1.0, (Detection(box, 0.9, 0, "x"),))
 
 
 class BadModel(Good):
