@@ -40,7 +40,7 @@ def predicts(source: CameraSource, image: Image, *, models_directory: Path) -> N
         except Exception as exc:
             raise Broken(
                 f"model() raised {type(exc).__name__}: {exc}",
-                "make it from name, url and options alone: camera() may be entered on another object, in another process",
+                "make it from name, url and options alone: camera() may be entered on another object, elsewhere",
             ) from exc
         try:
             said = lane.call(lambda: predict(image), seconds=_PREDICT_SECONDS, what="predict()")
