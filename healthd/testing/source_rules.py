@@ -308,7 +308,7 @@ def left_late(case: SourceCase) -> None:
 
 
 def reopens(case: SourceCase) -> None:
-    """Opened and closed many times, it leaves no thread and no file descriptor behind."""
+    """Opened and closed many times, it leaves no thread, file descriptor or process behind."""
     source = case.make(case.url)
 
     def once() -> None:
@@ -324,7 +324,7 @@ def reopens(case: SourceCase) -> None:
     if told:
         raise Broken(
             f"after {REOPENINGS} sessions there are {told}",
-            "close it in the `finally` of camera(), and end its threads",
+            "close it in the `finally` of camera(), and end its threads and processes",
         )
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -323,6 +324,14 @@ class LeavesSockets(Good):
     def camera(self) -> Iterator[Read]:
         self.kept.append(socket.socket())
         yield lambda: self.read(0)
+
+
+class LeavesProcesses(Good):
+    @contextmanager
+    def camera(self) -> Iterator[Read]:
+        left = subprocess.Popen(["sleep", "40"])
+        yield lambda: self.read(0)
+        left.returncode = 0  # nobody is told that it still runs
 
 
 class Talks(Good):
