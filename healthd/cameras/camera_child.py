@@ -17,6 +17,7 @@ from healthd.child_side import Parent
 from healthd.cpus import set_thread_budget
 from healthd.errors import CameraError, PluginError
 from healthd.frames import CapturedImage, Image, JpegImage, StreamInfo, published_image
+from healthd.plugin_watch import ImportWatch
 from healthd.redact import SourceUrl
 from healthd.settings_options import protected
 from healthd.shared_images import Place, SharedMemory
@@ -66,7 +67,7 @@ class _Camera:
     def _open(self, wanted: Open) -> Opened:
         set_thread_budget(wanted.threads)
         source = build_source(
-            found(wanted.plugin),
+            imported(wanted.plugin),
             wanted.name,
             plugin_name=wanted.plugin_name,
             url=SourceUrl(wanted.url) if wanted.url is not None else None,
@@ -117,6 +118,22 @@ class _Camera:
             position_seconds=_number(captured.position_seconds) if captured else None,
             info=_info(captured.info) if captured and captured.info is not None else None,
         )
+
+
+def imported(plugin: str) -> type[CameraSource]:
+    """Import the class of a plugin in this process; what that does to others, as the daemon has told, is put back.
+
+    Raises:
+        CameraError: it is not there any more, or not now: pip may be at work.
+    """
+    try:
+        with ImportWatch():
+            return found(plugin)
+    except Exception as exc:
+        raise CameraError(
+            f"{plugin} cannot be imported any more ({type(exc).__name__}: {exc}): if its plugin was upgraded or"
+            " uninstalled, restart healthd"
+        ) from exc
 
 
 def found(plugin: str) -> type[CameraSource]:

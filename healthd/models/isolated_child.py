@@ -18,6 +18,7 @@ from healthd.models.envelope import checked
 from healthd.models.isolated_words import Answer, Answers, Ask, Facts, LoadOrder
 from healthd.models.model import CONTRACT, InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec
 from healthd.models.shared import warm_model
+from healthd.plugin_watch import ImportWatch
 from healthd.plugins import FAMILIES, checked_class, installed
 from healthd.shared_images import SharedMemory
 from healthd.worker import step_back
@@ -60,7 +61,8 @@ def _load(order: LoadOrder) -> Model:
     point = next((point for point in installed(FAMILIES) if point.name == order.family), None)
     if point is None:
         raise PluginError(f"no model family `{order.family}` is installed in the process of its model")
-    family = _check_family(point.load())()
+    with ImportWatch():  # the daemon has told what its import does to others; it is put back here, too
+        family = _check_family(point.load())()
     options = ModelOptions() if order.options is None else family.options_model.model_validate_json(order.options)
     spec = ModelSpec(
         order.model_id,

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,26 @@ def ask_elsewhere(wanted: dict[str, Any]) -> dict[str, Any]:
         Broken: it cannot be made there, or does not answer.
     """
     text = json.dumps({**wanted, "path": sys.path, "here": os.getpid()}, default=str)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "healthd.testing.elsewhere"],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise Broken(f"another process did not make it within {SECONDS:g} s", _REMEDY) from exc
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as printed:
+        # Not a pipe: a process that the plugin leaves behind would hold it open, and be waited for.
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "healthd.testing.elsewhere"],
+                input=text,
+                stdout=subprocess.PIPE,
+                stderr=printed,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise Broken(f"another process did not make it within {SECONDS:g} s", _REMEDY) from exc
+        printed.seek(0)
+        lines = printed.read().strip().splitlines()
     try:
         told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        told = {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+        told = {"error": (lines or [f"exit code {done.returncode}"])[-1]}
     if "error" in told:
         raise Broken(f"in another process it cannot be made: {told['error']}", _REMEDY)
     return told

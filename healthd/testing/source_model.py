@@ -6,7 +6,7 @@ from pathlib import Path
 
 from healthd.cameras.source import CameraSource
 from healthd.daemon import load_installed_plugins
-from healthd.errors import InUseError, ModelError
+from healthd.errors import HealthdError, InUseError, ModelError
 from healthd.frames import Image
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams
@@ -33,14 +33,20 @@ def predicts(source: CameraSource, image: Image, *, models_directory: Path) -> N
         manager = source.model(models)
         if manager is None:
             raise NotTried("nobody watches this camera: it has no model")
-        predict = lane.call(manager.__enter__, seconds=_LOAD_SECONDS, what="loading the model")
         try:
-            said = lane.call(lambda: predict(image), seconds=_PREDICT_SECONDS, what="predict()")
-        except ModelError:
+            predict = lane.call(manager.__enter__, seconds=_LOAD_SECONDS, what="loading the model")
+        except (HealthdError, Broken):
             raise
         except Exception as exc:
-            if isinstance(exc, Broken):
-                raise
+            raise Broken(
+                f"model() raised {type(exc).__name__}: {exc}",
+                "make it from name, url and options alone: camera() may be entered on another object, elsewhere",
+            ) from exc
+        try:
+            said = lane.call(lambda: predict(image), seconds=_PREDICT_SECONDS, what="predict()")
+        except (ModelError, Broken):
+            raise
+        except Exception as exc:
             raise Broken(
                 f"predict() raised {type(exc).__name__}: {exc}", "raise ModelError for what may pass, with the reason"
             ) from exc

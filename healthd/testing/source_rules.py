@@ -37,10 +37,11 @@ def documented(case: SourceCase) -> None:
 def constructed(case: SourceCase) -> None:
     """The constructor does nothing: no connection, no thread, no file, no time."""
     case.make(case.url)  # what is imported the first time is no matter
-    before, began = held(), time.monotonic()
+    before = held()
     with deeds() as done:
-        source = case.make(case.url)
-    took = time.monotonic() - began
+        source, took = _made(case)
+    for _ in range(2):  # a busy machine may be slow for a moment
+        took = min(took, _made(case)[1]) if took > CONSTRUCT_SECONDS else took
     told = [*done, *filter(None, [leaked(before, by=1)])]
     if took > CONSTRUCT_SECONDS:
         told.append(f"takes {took:.1f} s")
@@ -50,6 +51,11 @@ def constructed(case: SourceCase) -> None:
         raise Broken(f"model_id is {type(source.model_id).__name__}", "return the name of the model, or None")
     if not isinstance(source.recording, bool):
         raise Broken(f"recording is {type(source.recording).__name__}", "return True or False")
+
+
+def _made(case: SourceCase) -> tuple[CameraSource, float]:
+    began = time.monotonic()
+    return case.make(case.url), time.monotonic() - began
 
 
 def opens(case: SourceCase) -> None:
@@ -302,7 +308,7 @@ def left_late(case: SourceCase) -> None:
 
 
 def reopens(case: SourceCase) -> None:
-    """Opened and closed many times, it leaves no thread and no file descriptor behind."""
+    """Opened and closed many times, it leaves no thread, file descriptor or process behind."""
     source = case.make(case.url)
 
     def once() -> None:
@@ -318,7 +324,7 @@ def reopens(case: SourceCase) -> None:
     if told:
         raise Broken(
             f"after {REOPENINGS} sessions there are {told}",
-            "close it in the `finally` of camera(), and end its threads",
+            "close it in the `finally` of camera(), and end its threads and processes",
         )
 
 
@@ -335,11 +341,10 @@ def quiet(case: SourceCase) -> None:
 
 
 def model(case: SourceCase) -> None:
-    """Its model predicts on its images, and is given back."""
-    source = case.make(case.url)
-    with opened(source) as session:
+    """Its model predicts on its images, without the object that opened the camera, and is given back."""
+    with opened(case.make(case.url)) as session:
         image = session.image().image
-    predicts(source, image, models_directory=Path(case.models_directory))
+    predicts(case.make(case.url), image, models_directory=Path(case.models_directory))
 
 
 SOURCE_RULES: tuple[Rule[SourceCase], ...] = (

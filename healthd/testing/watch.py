@@ -54,6 +54,8 @@ class Held:
     """Names of the threads that Python knows, and of those that C libraries started, by the system's number."""
     descriptors: Mapping[int, str]
     """What each file descriptor stands for."""
+    processes: Mapping[int, str]
+    """Names of the processes that it started and that are still there; none where the system does not tell."""
 
     def more_than(self, before: "Held", *, by: int) -> str:
         """Say what there is more of than before, by so many at least; empty: of nothing.
@@ -62,8 +64,13 @@ class Held:
         """
         threads = [name for number, name in self.threads.items() if number not in before.threads]
         files = [name for number, name in self.descriptors.items() if before.descriptors.get(number) != name]
-        more = {"threads": len(threads), "file descriptors": len(self.descriptors) - len(before.descriptors)}
-        for (what, count), names in zip(more.items(), (threads, files), strict=True):
+        processes = [name for number, name in self.processes.items() if number not in before.processes]
+        more = {
+            "processes": len(processes),
+            "threads": len(threads),
+            "file descriptors": len(self.descriptors) - len(before.descriptors),
+        }
+        for (what, count), names in zip(more.items(), (processes, threads, files), strict=True):
             if count >= by:
                 return f"{count} {what} more than before ({', '.join(sorted(set(names))[:4])})"
         return ""
@@ -78,7 +85,16 @@ def held() -> Held:
     for link in _DESCRIPTORS.iterdir():
         with contextlib.suppress(OSError):  # the one that lists them
             descriptors[int(link.name)] = str(link.readlink())
-    return Held(threads, descriptors)
+    return Held(threads, descriptors, _children())
+
+
+def _children() -> dict[int, str]:
+    found = {}
+    for task in _TASKS.iterdir() if _TASKS.is_dir() else ():
+        with contextlib.suppress(OSError):
+            for number in (task / "children").read_text(encoding="ascii").split():
+                found[int(number)] = Path(f"/proc/{number}/comm").read_text(errors="backslashreplace").strip()
+    return found
 
 
 def leaked(before: Held, *, by: int) -> str:

@@ -2,12 +2,14 @@
 
 import contextlib
 import gc
+import logging
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,6 +18,7 @@ import psutil
 import pytest
 
 from healthd.cameras.backlog import LATE_SECONDS
+from healthd.cameras.camera_child import imported
 from healthd.cameras.isolated import CameraLeft, IsolatedCamera, isolation_of, may_need_processes, place_of
 from healthd.cameras.source import CameraSource, Read, SourceOptions, TwoStepRead
 from healthd.children import Nursery
@@ -25,6 +28,7 @@ from healthd.redact import SourceUrl
 from healthd.settings import CameraSettings
 from healthd.worker import WorkerTimeout
 from tests.eventually import until_true
+from tests.installing import after, install
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes for cameras are Linux' alone")
 
@@ -130,6 +134,23 @@ def test_what_a_source_delivers_arrives_as_it_was(nursery: Nursery) -> None:
             read()
         assert (first == 1).all()
         assert (larger == 3).all()
+
+
+def test_what_the_import_of_a_plugin_does_to_others_is_put_back_in_its_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else what the camera logs is lost in its own process, and a path beside the configuration is not found there."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install(tmp_path, "noisy_import", after("import logging, os\nlogging.disable()\nos.chdir('/')\nprint('hello')"))
+    here = Path.cwd()
+    assert imported("noisy_import:Source").__module__ == "noisy_import"
+    assert (logging.root.manager.disable, Path.cwd()) == (logging.NOTSET, here)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_plugin_that_was_uninstalled_below_the_daemon_is_told_as_that() -> None:
+    with pytest.raises(CameraError, match=r"gone_plugin:Gone cannot be imported any more .*restart healthd"):
+        imported("gone_plugin:Gone")
 
 
 def test_pixels_of_frames_that_nobody_wants_are_not_made(nursery: Nursery) -> None:

@@ -1,5 +1,6 @@
 """The example plugins in a real daemon: JPEGs pass through, and faults come and go as they were told."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -145,11 +146,14 @@ def test_a_model_that_lies_or_fails_takes_no_camera_down(daemon: Daemon) -> None
 
 
 def test_a_crash_is_refused_unless_it_is_meant(tmp_path: Path) -> None:
-    """What it does to a daemon whose cameras are not isolated is what the option warns of."""
-    faults = {"kind": "crash", "after_frames": 3}
-    for allowed in (False, True):
-        with Daemon(tmp_path, {"cameras": {"drill": drill(faults, allow_crash=allowed)}}, plugins=[]) as daemon:
-            if not allowed:
-                assert "allow_crash = true" in daemon.until_state("drill", "failed")["reason"]
-            else:
-                assert daemon.wait(seconds=30) == -11
+    """It ends the camera's process; that of the daemon where the camera is read in it, as the option warns."""
+    fault = {"kind": "crash", "after_frames": 3}
+    cameras = {"refused": drill(fault), "alone": drill(fault, allow_crash=True)}
+    with Daemon(tmp_path, {"cameras": cameras}, plugins=[]) as daemon:
+        assert "allow_crash = true" in daemon.until_state("refused", "failed")["reason"]
+        until(lambda: daemon.camera("alone")["errors"], what="the crash to be noticed")
+        assert daemon.camera("alone")["errors"][0]["reason"] == "the camera's process was ended by SIGSEGV"
+        assert daemon.stop()[0] == 0
+    inside = drill(fault, allow_crash=True, isolation="thread")
+    with Daemon(tmp_path, {"cameras": {"inside": inside}}, plugins=[]) as daemon:
+        assert daemon.wait(seconds=30) == -signal.SIGSEGV

@@ -13,7 +13,8 @@ import pytest
 from tests.process.daemon import TESTS, Daemon, environment
 
 ROOT = TESTS.parent
-OURS = {"healthd": ROOT, "healthd_yolo": ROOT / "plugins" / "healthd-yolo"}
+PLUGINS = ("healthd-faults", "healthd-snapshot-url", "healthd-yolo")
+OURS = {"healthd": ROOT, **{name.replace("-", "_"): ROOT / "plugins" / name for name in PLUGINS}}
 THEIRS = {name: TESTS / "wheel_plugins" / name for name in ("healthd-acme-steps", "healthd-acme-eyes")}
 CAMERAS = {
     "steps": {"plugin": "acme-steps", "frozen_after_seconds": 0},
@@ -135,7 +136,8 @@ def test_plugins_are_installed_upgraded_and_uninstalled_while_the_configuration_
         before = plugins(first)
         assert before["acme-steps"]["version"] == "1.0"
         assert list(before["acme-steps"]["settings"]["properties"]) == ["step"]
-        assert [before[name]["notes"] for name in ("acme-steps", "acme-eyes", "yolo-pose")] == [[], [], []]
+        for name in ("acme-steps", "acme-eyes", "yolo-pose", "snapshot-url", "faults"):
+            assert (before[name]["state"], before[name]["notes"]) == ("loaded", [])
 
         # Upgraded below a running daemon, which goes on with what it has imported.
         house.install(

@@ -2,6 +2,7 @@
 
 import itertools
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -93,6 +94,17 @@ class Dawdles(Good):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         time.sleep(0.6)
+
+
+class DawdlesOnce(Good):
+    """Good; the second time it is made the machine is busy."""
+
+    made: ClassVar[list[None]] = []
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.made.append(None)
+        time.sleep(0.6 if len(self.made) == 2 else 0)
 
 
 class NoManager(Good):
@@ -314,6 +326,14 @@ class LeavesSockets(Good):
         yield lambda: self.read(0)
 
 
+class LeavesProcesses(Good):
+    @contextmanager
+    def camera(self) -> Iterator[Read]:
+        left = subprocess.Popen(["sleep", "40"])
+        yield lambda: self.read(0)
+        left.returncode = 0  # nobody is told that it still runs
+
+
 class Talks(Good):
     @contextmanager
     def camera(self) -> Iterator[Read]:
@@ -328,6 +348,23 @@ class TalksWhenOff(Good):
         except CameraError as exc:
             print("failed:", exc)
             raise
+
+
+class ModelNeedsCamera(Good):
+    """Leaves on `self`, in camera(), what model() needs: two objects in two processes."""
+
+    box: tuple[float, float, float, float]
+
+    @contextmanager
+    def camera(self) -> Iterator[Read]:
+        self.box = (0.0, 0.0, 9.0, 5.0)
+        with super().camera() as read:
+            yield read
+
+    @contextmanager
+    def model(self, models: ModelManager) -> Iterator[Predict]:  # type: ignore[override]
+        box = self.box
+        yield lambda image: Prediction("bad", 1.0, (Detection(box, 0.9, 0, "x"),))
 
 
 class BadModel(Good):

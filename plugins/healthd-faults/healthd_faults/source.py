@@ -26,7 +26,7 @@ _CORRUPT: tuple[Corrupt, ...] = ("dtype", "shape", "empty", "text", "jpeg_cut", 
 
 
 class Faults(CameraSource):
-    """A camera without a device. Lives as long as its camera is configured; its frames are counted across sessions."""
+    """A camera without a device. Read on a thread, it counts its frames across sessions."""
 
     contract: ClassVar[int] = 1
     options_model: ClassVar[type[SourceOptions]] = FaultsOptions

@@ -49,7 +49,7 @@ class SnapshotUrl(CameraSource):
     options_model: ClassVar[type[SourceOptions]] = SnapshotOptions
     options: SnapshotOptions
     _validators = Validators()
-    """Of the newest picture: one that was shown is not shown as new by the next session."""
+    """Of the newest picture: one that was shown is not shown as new by the next session of this object."""
 
     @property
     def model_id(self) -> str | None:
