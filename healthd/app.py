@@ -12,7 +12,7 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
 from litestar.enums import ScopeType
-from litestar.exceptions import NotFoundException
+from litestar.exceptions import ClientException, NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme, Server
@@ -57,6 +57,18 @@ EXPOSED = (
 """What pages of other origins may read."""
 RETRY_SECONDS = 5
 """When one whose request the stop has cut off may try again."""
+
+
+class _Request(Request[Any, Any, Any]):
+    """Takes also what the framework's decoder does not call a mistake in JSON for one of whoever sent it."""
+
+    async def json(self) -> Any:
+        try:
+            return await super().json()
+        except UnicodeDecodeError:
+            raise ClientException("the body is not JSON: it is not UTF-8") from None
+        except RecursionError:
+            raise ClientException("the body is nested too deep") from None
 
 
 @get("/", opt={"open": True}, include_in_schema=False, sync_to_thread=False)
@@ -126,6 +138,7 @@ def create_app(services: Services) -> Litestar:
         ],
         dependencies={"services": Provide(provide_services, sync_to_thread=False)},
         exception_handlers={Exception: answer_error},
+        request_class=_Request,
         cors_config=cors,
         openapi_config=OpenAPIConfig(
             title="healthd",

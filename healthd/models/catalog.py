@@ -1,8 +1,8 @@
 """Which models a request may name, and what stands behind each name.
 
 A request may use what the configuration names (cameras, `models.preload`, `models.default`) and what lies in the models
-directory. It names nothing else: a path that leaves the directory, by `..` or by a link, is as unknown as a file that is
-not there.
+directory. It names nothing else: a path that leaves the directory, by `..` or by a link, is as unknown as a file that
+is not there.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""No request makes the daemon fetch an address, or read a file that it was not told to: addresses come from settings."""
+"""No request makes the daemon fetch an address, or read a file that is none of its business."""
 
 import asyncio
 import io
