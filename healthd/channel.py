@@ -169,6 +169,6 @@ def unpacked_reply(message: bytes, kind: type[T]) -> T:
             failure = _failures.decode(body)
         else:
             raise Gone("it sent something that is no reply")
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise Gone(f"it sent something that is no reply: {type(exc).__name__}") from None
     raise raised(failure)

@@ -70,7 +70,7 @@ class ChildLog:
                 return False
             if not message:
                 return False
-            with contextlib.suppress(ValueError, TypeError, msgspec.MsgspecError):
+            with contextlib.suppress(ValueError, TypeError, RecursionError, msgspec.MsgspecError):
                 self._take(message[:1], message[1:])
 
     def seconds_to_report(self) -> float | None:

@@ -170,7 +170,7 @@ def _webp(data: bytes | bytearray) -> Header:
         raise PictureError("the WebP picture is cut short")
     kind = data[12:16]
     if kind == b"VP8X":
-        first, second, third, fourth, fifth, sixth = data[24:30]
+        first, second, third, fourth, fifth, sixth = struct.unpack_from("<6B", data, 24)
         width = 1 + (first | second << 8 | third << 16)
         height = 1 + (fourth | fifth << 8 | sixth << 16)
     elif kind == b"VP8L":

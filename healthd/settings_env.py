@@ -20,7 +20,7 @@ from healthd.settings_tree import Notes, Path, Problem, bare, child, element_at,
 
 PREFIX = "HEALTHD_"
 
-NOT_SETTINGS = frozenset({"HEALTHD_ALL_FRAMES", "HEALTHD_API_KEY", "HEALTHD_TEST_ASSETS"})
+NOT_SETTINGS = frozenset({"HEALTHD_ALL_FRAMES", "HEALTHD_API_KEY", "HEALTHD_FUZZ_EXAMPLES", "HEALTHD_TEST_ASSETS"})
 """Variables of ours that are no settings: the key of `healthd top`, and what tests need."""
 
 _SERVICE = re.compile(r"HEALTHD_(?:[A-Z0-9_]+_)?SERVICE_(?:HOST|PORT(?:_[A-Z0-9_]+)?)")

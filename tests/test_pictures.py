@@ -12,13 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageOps
 
 from healthd.errors import PictureError, PictureTooLarge
 from healthd.pictures import decode_picture
+from tests.fuzzing import fuzzed
 
 MANY = 50_000_000
 SIZE = (64, 48)
@@ -240,7 +241,7 @@ def test_libraries_do_not_warn_of_what_strangers_send() -> None:
         decode_picture(png(10_000, 9_000, colour=0, depth=1, rows=b"\0" * (1251 * 9000)), max_pixels=100_000_000)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@fuzzed(400)
 @given(st.data())
 def test_a_broken_picture_raises_nothing_else(data: st.DataObject) -> None:
     picture = bytearray(FILES[data.draw(st.sampled_from(sorted(FILES)))])

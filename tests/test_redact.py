@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from healthd.redact import MASK, SCRUBBER, Scrubber, Secret, SourceUrl, hide_urls, is_telling
+from tests.fuzzing import fuzzed
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def assert_hidden(text: str) -> None:
 
 
 @given(urls())
-@settings(max_examples=100, deadline=None)
+@fuzzed(100)
 def test_no_form_of_a_url_shows_any_part_of_its_password(raw: str) -> None:
     with no_secrets_left():
         url = SourceUrl(raw)
@@ -99,7 +100,7 @@ def test_no_form_of_a_url_shows_any_part_of_its_password(raw: str) -> None:
 
 
 @given(urls(), st.sampled_from(sorted(SPELLINGS)))
-@settings(max_examples=120, deadline=None)
+@fuzzed(120)
 def test_a_text_that_holds_the_url_in_any_spelling_is_scrubbed(raw: str, spelling: str) -> None:
     with no_secrets_left():
         url = SourceUrl(raw)
@@ -111,7 +112,7 @@ def test_a_text_that_holds_the_url_in_any_spelling_is_scrubbed(raw: str, spellin
 
 
 @given(passwords())
-@settings(max_examples=100, deadline=None)
+@fuzzed(100)
 def test_a_validation_error_does_not_quote_the_url(password: str) -> None:
     with no_secrets_left():
         for wrong in (f"rtsp://u:{password}@h/\nx", [f"rtsp://u:{password}@h/"], {"u": password}):
@@ -121,7 +122,7 @@ def test_a_validation_error_does_not_quote_the_url(password: str) -> None:
 
 
 @given(passwords(), st.sampled_from(["cam.lan", "10.0.0.7", "[::1]"]))
-@settings(max_examples=100, deadline=None)
+@fuzzed(100)
 def test_a_raw_password_reaches_the_driver_or_the_url_is_called_ambiguous(password: str, host: str) -> None:
     with no_secrets_left():
         raw = f"rtsp://admin:{password.replace('%', '')}@{host}:554/live"
@@ -156,7 +157,7 @@ def well_formed(draw: st.DrawFn) -> str:
 
 
 @given(well_formed())
-@settings(max_examples=120, deadline=None)
+@fuzzed(120)
 def test_a_well_formed_url_is_revealed_unchanged(raw: str) -> None:
     with no_secrets_left():
         assert SourceUrl(raw).reveal() == raw

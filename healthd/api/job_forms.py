@@ -104,7 +104,7 @@ async def _receive(request: AnyRequest, jobs: Jobs, form: Form, worker: Worker, 
 def _json(form: Form, body: bytes) -> None:
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ClientException(f"the body is not the JSON object that it should be: {exc}") from exc
     for name, value in fields.items():
         for one in value if isinstance(value, list) else [value]:

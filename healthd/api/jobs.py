@@ -1,5 +1,6 @@
 """Jobs: batch work over many pictures or a video, taken in at once and done when there is time."""
 
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ PARAMETERS = Parameters(
     wishes=("model",),
     params=PREDICT_NAMES,
 )
+_DIGITS = re.compile(r"[0-9]{1,20}")
 _NAMES = {"confidence": "conf"}
 _SAID = {
     400: "It is neither a video nor a zip, it is broken or empty, or no form.",
@@ -215,7 +217,7 @@ async def _accepted(jobs: Jobs, form: Form, paths: Sequence[str], order: Order) 
 def _asked(query: list[tuple[str, str]], form: Form) -> tuple[str | None, dict[str, Any], int]:
     """Check what is asked for: the model, its parameters, and how many frames of a video are passed over."""
     given = form.take("every") or [value for name, value in query if name == "every"]
-    if any(not value.isdecimal() or not 1 <= int(value) <= MOST_EVERY for value in given) or len(set(given)) > 1:
+    if any(not _DIGITS.fullmatch(value) or not 1 <= int(value) <= MOST_EVERY for value in given) or len(set(given)) > 1:
         raise problem("every", f"must be one whole number from 1 to {MOST_EVERY}")
     asked = PARAMETERS.read(query, form.fields)
     params = asked.params.model_dump(mode="json", exclude_unset=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from healthd.jobs.errors import JobsUnavailableError, StorageFullError
 from healthd.jobs.store import FULL
@@ -71,8 +72,8 @@ class Uploads:
         return Upload(self.path(job_id))
 
     def path(self, job_id: str) -> Path:
-        """Return where the upload of a job lies."""
-        return self._folder / job_id
+        """Return where the upload of a job lies: in this folder, whatever somebody has written into a shared queue."""
+        return self._folder / quote(job_id, safe="")
 
     def remove(self, job_id: str) -> None:
         """Remove the upload of a job, if it is there."""

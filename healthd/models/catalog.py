@@ -1,7 +1,8 @@
 """Which models a request may name, and what stands behind each name.
 
 A request may use what the configuration names (cameras, `models.preload`, `models.default`) and what lies in the models
-directory. It names nothing else: a path that leaves the directory is as unknown as a file that is not there.
+directory. It names nothing else: a path that leaves the directory, by `..` or by a link, is as unknown as a file that
+is not there.
 """
 
 import contextlib
@@ -159,9 +160,10 @@ class Catalog:
             return None
         try:
             path = self._directory / given
-            return Entry(str(given), family, str(path)) if path.exists() else None
-        except OSError:  # too long a name, a loop of links
+            inside = path.resolve(strict=True).is_relative_to(self._directory.resolve())
+        except (OSError, RuntimeError):  # not there, too long a name, a loop of links
             return None
+        return Entry(str(given), family, str(path)) if inside else None
 
     def _files(self) -> Iterator[Entry]:
         """Give what lies in the models directory and a family serves, some levels deep."""
@@ -181,7 +183,7 @@ class Catalog:
                 entry = self._in_directory(str(relative))
                 if entry is not None:
                     yield entry
-                elif depth < DEEPEST and (folder / name).is_dir():
+                elif depth < DEEPEST and (folder / name).is_dir() and not (folder / name).is_symlink():
                     places.append((folder / name, relative, depth + 1))
 
     def _unknown(self, model_id: str) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from litestar.routes import HTTPRoute, WebSocketRoute
 
 from healthd.api.attempts import Attempts
-from healthd.api.auth import NOBODY_ASKED, Authenticator
+from healthd.api.auth import NOBODY_ASKED, Authenticator, guard, needed_scope
 from healthd.api.keys import Identity
 from healthd.api.log_ins import MAX_SESSIONS, Sessions
+from healthd.app import create_app
 from healthd.clock import Clock
 from tests.api.house import (
     ADMIN,
@@ -102,6 +104,34 @@ async def test_a_key_that_may_read_can_look_at_everything_and_change_nothing(loc
             assert answer.status_code not in {401, 403}, f"{method} {path}"
     assert locked.runner().health.state == "live"
     assert locked.runner().tuning.quality == 75
+
+
+OPEN_TO_ALL = {
+    *(f"GET {path}" for path in ("/", "/try", "/admin", "/healthz", "/readyz", "/health", "/metrics")),
+    *("GET /schema", "GET /schema/{path}", "GET /schema/openapi.json", "GET /static/{file_path}"),
+    *("HEAD /static/{file_path}", "POST /api/v1/auth/login", "GET /api/v1/auth/session", "DELETE /api/v1/auth/session"),
+}
+"""Routes that ask for no key."""
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_no_route_escapes_the_guard_whether_it_is_described_or_not(locked: House) -> None:
+    unguarded, lowered = set(), set()
+    for route in create_app(locked.services).routes:
+        if isinstance(route, WebSocketRoute):
+            handlers: list[tuple[str, Any]] = [("WEBSOCKET", route.route_handler)]
+        else:
+            assert isinstance(route, HTTPRoute)
+            handlers = [(str(method), handler) for method, (handler, _) in route.route_handler_map.items()]
+        for method, handler in handlers:
+            if method == "OPTIONS":
+                continue
+            if handler.opt.get("open") or guard not in handler.resolve_guards():
+                unguarded.add(f"{method} {route.path_format}")
+            elif method not in {"GET", "HEAD"} and needed_scope(method, handler.opt) == "read":
+                lowered.add(f"{method} {route.path_format}")
+    assert unguarded == OPEN_TO_ALL
+    assert lowered == {*(f"POST {path}" for path in READING_POSTS), "WEBSOCKET /api/v1/ws"}
 
 
 @pytest.mark.asyncio(loop_scope="module")

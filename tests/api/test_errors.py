@@ -152,3 +152,28 @@ async def test_what_is_no_http_is_told_so_and_shown_the_door(gym: House, sent: b
     assert b"\r\nconnection: close" in head
     assert set(json.loads(body)) == {"status_code", "detail", "extra"}
     assert json.loads(body)["status_code"] == 400
+
+
+HOSTILE = (
+    b'{"key": "\xff"}',
+    b'{"\xff": 1}',
+    b"[" * 60_000,
+    b'{"a":' * 30_000,
+    b"\xef\xbb\xbf{}",
+    b'{"key": "\\ud800"}',
+)
+"""Bodies that are no JSON in ways of their own."""
+
+
+@pytest.mark.parametrize("path", ["auth/login", "cameras/gym", "jobs"])
+async def test_a_body_that_is_no_json_is_a_mistake_of_whoever_sent_it(path: str) -> None:
+    async with open_house({"gym": FakeSource()}, models={"default": "a"}) as house:
+        for body in HOSTILE:
+            method = "PATCH" if path.startswith("cameras") else "POST"
+            answer = await house.client.request(
+                method, f"/api/v1/{path}", content=body, headers={"Content-Type": "application/json"}
+            )
+            assert answer.status_code in {400, 422}, (body[:20], answer.text)
+        for every in ("1" * 5000, "\u0663", "-1", "1.0", ""):
+            answer = await house.client.post("/api/v1/jobs", json={"path": "a", "every": every})
+            assert_error(answer, 422)

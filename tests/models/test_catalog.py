@@ -82,6 +82,21 @@ def test_nothing_else_of_this_machine_can_be_named(directory: Path, name: str) -
     assert str(directory) not in str(caught.value)
 
 
+def test_a_link_is_followed_inside_of_the_directory_and_not_out_of_it(directory: Path) -> None:
+    (directory / "same.onnx").symlink_to("people.onnx")
+    (directory / "out.onnx").symlink_to(directory.parent / "outside.onnx")
+    (directory / "ring.onnx").symlink_to("ring.onnx")
+    (directory / "up").symlink_to(directory.parent)
+    models = catalog(directory)
+    assert models.find("same.onnx")
+    for name in ("out.onnx", "ring.onnx", "up/outside.onnx", "up/models/../outside.onnx"):
+        with pytest.raises(UnknownModelError):
+            models.find(name)
+    listed = {entry.model_id for entry in models.entries()}
+    assert listed == {"people.onnx", "same.onnx", "sub/deeper/things.onnx", "words.cap"}
+    assert catalog(directory, default="out.onnx").find("out.onnx"), "what the configuration names may lie anywhere"
+
+
 def test_the_nearest_names_are_told(directory: Path) -> None:
     with pytest.raises(UnknownModelError, match=r"unknown model `poeple.onnx`: there is `people.onnx`"):
         catalog(directory).find("poeple.onnx")

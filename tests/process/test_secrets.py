@@ -6,10 +6,13 @@ import io
 import json
 import random
 import string
+import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGHUP
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -279,6 +282,63 @@ def test_a_configuration_that_is_refused_is_not_quoted(why: str, separator: str,
     assert told.returncode == 2
     assert seen.leaks() == []
     assert [text for text in said if text not in told.stderr] == []
+
+
+def test_a_reload_shows_neither_what_comes_nor_what_is_refused(tmp_path: Path) -> None:
+    old, new, away, wrong = (password(separator) for separator in ("-", "@/?#%", ":", "-"))
+    seen = Shown([old, new, away, wrong, KEY])
+    auth = {"keys": [{"name": "me", "key": KEY.text, "scope": "admin"}]}
+    base = {"server": {"port": 0}, "shutdown": {"grace_seconds": 1, "drain_seconds": 1}, "auth": auth}
+
+    def camera(plugin: str, url: str, **options: Any) -> dict[str, Any]:
+        return {"plugin": plugin, "url": url, "reconnect_max_seconds": 1, "options": options}
+
+    def source(secret: Password) -> str:
+        return f"rtsp://user:{quote(secret.text, safe='')}@camera.example/1"
+
+    def write(cameras: dict[str, Any], rest: str = "") -> None:
+        daemon.config.write_text(to_toml({**base, "cameras": cameras}) + rest, encoding="utf-8")
+
+    def listen() -> None:
+        with suppress(httpx.HTTPError), daemon.client.stream("GET", "/api/v1/logs/stream", timeout=None) as answer:
+            for line in answer.iter_lines():
+                seen.add("stream", line)
+
+    with Daemon(tmp_path, {**base, "cameras": {"a": camera("faulty", source(old), do="leak", after=1)}}) as daemon:
+        daemon.client.headers["X-Api-Key"] = KEY.text
+        listening = threading.Thread(target=listen)
+        listening.start()
+        until(lambda: all_tried(daemon), what=daemon.story)
+        closed = f"https://user:{quote(away.text, safe='')}@127.0.0.1:9/a.jpg?token={quote(away.text, safe='')}"
+        write({"a": camera("faulty", source(new), do="lose-leak", after=1), "b": camera("snapshot-url", closed)})
+        seen.add("reload", everything(daemon.client.post("/api/v1/config/reload").raise_for_status()))
+        until(lambda: all_tried(daemon), what=daemon.story)
+        for text, _ in REFUSED.values():
+            write({}, text.format(url=f"rtsp://user:{wrong.text}@camera.example/1"))
+            answer = daemon.client.post("/api/v1/config/reload")
+            assert answer.status_code == 422
+            seen.add("refused", everything(answer))
+        daemon.send(SIGHUP)
+        until(lambda: len(daemon.events("config_reload_failed")) > len(REFUSED), what=daemon.story)
+        paths = (
+            "/health",
+            "/metrics",
+            "/api/v1/cameras",
+            "/api/v1/settings",
+            "/api/v1/logs?limit=1000",
+            "/api/v1/plugins",
+        )
+        for path in paths:
+            seen.add(path, everything(daemon.get(path)))
+        with zipfile.ZipFile(io.BytesIO(daemon.get("/api/v1/diagnostics").raise_for_status().content)) as archive:
+            for member in archive.namelist():
+                seen.add(f"diagnostics/{member}", archive.read(member).decode())
+        assert daemon.stop()[0] == 0
+        listening.join(timeout=10)
+        seen.add("log", daemon.stdout + daemon.stderr)
+    assert seen.leaks() == []
+    assert "connection refused" in dict(seen.texts)["log"]
+    assert sum(where == "stream" for where, _ in seen.texts) > 10
 
 
 def test_a_variable_that_is_refused_is_not_quoted(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ _OPENVINO_FOLDER = "_openvino_model"
 _ULTRALYTICS_SUFFIXES = (".pt", ".torchscript", ".engine", ".mlpackage", ".mlmodel", ".pb", ".tflite", ".mnn")
 _ULTRALYTICS_FOLDERS = ("_saved_model", "_paddle_model", "_ncnn_model", "_rknn_model", "_executorch_model")
 
-_DATA_SUFFIXES = (".onnx", ".xml", _OPENVINO_FOLDER, ".tflite", ".mnn", "_ncnn_model")
-"""Formats that are data alone. Reading any other may run code of whoever made the file: pickles above all."""
+_DATA_SUFFIXES = (".onnx", _OPENVINO_FOLDER, ".tflite", ".mnn", "_ncnn_model")
+"""What ultralytics reads as data alone. Reading any other may run code of whoever made it: pickles above all."""
+_PROGRAMS = tuple(one for one in (*_ULTRALYTICS_SUFFIXES, *_ULTRALYTICS_FOLDERS) if one not in _DATA_SUFFIXES)
 
 
 def is_model_name(name: str) -> bool:
@@ -42,12 +43,15 @@ def shared_engine(engine: Engine, name: str) -> Engine:
 
 
 def check_program(spec: ModelSpec) -> None:
-    """Say that a model file may be a program before it is read.
+    """Say that a model file may be a program before ultralytics reads it.
+
+    Its name alone tells ultralytics what it is, wherever in the name that stands: it takes `net.pt.xml` for a `.pt`.
 
     Raises:
         SettingsError: `models.allow_pickle` forbids it.
     """
-    if (spec.model_id if spec.path is None else spec.path.name).lower().endswith(_DATA_SUFFIXES):
+    name = (spec.model_id if spec.path is None else spec.path.name).lower()
+    if name.endswith(_DATA_SUFFIXES) and not any(program in name for program in _PROGRAMS):
         return
     if not spec.allow_pickle:
         raise SettingsError(

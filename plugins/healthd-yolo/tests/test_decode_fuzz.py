@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import warnings
 from dataclasses import asdict
 
@@ -18,6 +19,7 @@ from healthd_yolo.envelope import detections
 from healthd_yolo.letterbox import Letterbox
 from healthd_yolo.metadata import network_info
 
+EXAMPLES = max(300, int(os.environ.get("HEALTHD_FUZZ_EXAMPLES", "0")))
 SIZES = st.integers(1, 4096)
 THRESHOLDS = st.sampled_from([0.0, 0.25, 1.0])
 
@@ -31,7 +33,7 @@ def outputs(draw: st.DrawFn) -> tuple[NDArray[np.float32], int, int]:
     return draw(hnp.arrays(np.float32, shape, elements=numbers, fill=st.sampled_from([0.0, 0.9]))), classes, points
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(outputs(), st.sampled_from(["anchors", "one_to_one", "rows"]), SIZES, SIZES, THRESHOLDS, st.integers(1, 20))
 def test_no_output_makes_a_box_that_is_none(
     numbers: tuple[NDArray[np.float32], int, int], layout: str, width: int, height: int, confidence: float, most: int
@@ -79,7 +81,7 @@ ANYTHING = st.recursive(
 KEYS = ("task", "names", "stride", "imgsz", "kpt_shape", "channels", "end2end", "args", "batch")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(KEYS), ANYTHING | st.sampled_from(["pose", "detect", "{0: 'person'}", "[640, 640]"])

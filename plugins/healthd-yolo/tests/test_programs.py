@@ -34,7 +34,11 @@ def spec_of(path: Path, *, allow_pickle: bool, **options: Any) -> ModelSpec:
 
 
 @pytest.mark.parametrize(
-    "name", ["net.pt", "NET.PT", "net.torchscript", "net.engine", "net.weights", "net_saved_model"]
+    "name",
+    [
+        *("net.pt", "NET.PT", "net.torchscript", "net.engine", "net.weights", "net_saved_model"),
+        *("net.pt.xml", "net.engine.xml", "net.pt.onnx", "net_saved_model.onnx"),
+    ],
 )
 def test_what_may_be_a_program_is_refused_before_it_is_read(name: str, tmp_path: Path) -> None:
     mark, path = tmp_path / "mark", tmp_path / name
