@@ -30,6 +30,7 @@ from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
 from healthd.plugins import FAMILIES, SOURCES, Plugins
 from healthd.settings import Settings
+from healthd.tls import Pair, Tls
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,14 @@ def make_services(runners: Sequence[CameraRunner] = (), *, keys: Sequence[tuple[
 
 
 @asynccontextmanager
-async def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0, **options: Any) -> AsyncIterator[Served]:
-    """Serve an ASGI application for as long as the block lasts. `options` are uvicorn's.
-
-    With TLS by uvicorn's own protocol, as by a proxy: healthd's keeps nothing in the buffers of its transport, which
-    asyncio's TLS transport takes for a reason never to write.
-    """
-    tls = "ssl_certfile" in options
+async def serving(
+    app: Any, *, host: str = "127.0.0.1", port: int = 0, pair: Pair | None = None, **options: Any
+) -> AsyncIterator[Served]:
+    """Serve an ASGI application for as long as the block lasts. `pair`: with TLS; `options` are uvicorn's."""
     bound = listen(host, port, dead_peer_seconds=10)
     config = uvicorn.Config(
         app,
-        http="httptools" if tls else protocol(app) if isinstance(app, Litestar) else DroppableProtocol,
+        http=protocol(app) if isinstance(app, Litestar) else DroppableProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -84,9 +82,9 @@ async def serving(app: Any, *, host: str = "127.0.0.1", port: int = 0, **options
         **options,
     )
     started = asyncio.Event()
-    server = Server(config, on_started=started.set)
+    server = Server(config, on_started=started.set, tls=Tls(pair).context if pair is not None else None)
     task = asyncio.create_task(server.serve(sockets=[bound]))
-    scheme = "https" if tls else "http"
+    scheme = "http" if pair is None else "https"
     shown = f"[{host}]" if ":" in host else host
     taken = bound.getsockname()[1]
 

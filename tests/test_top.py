@@ -27,6 +27,7 @@ from healthd.app import create_app
 from healthd.clock import Clock
 from healthd.process import process_usage
 from healthd.redact import Secret
+from healthd.tls import Pair
 from healthd.top_client import DaemonClient, NoAnswer, parse_address, parse_key
 from healthd.top_report import Camera, Daemon, Monitor, Report, Viewer, look_once, watch
 from healthd.top_view import Fitted, age, count, duration, plain_lines, size, view
@@ -183,7 +184,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 async def test_it_works_over_tls_and_names_a_certificate_that_nobody_vouches_for(
     certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with daemon(ssl_certfile=certificate[0], ssl_keyfile=certificate[1]) as (served, _):
+    async with daemon(pair=Pair(*certificate)) as (served, _):
         monkeypatch.delenv("SSL_CERT_FILE", raising=False)
         problem = await problem_at(served.url)
         assert problem.startswith("its certificate is not trusted (self-signed certificate)")

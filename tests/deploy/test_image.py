@@ -197,6 +197,6 @@ def test_the_unit_checks_the_configuration_first_and_then_becomes_healthd(tmp_pa
     config.write_text("[server]\nport = 0\n", encoding="utf-8")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
         assert daemon.stderr is not None
-        assert "daemon_started" in daemon.stderr.readline()
+        assert any("daemon_started" in line for line in daemon.stderr)
         daemon.terminate()
         assert daemon.wait(timeout=30) == 0

@@ -92,7 +92,7 @@ def _checked(task: str, data: Mapping[str, Any]) -> NetworkInfo:
     return NetworkInfo(
         task=task,
         labels={int(key): str(value) for key, value in sorted(labels.items())},
-        stride=int(data.get("stride", 32)),
+        stride=_pair(int(data.get("stride", 32)))[0],
         image_size=_pair(data.get("imgsz", 640)),
         keypoint_shape=_keypoint_shape(data["kpt_shape"]) if task == "pose" else None,
         one_to_one=bool(data.get("end2end", False)),

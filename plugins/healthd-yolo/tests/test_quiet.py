@@ -25,6 +25,9 @@ def watched(event, arguments):
 
 sys.addaudithook(watched)
 
+import structlog
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # its default is standard output
 import healthd_yolo.family, healthd_yolo.model_options, healthd_yolo.sources
 light = sorted(name for name in ("openvino", "torch", "ultralytics") if name in sys.modules)
 
