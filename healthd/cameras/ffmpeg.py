@@ -14,8 +14,9 @@ def limit_blocks(largest_bytes: int = LARGEST_BLOCK_BYTES) -> bool:
     Without it, a camera that announces a picture of 2 GB is believed, and so is a file with a terabyte of zeros.
     """
     with suppress(OSError, AttributeError):  # no Linux, or another build of OpenCV
-        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()}
-        for path in (path for path in mapped if "/libavutil" in path):
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        mapped = {line[line.index("/") :] for line in lines if "/libavutil" in line}  # a path may hold blanks
+        for path in mapped:
             library = ctypes.CDLL(path)
             library.av_max_alloc.argtypes, library.av_max_alloc.restype = (ctypes.c_size_t,), None
             library.av_max_alloc(largest_bytes)

@@ -184,7 +184,7 @@ def test_what_leaks_stays_and_ends_at_its_limit() -> None:
     with memory.camera() as read:
         for _ in range(8):
             read()
-    assert 45e6 < process.memory_info().rss - before < 70e6
+    assert 20e6 < process.memory_info().rss - before < 70e6  # what others have given back may be used again
 
 
 @pytest.mark.parametrize(("crash", "status"), [("segv", -11), ("exit", 3)])
