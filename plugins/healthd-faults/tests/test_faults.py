@@ -280,6 +280,6 @@ def test_the_examples_of_the_readme_are_settings() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     blocks = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", readme, flags=re.DOTALL)]
     cameras = {name: camera["options"] for block in blocks for name, camera in block["cameras"].items()}
-    assert len(cameras) == 7
+    assert len(cameras) == 8
     for options in cameras.values():
         FaultsOptions.model_validate(options)
