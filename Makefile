@@ -27,9 +27,9 @@ lint: $(VENV)/full ## ruff: rules and format
 types: $(VENV)/full ## mypy, strict
 	$(BIN)/python -m mypy
 
-# Two at a time, not more: tests that start daemons measure how soon they answer, and most of their time they wait.
+# Most of their time they wait. Of those that start daemons two at a time, not more: they measure how soon one answers.
 pytest: $(VENV)/full ## all tests
-	$(BIN)/python -m pytest -m 'not process' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not process' -n 4 --dist loadfile
 	$(BIN)/python -m pytest -m process -n 2 --dist loadfile
 
 bench: $(VENV)/full ## all figures and plots of docs/benchmarks.md, measured here (an hour, half of it the soak)
