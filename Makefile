@@ -29,7 +29,7 @@ types: $(VENV)/full ## mypy, strict
 
 # Most of their time they wait. Of those that start daemons two at a time, not more: they measure how soon one answers.
 pytest: $(VENV)/full ## all tests
-	$(BIN)/python -m pytest -m 'not process' -n 4 --dist loadfile
+	$(BIN)/python -m pytest -m 'not process' -n 3 --dist loadfile
 	$(BIN)/python -m pytest -m process -n 2 --dist loadfile
 
 bench: $(VENV)/full ## all figures and plots of docs/benchmarks.md, measured here (an hour, half of it the soak)

@@ -56,9 +56,14 @@ async def test_a_call_that_nobody_waits_for_any_more_is_not_made() -> None:
 
 
 async def test_a_call_that_is_given_up_keeps_its_thread_until_it_returns_and_no_longer() -> None:
-    crew, go = Crew("test", threads=1), threading.Event()
-    first = asyncio.create_task(crew.run(go.wait))
-    await eventually(lambda: crew._threads)
+    crew, go, held = Crew("test", threads=1), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        go.wait()
+
+    first = asyncio.create_task(crew.run(hold))
+    await eventually(held.is_set)
     first.cancel()
     second = asyncio.create_task(crew.run(lambda: "second"))
     assert not (await asyncio.wait([second], timeout=0.05))[0]

@@ -1,6 +1,7 @@
 """A camera that runs as it does in the daemon, for tests that know nothing of asyncio."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from healthd.cameras.health import Health
-from healthd.cameras.records import ModelHealth
+from healthd.cameras.records import ModelHealth, NotLive
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.source import CameraSource
 from healthd.frames import Frame
@@ -91,9 +92,18 @@ class RunningCamera:
         return self._ask(lambda runner: runner.reconnects)
 
     def wait_for(self, condition: Callable[["RunningCamera"], object], *, seconds: float = 5.0) -> None:
-        """Wait until the condition holds; AssertionError, with the camera's state, if it does not in time."""
+        """Wait until the condition holds; AssertionError, with the camera's state, if it does not in time.
+
+        A condition that asks for a picture or a prediction that is not there yet does not hold yet.
+        """
         until = time.monotonic() + seconds
-        while not condition(self):
+
+        def holds() -> bool:
+            with contextlib.suppress(NotLive):
+                return bool(condition(self))
+            return False
+
+        while not holds():
             if time.monotonic() > until:
                 health = self.health
                 raise AssertionError(f"not within {seconds:g} s; the camera is {health.state}: {health.reason}")

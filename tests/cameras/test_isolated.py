@@ -240,7 +240,8 @@ def few_descriptors(left: int) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = list[int]()
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 40, before[1]))
+        highest = max(int(descriptor.name) for descriptor in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, before[1]))
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.open(os.devnull, os.O_RDONLY))
