@@ -27,10 +27,10 @@ lint: $(VENV)/full ## ruff: rules and format
 types: $(VENV)/full ## mypy, strict
 	$(BIN)/python -m mypy
 
-# Most of their time they wait. Of those that start daemons two at a time, not more: they measure how soon one answers.
+# Most of their time they wait: more at once than cores. Those that start daemons measure how soon one answers: three.
 pytest: $(VENV)/full ## all tests
-	$(BIN)/python -m pytest -m 'not process' -n 3 --dist loadfile
-	$(BIN)/python -m pytest -m process -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not process' -n 4 --dist loadfile
+	$(BIN)/python -m pytest -m process -n 3 --dist loadfile
 
 bench: $(VENV)/full ## all figures and plots of docs/benchmarks.md, measured here (an hour, half of it the soak)
 	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks
