@@ -4,8 +4,7 @@ import io
 import json
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +40,11 @@ from healthd.picture_headers import bare_png, exif_orientation, read_header
 from healthd.redact import SCRUBBER
 from healthd.settings import ConfigError, load_settings
 from healthd.settings_view import shown_settings
-from tests.fuzzing import fuzzed
+from tests.fuzzing import fuzzed, no_secrets_left
 
 PIXELS = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
 SHORT_WEBP = b"RIFF\1\0\0\0WEBPVP8X" + bytes(13)
 PICTURES = {kind: cv2.imencode(f".{kind}", PIXELS)[1].tobytes() for kind in ("jpg", "png", "webp", "bmp")}
-
-
-@contextmanager
-def no_secrets_left() -> Iterator[None]:
-    """Forget what was registered inside."""
-    known, patterns = SCRUBBER._known, SCRUBBER._patterns
-    SCRUBBER._known, SCRUBBER._patterns = {}, ()
-    try:
-        yield
-    finally:
-        SCRUBBER._known, SCRUBBER._patterns = known, patterns
 
 
 @st.composite

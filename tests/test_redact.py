@@ -7,7 +7,6 @@ import pickle
 import string
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -16,18 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from healthd.redact import MASK, SCRUBBER, Scrubber, Secret, SourceUrl, hide_urls, is_telling
-from tests.fuzzing import fuzzed
-
-
-@contextmanager
-def no_secrets_left() -> Iterator[None]:
-    """Forget what was registered inside, so that one example does not hide the words of the next."""
-    known, patterns = SCRUBBER._known, SCRUBBER._patterns
-    SCRUBBER._known, SCRUBBER._patterns = {}, ()
-    try:
-        yield
-    finally:
-        SCRUBBER._known, SCRUBBER._patterns = known, patterns
+from tests.fuzzing import fuzzed, no_secrets_left
 
 
 @pytest.fixture(autouse=True)
