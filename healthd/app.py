@@ -122,10 +122,8 @@ def create_app(services: Services) -> Litestar:
     cors = _cors(services.settings.server.cors_origins)
     document = CompleteSchema(path="/", variant=lambda: (services.auth.required, guards_hosts(services)))
 
-    async def document_made(
-        request: Request[Any, Any, Any],
-    ) -> None:  # the method itself would be copied, object and all
-        await document.make(request)
+    async def document_made(request: Request[Any, Any, Any]) -> None:
+        await document.make(request)  # as a hook, the method itself would be copied, object and all
 
     app = Litestar(
         route_handlers=[
