@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from healthd.cameras.factory import make_sources, models_of
+from healthd.cameras.isolated import why_impossible
 from healthd.daemon import load_installed_plugins
 from healthd.errors import SettingsError
 from healthd.models.catalog import wrong_models
@@ -31,6 +32,10 @@ async def check_cameras(settings: Settings, *, on_hint: Callable[[str], None] = 
         if camera.plugin in skipped:
             on_hint(f"cameras.{name}: plugin `{camera.plugin}` is skipped: {skipped[camera.plugin].reason}")
     made = await make_sources(plugins.sources, {n: c for n, c in enabled.items() if c.plugin not in skipped})
+    for name, source in made.items():
+        impossible = None if isinstance(source, str) else why_impossible(enabled[name], source, plugins.sources)
+        if impossible is not None:
+            on_hint(f"cameras.{name}: no process of its own, but a thread: {impossible}")
     wrong = [f"cameras.{name}: {reason}" for name, reason in made.items() if isinstance(reason, str)]
     families = None if plugins.families.skipped else plugins.made.values()
     models = wrong_models(settings.models, families, watching=models_of(made).values())

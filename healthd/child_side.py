@@ -45,21 +45,26 @@ class Parent:
 
     def serve(self, handle: Callable[[bytes], object]) -> None:
         """Answer each request with what `handle` returns or raises, until the parent closes the channel or is gone."""
-        while True:
-            try:
-                request = self._channel.receive(timeout=None)
-            except Gone:
-                return
-            try:
-                answer = packed_reply(handle(request))
-            except Closing:
-                raise
-            except BaseException as exc:  # noqa: BLE001  SystemExit from a plugin, too, is for the parent to judge
-                answer = packed_failure(_raised_by_a_call(exc))
-            try:
-                self._channel.send(answer, timeout=None)
-            except Gone:
-                return
+        serve(self._channel, handle)
+
+
+def serve(channel: Channel, handle: Callable[[bytes], object]) -> None:
+    """Answer each request that comes over a channel, as `Parent.serve`; on any thread."""
+    while True:
+        try:
+            request = channel.receive(timeout=None)
+        except Gone:
+            return
+        try:
+            answer = packed_reply(handle(request))
+        except Closing:
+            raise
+        except BaseException as exc:  # noqa: BLE001  SystemExit from a plugin, too, is for the parent to judge
+            answer = packed_failure(_raised_by_a_call(exc))
+        try:
+            channel.send(answer, timeout=None)
+        except Gone:
+            return
 
 
 def run(said: dict[str, Any], descriptors: list[int]) -> None:

@@ -26,8 +26,8 @@ class JpegImage:
     """An image as its camera encoded it. A source may deliver one in place of pixels.
 
     Its bytes are served as they are, and its pixels made only if somebody needs them: once, however many ask, on the
-    thread of the first who does. What is broken at first sight (no JPEG, no end, no size) is refused when it is made;
-    what turns out broken later is an error of this one image.
+    thread of the first who does, or in the camera's process if it has one. What is broken at first sight (no JPEG, no
+    end, no size) is refused when it is made; what turns out broken later is an error of this one image.
 
     Raises:
         CameraError: it is no complete JPEG in grey or colours, or has more than 50 million pixels.
@@ -36,13 +36,13 @@ class JpegImage:
     __slots__ = (
         "_broken",
         "_lock",
-        "_orientation",
         "_pixels",
         "_scan_at",
         "_seconds",
         "_tell",
         "data",
         "height",
+        "orientation",
         "width",
     )
 
@@ -65,7 +65,8 @@ class JpegImage:
         """In pixels, once it stands upright."""
         if header.orientation >= 5:
             self.width, self.height = self.height, self.width
-        self._orientation = header.orientation
+        self.orientation = header.orientation
+        """How it is to be turned, as EXIF says it; see `turned`."""
         self._scan_at = header.scan_at
         self._lock = threading.Lock()
         self._pixels: Image | None = None
@@ -76,7 +77,7 @@ class JpegImage:
     @property
     def upright(self) -> bool:
         """Whether it stands upright as it is, without what EXIF says of turning it."""
-        return self._orientation == 1
+        return self.orientation == 1
 
     @property
     def fingerprint(self) -> bytes:
@@ -107,18 +108,31 @@ class JpegImage:
                 tell(self._seconds, self._broken is None)
             self._tell = tell
 
+    def make_pixels(self) -> Image | None:
+        """Decode it; return the pixels, upright, or None where that fails. Raises BrokenPicture to say more."""
+        return decoded_jpeg(self.data, self.orientation)
+
     def _decode(self) -> None:
         try:
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            found = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
-        except cv2.error:
-            found = None
-        image = None if found is None else np.ascontiguousarray(turned(found, self._orientation))  # type: ignore[arg-type]
+            image = self.make_pixels()
+        except BrokenPicture as exc:
+            self._broken = str(exc)
+            return
         if image is None or image.shape != (self.height, self.width, 3):
             self._broken = f"a JPEG of {self.width}x{self.height} pixels from the camera cannot be decoded"
             return
         image.flags.writeable = False
         self._pixels = image
+
+
+def decoded_jpeg(data: bytes, orientation: int) -> Image | None:
+    """Decode a JPEG and set it upright; None where it cannot be decoded."""
+    try:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+    return None if found is None else np.ascontiguousarray(turned(found, orientation))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

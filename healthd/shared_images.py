@@ -115,6 +115,12 @@ class SharedImages:
         np.copyto(np.ndarray(image.shape, np.uint8, buffer=self._memory, offset=slot.place.offset), image)
         return slot
 
+    def put_bytes(self, data: bytes) -> Slot:
+        """Copy bytes into a slot for the other side to read; to be freed when it has."""
+        slot = self.room(len(data))
+        self._memory[slot.place.offset : slot.place.offset + len(data)] = data
+        return slot
+
     def copied_bytes(self, slot: Slot, size: int) -> bytes:
         """Return what the other side wrote into a slot, as bytes; the slot is free.
 
@@ -136,12 +142,6 @@ class SharedImages:
         """How many slots are used now."""
         with self._lock:
             return sum(slot.used for slot in self._slots) - len(self._returned)
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory that its slots may hold."""
-        with self._lock:
-            return sum(slot.place.size for slot in self._slots)
 
     def close(self) -> None:
         """Take nothing more; the memory is given back when nobody holds an image of it any more."""
@@ -200,6 +200,15 @@ class SharedMemory:
         """
         self._check(place, len(data))
         self._memory[place.offset : place.offset + len(data)] = data
+
+    def read_bytes(self, place: Place, size: int) -> bytes:
+        """Return the bytes that lie there.
+
+        Raises:
+            ValueError: there are not as many.
+        """
+        self._check(place, size)
+        return self._memory[place.offset : place.offset + size]
 
     def image(self, place: Place, height: int, width: int) -> Image:
         """Return the image that lies there, read-only, without a copy: valid until the next request."""

@@ -3,6 +3,8 @@
 import contextlib
 import importlib
 import math
+import socket
+import threading
 import time
 from typing import Any
 
@@ -11,32 +13,38 @@ import msgspec
 
 from healthd.cameras.capture import DirectRead
 from healthd.cameras.factory import build_source
-from healthd.cameras.isolated_wire import Grab, Info, Open, Opened, Request, Take, Taken
+from healthd.cameras.isolated_wire import Build, Decode, Grab, Info, Open, Opened, Request, Take, Taken
 from healthd.cameras.source import CameraSource, Read, TwoStepRead
-from healthd.child_side import Parent
+from healthd.channel import Channel
+from healthd.child_side import Parent, serve
 from healthd.cpus import set_thread_budget
 from healthd.errors import CameraError, PluginError
-from healthd.frames import CapturedImage, Image, JpegImage, StreamInfo, published_image
+from healthd.frames import CapturedImage, Image, JpegImage, StreamInfo, decoded_jpeg, published_image
 from healthd.plugin_watch import ImportWatch
 from healthd.redact import SourceUrl
 from healthd.settings_options import protected
 from healthd.shared_images import Place, SharedMemory
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_decodes = msgspec.msgpack.Decoder(Decode)
 
 
 def main(parent: Parent) -> None:
     """Serve one session of one camera; the entry of its process."""
     cv2.setNumThreads(1)  # the cores are the models'
     with contextlib.ExitStack() as session:
-        camera = _Camera(SharedMemory(parent.descriptors[0]), session)
+        images, lane = parent.descriptors
+        camera = _Camera(SharedMemory(images), Channel(socket.socket(fileno=lane)), session)
         parent.serve(lambda request: camera.answer(_requests.decode(request)))
 
 
 class _Camera:
-    def __init__(self, memory: SharedMemory, session: contextlib.ExitStack) -> None:
+    def __init__(self, memory: SharedMemory, lane: Channel, session: contextlib.ExitStack) -> None:
+        """`lane`: where the JPEGs that it delivers are asked for as pixels."""
         self._memory = memory
+        self._lane: Channel | None = lane
         self._session = session
+        self._source: CameraSource | None = None
         self._read: Read | None = None
         self._target: Image | None = None
         self._shape: tuple[int, ...] | None = None
@@ -45,8 +53,11 @@ class _Camera:
         self._came_at = 0.0
 
     def answer(self, request: Request) -> Opened | Taken | bool:
+        if isinstance(request, Build):
+            self._source = _built(request)
+            return True
         if isinstance(request, Open):
-            return self._open(request)
+            return self._open()
         read = self._read
         if read is None:
             raise CameraError("the camera was not opened")
@@ -64,18 +75,10 @@ class _Camera:
             self._target = read.target = self._memory.room(place, self._shape)
         return read.retrieve()
 
-    def _open(self, wanted: Open) -> Opened:
-        set_thread_budget(wanted.threads)
-        source = build_source(
-            imported(wanted.plugin),
-            wanted.name,
-            plugin_name=wanted.plugin_name,
-            url=SourceUrl(wanted.url) if wanted.url is not None else None,
-            options=protected(wanted.options),
-            open_timeout_seconds=wanted.open_timeout_seconds,
-            stall_timeout_seconds=wanted.stall_timeout_seconds,
-        )
-        read = self._session.enter_context(source.camera())
+    def _open(self) -> Opened:
+        if self._source is None:
+            raise CameraError("the source was not built")
+        read = self._session.enter_context(self._source.camera())
         if not callable(read):
             raise TypeError(f"the plugin's camera() yielded {type(read).__name__}, not something to call")
         self._read = read
@@ -105,6 +108,7 @@ class _Camera:
             return Taken("too_small", at, size=size)
         if isinstance(image, JpegImage):
             self._memory.write_bytes(place, image.data)
+            self._decode_on_request()
         elif image is not self._target:
             self._memory.write(place, image)
             self._shape = image.shape
@@ -118,6 +122,34 @@ class _Camera:
             position_seconds=_number(captured.position_seconds) if captured else None,
             info=_info(captured.info) if captured and captured.info is not None else None,
         )
+
+    def _decode_on_request(self) -> None:
+        """Make pixels for whoever asks, from now on: beside reading, which may wait long for the next image."""
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            threading.Thread(target=serve, args=(lane, self._decoded), name="decode", daemon=True).start()
+
+    def _decoded(self, request: bytes) -> bool:
+        wanted = _decodes.decode(request)
+        place = Place(*wanted.jpeg)
+        image = decoded_jpeg(self._memory.read_bytes(place, place.size), wanted.orientation)
+        if image is None or image.shape != (wanted.height, wanted.width, 3):
+            return False
+        self._memory.write(Place(*wanted.place), image)
+        return True
+
+
+def _built(wanted: Build) -> CameraSource:
+    set_thread_budget(wanted.threads)
+    return build_source(
+        imported(wanted.plugin),
+        wanted.name,
+        plugin_name=wanted.plugin_name,
+        url=SourceUrl(wanted.url) if wanted.url is not None else None,
+        options=protected(wanted.options),
+        open_timeout_seconds=wanted.open_timeout_seconds,
+        stall_timeout_seconds=wanted.stall_timeout_seconds,
+    )
 
 
 def imported(plugin: str) -> type[CameraSource]:

@@ -20,7 +20,8 @@ import structlog
 
 from healthd.cameras.backlog import LATE_SECONDS
 from healthd.cameras.camera_child import found
-from healthd.cameras.isolated_wire import Grab, Info, Open, Opened, Take, Taken
+from healthd.cameras.isolated_jpegs import DECODE_SECONDS, IsolatedJpeg, JpegLane
+from healthd.cameras.isolated_wire import Build, Grab, Info, Open, Opened, Take, Taken
 from healthd.cameras.probe import SourceKind, kind_of
 from healthd.cameras.source import CameraSource, Delivered, Read, TwoStepRead
 from healthd.children import NURSERY, START_SECONDS, SUPPORTED, Child, ChildEnded, ChildTimeout, Nursery, StartFailed
@@ -84,15 +85,25 @@ def isolated_camera(
     threads: int = 0,
 ) -> "IsolatedCamera | None":
     """Return the process that a camera is read in; None: it is read on a thread. `threads`: `performance.threads`."""
-    if not camera.enabled or not isinstance(source, CameraSource) or isolation_of(camera, source) == "thread":
-        if camera.isolation == "process" and not SUPPORTED:
-            log.warning("isolation_impossible", camera=name, reason="processes for cameras are Linux' alone")
+    if not camera.enabled or not isinstance(source, CameraSource):
         return None
-    if plugins.get(camera.plugin) is not type(source) or place_of(type(source)) is None:
-        reason = f"its class {type(source).__qualname__} is not found by its name"
-        log.warning("isolation_impossible", camera=name, reason=reason)
+    impossible = why_impossible(camera, source, plugins)
+    if impossible is not None:
+        log.warning("isolation_impossible", camera=name, reason=impossible)
+    if impossible is not None or isolation_of(camera, source) == "thread":
         return None
     return IsolatedCamera(source, camera, threads=threads)
+
+
+def why_impossible(camera: CameraSettings, source: CameraSource, plugins: Plugins[type[CameraSource]]) -> str | None:
+    """Say why a camera that should have a process of its own cannot have one; None: it can, or should not."""
+    if not SUPPORTED:
+        return "processes for cameras are Linux' alone" if camera.isolation == "process" else None
+    if isolation_of(camera, source) == "thread":
+        return None
+    if plugins.get(camera.plugin) is not type(source) or place_of(type(source)) is None:
+        return f"its class {type(source).__qualname__} is not found by its name"
+    return None
 
 
 def place_of(plugin: type[CameraSource]) -> str | None:
@@ -137,6 +148,7 @@ class IsolatedCamera:
         self._nursery = nursery
         self._child: Child | None = None
         self._images: SharedImages | None = None
+        self._lane: JpegLane | None = None
         self._ends: Counter[End] = Counter(dict.fromkeys(ENDS, 0))
         self._copied = 0
         self._memory_bytes: int | None = None
@@ -150,7 +162,7 @@ class IsolatedCamera:
         """The process is bounded more tightly than the thread: what hangs is killed, and the thread comes back."""
         wanted = self._settings
         return Bounds(
-            wanted.open_timeout_seconds + MARGIN_SECONDS + 2 * START_SECONDS + BESIDE_SECONDS,
+            wanted.open_timeout_seconds + MARGIN_SECONDS + 3 * START_SECONDS + BESIDE_SECONDS,
             2 * wanted.stall_timeout_seconds + BESIDE_SECONDS,
             CLOSE_SECONDS + BESIDE_SECONDS,
         )
@@ -188,40 +200,48 @@ class IsolatedCamera:
             WorkerTimeout: it did not answer in time, and was killed.
         """
         self._left_early = False
-        try:
-            images = SharedImages()
-        except OSError as exc:
-            raise CameraError(f"no memory for its images could be had: {exc.strerror}") from None
-        try:
-            child = self._start(images)
-        except StartFailed as exc:
-            images.close()
-            raise CameraError(f'{exc}; isolation = "thread" does without') from None
-        self._images, self._child = images, child
+        with contextlib.ExitStack() as held:
+            try:
+                images = SharedImages()
+                held.callback(images.close)
+                lane = JpegLane(images)
+                held.callback(lane.close)
+            except OSError as exc:
+                raise CameraError(f"no memory for its images could be had: {exc.strerror}") from None
+            try:
+                child = self._start(images, lane)
+            except StartFailed as exc:
+                raise CameraError(f'{exc}; isolation = "thread" does without') from None
+            held.pop_all()
+        self._images, self._lane, self._child = images, lane, child
         try:
             if self._left_early:
                 raise CameraLeft("the camera was left")
+            self._call(child, self._order(), bool, START_SECONDS, "its plugin could not be loaded")
             timeout = self._settings.open_timeout_seconds + MARGIN_SECONDS
-            opened = self._call(child, self._order(), Opened, timeout, "the camera did not open")
-            take = _Taker(images, functools.partial(self._taken, child), recording=self._source.recording).take
+            opened = self._call(child, Open(), Opened, timeout, "the camera did not open")
+            ask = functools.partial(self._taken, child)
+            take = _Taker(images, ask, lane, recording=self._source.recording).take
             yield _TwoSteps(functools.partial(self._grab, child), take) if opened.two_steps else take  # type: ignore[misc]
         finally:
             if child.stop(grace_seconds=CLOSE_SECONDS).cause == "killed" and self._leaving is not child:
                 log.info("camera_process_killed", camera=self._source.name, pid=child.pid)
-            self._child = self._images = self._memory_bytes = None
+            self._child = self._images = self._lane = self._memory_bytes = None
             self._copied += images.copied
+            lane.close()
             images.close()
 
-    def _start(self, images: SharedImages) -> Child:
+    def _start(self, images: SharedImages, lane: JpegLane) -> Child:
         name = self._source.name
-        return Child.start(
-            ENTRY, name=name, descriptors=[images.descriptor], fields={"camera": name}, nursery=self._nursery
-        )
+        descriptors = [images.descriptor, lane.far.fileno()]
+        child = Child.start(ENTRY, name=name, descriptors=descriptors, fields={"camera": name}, nursery=self._nursery)
+        lane.lead_to(child.kill)
+        return child
 
-    def _order(self) -> Open:
+    def _order(self) -> Build:
         wanted = self._settings
         plugin = type(self._source)
-        return Open(
+        return Build(
             plugin=f"{plugin.__module__}:{plugin.__qualname__}",
             plugin_name=wanted.plugin,
             name=self._source.name,
@@ -249,6 +269,9 @@ class IsolatedCamera:
         except ChildEnded as exc:
             if self._leaving is child:
                 raise CameraLeft("the camera was left") from None
+            if self._lane is not None and self._lane.hung:
+                self._ends["stalled"] += 1
+                raise WorkerTimeout(f"a JPEG was not decoded within {DECODE_SECONDS:g} s") from None
             self._note(exc.ending)
             raise CameraCrashed(f"the camera's process {exc.ending}") from None
 
@@ -264,10 +287,11 @@ class IsolatedCamera:
 class _Taker:
     """Makes room for the images of one session, and makes of what was written there what the source delivered."""
 
-    def __init__(self, images: SharedImages, ask: Callable[[Take], Taken], *, recording: bool) -> None:
+    def __init__(self, images: SharedImages, ask: Callable[[Take], Taken], lane: JpegLane, *, recording: bool) -> None:
         """`recording`: every image is wanted, however long it took."""
         self._images = images
         self._ask = ask
+        self._lane = lane
         self._longest_seconds = math.inf if recording else LATE_SECONDS
         self._usual_bytes = 1
         self._info: tuple[Info, StreamInfo] | None = None
@@ -295,7 +319,7 @@ class _Taker:
                 return self._images.lease(slot, taken.height, taken.width)
             if taken.kind == "jpeg":
                 self._usual_bytes = max(self._usual_bytes, taken.size * 3 // 2)  # they differ from one to the next
-                return JpegImage(self._images.copied_bytes(slot, taken.size))
+                return IsolatedJpeg(self._images.copied_bytes(slot, taken.size), self._lane)
         except ValueError as exc:
             raise CameraError(f"the camera's process said what cannot be: {exc}") from None
         self._images.free(slot)

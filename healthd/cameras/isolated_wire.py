@@ -5,8 +5,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 
-class Open(msgspec.Struct, frozen=True, tag="open"):
-    """Build the source again and open its camera; answered by `Opened`."""
+class Build(msgspec.Struct, frozen=True, tag="build"):
+    """Import the plugin and build the source again; answered by True."""
 
     plugin: str
     """The class, as `module:name`."""
@@ -18,6 +18,10 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
     stall_timeout_seconds: float
     threads: int
     """`performance.threads`."""
+
+
+class Open(msgspec.Struct, frozen=True, tag="open"):
+    """Open the camera of the source that was built; answered by `Opened`."""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -69,4 +73,17 @@ class Taken(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
-Request: TypeAlias = Open | Grab | Take
+Request: TypeAlias = Build | Open | Grab | Take
+
+
+class Decode(msgspec.Struct, frozen=True, array_like=True):
+    """Make the pixels of a JPEG; answered by whether it could be done. Asked beside reading, over a lane of its own."""
+
+    jpeg: tuple[int, int]
+    """Offset and size of where it lies."""
+    orientation: int
+    """How it is to be turned, as EXIF says it."""
+    height: int
+    width: int
+    place: tuple[int, int]
+    """Offset and size of where the pixels are to be written: shape (height, width, 3), uint8, BGR."""

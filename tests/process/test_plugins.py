@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.installing import GOOD, install
 from tests.process.daemon import Daemon, run_verb, to_toml, until
 
 pytestmark = pytest.mark.process
@@ -288,6 +289,15 @@ def test_check_config_of_a_camera_that_can_be_made_exits_with_0_and_opens_nothin
     told = run_verb("check-config", "--config", "c.toml", folder=tmp_path)
     assert (told.returncode, told.stdout.strip()) == (0, "c.toml: ok, 1 camera"), told.stderr
     assert not journal.exists()
+
+
+def test_check_config_tells_of_a_camera_that_can_have_no_process_of_its_own(tmp_path: Path) -> None:
+    install(tmp_path, "hidden", GOOD + "\n    Source.__qualname__ = 'Elsewhere'\n")
+    (tmp_path / "c.toml").write_text('[cameras.gym]\nplugin = "hidden"\n')
+    told = run_verb("check-config", "--config", "c.toml", folder=tmp_path, plugins=[tmp_path])
+    assert told.returncode == 0
+    reason = "no process of its own, but a thread: its class Elsewhere is not found by its name"
+    assert f"hint: cameras.gym: {reason}" in told.stderr
 
 
 def test_the_check_names_models_that_nobody_serves_and_a_limit_that_is_too_low(tmp_path: Path) -> None:

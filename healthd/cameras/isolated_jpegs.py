@@ -1,0 +1,99 @@
+"""JPEGs of a camera in a process of its own, decoded there: what a camera sends may crash a decoder, not the daemon."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+from healthd.cameras.isolated_wire import Decode
+from healthd.channel import Channel, ChildBug, Gone, packed, unpacked_reply
+from healthd.errors import BrokenPicture, HealthdError
+from healthd.frames import Image, JpegImage
+from healthd.shared_images import SharedImages
+
+DECODE_SECONDS = 5.0
+"""A decoder that takes longer is killed with its process."""
+
+
+class JpegLane:
+    """Where the process of a session is asked for the pixels of what it delivered, one at a time. Any thread.
+
+    Beside the channel over which it is asked for images: that one may be waiting for the next image.
+    """
+
+    def __init__(self, images: SharedImages) -> None:
+        """Raises OSError where no descriptor is left."""
+        self._images = images
+        self._end, self.far = socket.socketpair()
+        self._channel = Channel(self._end)
+        self._kill: Callable[[], None] = _nothing
+        self._lock = threading.Lock()
+        self._over = False
+        self.hung = False
+        """Whether the process was killed because it did not decode within its time."""
+
+    def lead_to(self, kill: Callable[[], None]) -> None:
+        """Say how the process is killed, which has the far end now."""
+        self._kill = kill
+        self.far.close()
+
+    def pixels(self, jpeg: JpegImage) -> Image | None:
+        """Return its pixels, read-only; None where it cannot be decoded. Takes `DECODE_SECONDS` at most, and its turn.
+
+        Raises:
+            BrokenPicture: the process has ended, perhaps of this picture, or was killed because it took too long.
+        """
+        with self._lock:
+            if self._over:
+                raise BrokenPicture("the camera's process has ended")
+            try:
+                return self._asked(jpeg)
+            except TimeoutError:
+                self._over = self.hung = True
+                self._kill()
+                raise BrokenPicture(f"a JPEG from the camera was not decoded within {DECODE_SECONDS:g} s") from None
+            except (Gone, OSError):
+                self._over = True
+                raise BrokenPicture("the camera's process ended while it decoded a JPEG") from None
+            except (HealthdError, ChildBug) as exc:  # no room here, or no memory there
+                raise BrokenPicture(str(exc)) from None
+
+    def close(self) -> None:
+        """Ask nothing more; whoever waits is told so."""
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)  # closed under a thread that waits, its number could be another's
+        with self._lock:
+            self._over = True
+            self._channel.close()
+        self.far.close()
+
+    def _asked(self, jpeg: JpegImage) -> Image | None:
+        written = self._images.put_bytes(jpeg.data)
+        room = self._images.room(jpeg.height * jpeg.width * 3)
+        place = (written.place.offset, len(jpeg.data))
+        request = Decode(place, jpeg.orientation, jpeg.height, jpeg.width, (room.place.offset, room.place.size))
+        self._channel.send(packed(request), timeout=DECODE_SECONDS)
+        made = unpacked_reply(self._channel.receive(timeout=DECODE_SECONDS), bool)
+        self._images.free(written)
+        if made:
+            return self._images.lease(room, jpeg.height, jpeg.width)
+        self._images.free(room)
+        return None
+
+
+class IsolatedJpeg(JpegImage):
+    """A JPEG whose pixels are made in its camera's process."""
+
+    __slots__ = ("_lane",)
+
+    def __init__(self, data: bytes, lane: JpegLane) -> None:
+        super().__init__(data)
+        self._lane = lane
+
+    def make_pixels(self) -> Image | None:
+        """Have it decoded; as `JpegImage.make_pixels`."""
+        return self._lane.pixels(self)
+
+
+def _nothing() -> None:
+    """There is no process yet."""
