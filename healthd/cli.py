@@ -256,10 +256,10 @@ def _plugins(chosen: argparse.Namespace) -> int:
 
 def _check_plugin(chosen: argparse.Namespace) -> int:
     _signals_cut_short()
-    from healthd.plugin_check import CheckOptions, check_plugin  # noqa: PLC0415
+    from healthd.plugin_check import CheckOptions, check_plugin, survived  # noqa: PLC0415
 
     _quiet(chosen)
-    return check_plugin(CheckOptions.of(chosen))
+    return survived(lambda: check_plugin(CheckOptions.of(chosen)))
 
 
 def _new_plugin(chosen: argparse.Namespace) -> int:

@@ -1,9 +1,11 @@
 """`healthd plugins check`: the conformance suite on an installed plugin, a line for each rule. Needs no pytest."""
 
 import argparse
+import os
+import signal
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +15,7 @@ import numpy as np
 
 from healthd.errors import SettingsError
 from healthd.frames import Image
+from healthd.nursery import die_with
 from healthd.plugins import FAMILIES, SOURCES, installed
 from healthd.redact import SCRUBBER, SourceUrl
 from healthd.settings import ConfigError, Settings, load_settings
@@ -66,6 +69,33 @@ def check_plugin(asked: CheckOptions) -> int:
             _tell(verdict, promises[verdict.rule])
     _say(", ".join(f"{count} {outcome}" for outcome, count in counts.items()), OK)
     return FAILED if counts["failed"] else OK
+
+
+def survived(check: Callable[[], int]) -> int:
+    """Run a check in a process of its own, so that a plugin which ends its process does not pass; return the exit code.
+
+    Where there is no `fork`, in this one.
+    """
+    if not hasattr(os, "fork"):
+        return check()
+    told, telling = os.pipe()
+    mine = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(told)
+        die_with(mine)
+        code = check()
+        sys.stdout.flush()
+        os.write(telling, bytes([code]))
+        os._exit(code)
+    os.close(telling)
+    with os.fdopen(told, "rb") as answer:
+        code_told = answer.read(1)
+    ending = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code_told:
+        return code_told[0]
+    how = f"with exit code {ending}" if ending >= 0 else f"by {signal.Signals(-ending).name}"
+    return _say(f"healthd plugins check: the plugin ended the process {how}, at the rule after the last line", FAILED)
 
 
 def _tell(verdict: Verdict, promise: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from healthd.plugin_check import CheckOptions, check_plugin
 from healthd.testing.family_rules import FAMILY_RULES
 from healthd_yolo import demo
+from tests.installing import GOOD, after, install
 from tests.process.daemon import run_verb
 
 DEMO = Path(demo.__file__).parent
@@ -42,6 +43,18 @@ def test_a_camera_with_faults_is_told_which_and_what_to_do(tmp_path: Path) -> No
     assert "  FAILED   opens                      the plugin returned uint8 (" in done.stdout
     assert "what to do: return a NumPy array, uint8, of shape (height, width, 3), in BGR, or a JpegImage" in done.stdout
     assert "  skipped  images                     it could not be opened, see above" in done.stdout
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("end", "how"), [("os._exit(0)", "with exit code 0"), ("os.kill(os.getpid(), signal.SIGSEGV)", "by SIGSEGV")]
+)
+def test_a_plugin_that_ends_its_process_has_not_passed(tmp_path: Path, end: str, how: str) -> None:
+    code = GOOD.replace("yield lambda: None", f"yield {end}")
+    install(tmp_path, "leaving", after("import os, signal", code))
+    done = run_verb("plugins", "check", "leaving", folder=tmp_path, plugins=[tmp_path])
+    assert done.returncode == 1
+    assert f"the plugin ended the process {how}" in done.stderr
 
 
 @pytest.mark.process
