@@ -97,6 +97,7 @@ def camera(
 UP = {'up{job="healthd"}': "1x60", 'process_start_time_seconds{job="healthd"}': "1000x60"}
 STILL = ("still", "0+900x60")
 ENDS = 'healthd_camera_process_ends_total{{job="healthd",camera="gym",reason="{}"}}'
+UNLOADS = 'healthd_model_unloads_total{{job="healthd",reason="{}"}}'
 QUIET = {
     "all is well": UP | camera("gym", "live"),
     "nothing moves, and the model never looks": UP | camera("hall", "live", predicted="0x60", dropped=STILL, idle=1),
@@ -108,6 +109,9 @@ QUIET = {
     "a decoder crashed twice, and hung often": UP
     | camera("gym", "live")
     | {ENDS.format("crashed"): "0x35 1 2x20", ENDS.format("stalled"): "0+1x60"},
+    "models come and go": UP
+    | camera("gym", "live")
+    | {UNLOADS.format("crashed"): "0x35 1 2x20", UNLOADS.format("room"): "0+1x60"},
     "a recording is over": UP | camera("replay", "ended", predicted="0x60"),
 }
 LOUD: dict[str, tuple[str, dict[str, str]]] = {
@@ -137,6 +141,10 @@ LOUD: dict[str, tuple[str, dict[str, str]]] = {
     "a decoder that crashes every few minutes": (
         "HealthdCameraCrashing",
         UP | camera("gym", "live") | {ENDS.format("crashed"): "0x30 0 1 1 1 2 2 2 3 3 3 4 4 4 5 5 5x10"},
+    ),
+    "a runtime that crashes every few minutes": (
+        "HealthdModelCrashing",
+        UP | camera("gym", "live") | {UNLOADS.format("crashed"): "0x30 0 1 1 1 2 2 2 3 3 3 4 4 4 5 5 5x10"},
     ),
     "it is gone": ("HealthdDown", {'up{job="healthd"}': "0x60"}),
 }
