@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install healthd and healthd-yolo from the checkout this lies in, in the versions of constraints.txt:
+# Install healthd, healthd-yolo and healthd-snapshot-url from the checkout this lies in, in the versions of constraints.txt:
 #   install.sh PREFIX [EXTRAS [PLUGINS]]     EXTRAS: of healthd-yolo, e.g. ultralytics; PLUGINS: what pip shall add
 set -eu
 prefix=$1 extras=${2:-} plugins=${3:-}
@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 pip() { python -m pip install --quiet --no-compile --no-warn-script-location --prefix "$prefix" "$@"; }
 
-PIP_CONSTRAINT=constraints.txt pip ".[redis]" "./plugins/healthd-yolo${extras:+[$extras]}"
+PIP_CONSTRAINT=constraints.txt pip ".[redis]" "./plugins/healthd-yolo${extras:+[$extras]}" ./plugins/healthd-snapshot-url
 site=$(echo "$prefix"/lib/python3*/site-packages)
 if [ -n "$extras" ]; then # docs/dependencies.md, "Two builds of OpenCV"
   rm -rf "$site"/opencv_python-*.dist-info "$site"/opencv_python.libs

@@ -89,7 +89,9 @@ def test_the_scripts_of_the_image_are_scripts() -> None:
 
 def test_the_build_context_holds_what_the_packages_are_made_of() -> None:
     kept = (DOCKER / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
-    for needed in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE", "healthd", "plugins/healthd-yolo"):
+    installed = re.findall(r"\./(plugins/[a-z-]+)", (DOCKER / "install.sh").read_text(encoding="utf-8"))
+    assert len(installed) == 2
+    for needed in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE", "healthd", *installed):
         assert f"!{needed}" in kept
 
 
