@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-import cv2
-import numpy as np
-
+from healthd.children import SUPPORTED
 from healthd.cpus import thread_budget
 from healthd.errors import PictureError
 from healthd.frames import Image
 from healthd.jobs.access import read_regular
 from healthd.jobs.errors import MediaError, MediaTooLargeError
+from healthd.jobs.isolated_video import IsolatedVideo
 from healthd.jobs.records import MediaKind
+from healthd.jobs.video import OpenCvVideo, Video
 from healthd.pictures import decode_picture
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -113,10 +113,13 @@ def kind_of(path: Path) -> MediaKind | None:
     return "video" if len(packets) > 1 and set(packets) == {0x47} else None
 
 
-def open_media(path: Path, *, limits: Limits, every: int = 1, within: Path | None = None) -> Media:
+def open_media(
+    path: Path, *, limits: Limits, every: int = 1, within: Path | None = None, isolated: bool = False
+) -> Media:
     """Open a video, a zip, a directory or a picture.
 
     `every`: of a video, every so many-th frame. `within`: links in a directory are followed inside of this folder only.
+    `isolated`: a video is decoded in a process of its own (on Linux), which may crash or hang.
 
     Raises:
         MediaTooLargeError: its frames are larger than the limit, it has too many pictures, or unpacks to far too much.
@@ -127,7 +130,8 @@ def open_media(path: Path, *, limits: Limits, every: int = 1, within: Path | Non
     try:
         match kind_of(path):
             case "video":
-                return VideoMedia(path, limits=limits, every=every)
+                kind = IsolatedVideo if isolated and SUPPORTED else OpenCvVideo
+                return VideoMedia(kind(path, threads=thread_budget()), limits=limits, every=every)
             case "zip":
                 return ZipMedia(path, limits=limits)
             case "directory":
@@ -239,21 +243,21 @@ class VideoMedia(Media):
 
     kind = "video"
 
-    def __init__(self, path: Path, *, limits: Limits, every: int) -> None:
-        self._limits = limits
+    def __init__(self, video: Video, *, limits: Limits, every: int) -> None:
+        self.video = video
         self._every = every
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, thread_budget()])
-        try:
-            self._promised = self._check()
-        except BaseException:
-            self.close()
-            raise
+        facts = video.facts
+        if facts.width * facts.height > limits.pixels:
+            video.close()
+            raise MediaTooLargeError(f"its frames have more than {limits.pixels} pixels (inference.max_pixels)")
+        self._limits = limits
+        self._promised = int(facts.frames) if 0 < facts.frames < 1e9 else 0
         self.total = math.ceil(self._promised / every) if self._promised else None
-        self.fps = _finite(self._capture.get(cv2.CAP_PROP_FPS)) or 25.0
+        self.fps = facts.fps or 25.0
 
     def close(self) -> None:
         """Let go of the file."""
-        self._capture.release()
+        self.video.close()
 
     def items(
         self, *, done: int = 0, after: str | None = None, keep_on: Callable[[], bool] = lambda: True
@@ -261,8 +265,10 @@ class VideoMedia(Media):
         """Give the frames. Those before are decoded too: a seek lands where the container likes, not on the frame."""
         del after
         number, first = 0, 0.0
-        while keep_on() and self._capture.grab():
-            position = _finite(self._capture.get(cv2.CAP_PROP_POS_MSEC)) or 0.0
+        while keep_on():
+            position = self.video.grab()
+            if position is None:
+                break
             if number == 0:
                 first = position
             if number >= done * self._every and number % self._every == 0:
@@ -278,34 +284,23 @@ class VideoMedia(Media):
     def _item(self, number: int, position_ms: float) -> Item:
         if position_ms <= 0 < number:  # some containers carry no times
             position_ms = number / self.fps * 1000
-        decoded, image = self._capture.retrieve()
-        if not decoded or image is None or image.dtype != np.uint8 or image.ndim != 3:
-            return Item(frame=number, position_ms=round(position_ms, 3), error="the frame cannot be decoded")
-        owned: Image = np.array(image, dtype=np.uint8, order="C")
-        owned.flags.writeable = False
-        return Item(frame=number, position_ms=round(position_ms, 3), image=owned)
-
-    def _check(self) -> int:
-        """Return how many frames the header promises; 0: it does not say."""
-        if not self._capture.isOpened():
-            raise MediaError("the video cannot be opened: it is broken, cut off, or in a format that is not known here")
-        pixels = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH) * self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-        if pixels > self._limits.pixels:
-            raise MediaTooLargeError(f"its frames have more than {self._limits.pixels} pixels (inference.max_pixels)")
-        promised = _finite(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)) or 0.0
-        return int(promised) if 0 < promised < 1e9 else 0
+        image = self.video.retrieve()
+        error = None
+        if image is None:
+            error = "the frame cannot be decoded"
+        elif image.shape[0] * image.shape[1] > self._limits.pixels:  # more than the header promised
+            image, error = None, f"it has more than {self._limits.pixels} pixels (inference.max_pixels)"
+        return Item(frame=number, position_ms=round(position_ms, 3), image=image, error=error)
 
 
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
-
-
-def check_media(path: Path, *, limits: Limits, within: Path | None = None) -> tuple[MediaKind, int | None]:
+def check_media(
+    path: Path, *, limits: Limits, within: Path | None = None, isolated: bool = False
+) -> tuple[MediaKind, int | None]:
     """Open and close it, and see that there is something in it; return its kind and how many pictures it has.
 
     Raises as `open_media` does.
     """
-    with closing(open_media(path, limits=limits, within=within)) as media:
+    with closing(open_media(path, limits=limits, within=within, isolated=isolated)) as media:
         if media.kind == "video" and next(iter(media.items()), None) is None:
             raise MediaError("no frame of the video can be decoded")
         return media.kind, media.total

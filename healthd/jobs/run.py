@@ -120,7 +120,8 @@ class Run:
     def _pictures(self, job: Job, path: Path, within: Path | None) -> str | None:
         params = InferenceParams.model_validate(job.params)
         index = job.done
-        with closing(open_media(path, limits=self._tools.limits, every=job.every, within=within)) as media:
+        limits = self._tools.limits
+        with closing(open_media(path, limits=limits, every=job.every, within=within, isolated=True)) as media:
             items = media.items(done=job.done, after=job.last_name, keep_on=self._goes_on)
             first = True
             for item in items:

@@ -188,7 +188,7 @@ class Jobs:
         """
 
         def keep() -> tuple[MediaKind, int | None]:
-            found = check_media(upload.finish(), limits=self._limits)
+            found = check_media(upload.finish(), limits=self._limits, isolated=True)
             if found[0] not in {"video", "zip"}:
                 raise MediaError("it is one picture, neither a video nor a zip: send it to /api/v1/infer")
             return found
@@ -206,7 +206,7 @@ class Jobs:
 
         def look() -> tuple[Path, MediaKind, int | None]:
             path = resolve_allowed(text, self._settings.allowed_directories)
-            return path, *check_media(path, limits=self._limits, within=path)
+            return path, *check_media(path, limits=self._limits, within=path, isolated=True)
 
         path, kind, total = await self._call(look, late=MediaError)
         return await self._accept(secrets.token_hex(8), kind, total, name=text, path=path, order=order)

@@ -2,11 +2,13 @@
 
 import random
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.jobs.pictures import video
@@ -99,6 +101,22 @@ def test_a_model_that_hangs_does_not_hold_the_stop(tmp_path: Path) -> None:
         assert [event["job"] for event in daemon.events("job_abandoned")] == [job_id]
     with Daemon(tmp_path, settings(tmp_path, model="noting-stuck"), FAULTY_JOURNAL=str(journal)) as daemon:
         until(lambda: job_of(daemon, job_id)["done"] > 4, seconds=30, what=daemon.story)  # the model is fresh
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes for videos are Linux' alone")
+def test_a_video_that_crashes_its_decoder_costs_its_job_and_nothing_else(tmp_path: Path) -> None:
+    film = video(tmp_path / "a.mp4", 2000)
+    with Daemon(tmp_path, settings(tmp_path)) as daemon:
+        job_id = send(daemon, film.read_bytes(), name="a.mp4")
+        until_done(daemon, job_id, pictures=5)
+        (decoder,) = (child for child in psutil.Process(daemon.pid).children(recursive=True) if child.name() == "video")
+        decoder.send_signal(signal.SIGSEGV)
+        job = until_ended(daemon, job_id)
+        assert job["state"] == "failed"
+        assert "the process that decodes the video was ended by SIGSEGV, at frame " in job["error"]
+        assert len(lines_of(daemon, job_id)) == job["done"] >= 5
+        assert until_ended(daemon, send(daemon, stamped_zip(2)))["state"] == "done"
+        assert daemon.errors() == []
 
 
 def test_an_upload_that_was_cut_off_by_a_crash_leaves_nothing(tmp_path: Path) -> None:
