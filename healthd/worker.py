@@ -105,7 +105,10 @@ class Worker:
         if not done:
             self.abandoned = True  # its owner still says what it shall do last, should it ever come back
             raise WorkerTimeout(f"{late} within {timeout:g} s")
-        return answer.result()
+        try:
+            return answer.result()
+        finally:
+            del answer, done  # as in `answered`
 
     def abandon(self, last: Callable[[], object] | None = None) -> None:
         """Stop waiting for this worker; `last` runs on its thread if the call in hand ever returns."""
@@ -122,9 +125,13 @@ class Worker:
         self, function: Callable[[], T], loop: asyncio.AbstractEventLoop, answer: "asyncio.Future[T]"
     ) -> Callable[[], None]:
         context = contextvars.copy_context()
+        answers = [answer]
 
         def answered(result: T | None, error: Exception | None) -> None:
             self._unanswered -= 1
+            # An error holds the frames that it went through, and through them these functions: a circle, if they held
+            # the answer, that would keep all that a session of a camera has until the garbage collector comes.
+            answer = answers.pop()
             if answer.done():  # nobody waits any more
                 return
             if error is not None:
@@ -145,10 +152,9 @@ class Worker:
             except BaseException as exc:  # noqa: BLE001  SystemExit from a plugin must not end the event loop
                 error = RuntimeError(f"{type(exc).__name__} raised by a blocking call")
                 error.__cause__ = exc
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon has stopped and nobody waits
                 loop.call_soon_threadsafe(answered, result, error)
-            except RuntimeError:
-                return  # the loop is closed: the daemon has stopped and nobody waits
+            del result, error
 
         return run
 
@@ -157,6 +163,7 @@ class Worker:
             step_back()
         while (job := self._jobs.get()) is not None:
             job()
+            del job  # until the next one comes, nothing of it is held
 
 
 class WorkerPool:

@@ -1,12 +1,14 @@
 """Workers: one thread, one call at a time, abandoned when it does not answer."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -194,3 +196,29 @@ async def test_a_patient_worker_and_the_threads_it_starts_let_others_go_first() 
         assert await worker.call(niceness, timeout=5) == (expected, expected)
         worker.close()
     assert os.getpriority(os.PRIO_PROCESS, 0) == ours
+
+
+async def test_what_an_error_went_through_is_let_go_of_at_once() -> None:
+    """It holds its frames, and so all that a session of a camera had: descriptors and images among it."""
+
+    class Held:
+        pass
+
+    held: list[weakref.ref[Held]] = []
+
+    def fail() -> None:
+        one = Held()
+        held.append(weakref.ref(one))
+        raise ValueError("no")
+
+    worker = Worker("one")
+    worker.start()
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            await worker.call(fail, timeout=5)
+        await worker.call(lambda: None, timeout=5)
+        assert held[0]() is None
+    finally:
+        gc.enable()
+        worker.close()
