@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import cv2
-import numpy as np
-
-from healthd.errors import SettingsError
+from healthd.errors import PictureError, SettingsError
 from healthd.frames import Image
 from healthd.nursery import die_with
+from healthd.pictures import decode_picture
 from healthd.plugins import FAMILIES, SOURCES, installed
 from healthd.redact import SCRUBBER, SourceUrl
 from healthd.settings import ConfigError, Settings, load_settings
@@ -27,6 +25,7 @@ from healthd.testing.watch import printed
 
 OK, FAILED, WRONG = 0, 1, 2
 _WIDTH = 26
+_MOST_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +165,10 @@ def _values(asked: CheckOptions) -> dict[str, Any]:
 
 
 def _picture(path: Path) -> Image:
-    image = cv2.imread(str(path))
-    if image is None:
-        raise SettingsError(f"--picture: {path} is no picture that can be read")
-    return image.astype(np.uint8, copy=False)
+    try:
+        return decode_picture(path.read_bytes(), max_pixels=_MOST_PIXELS)
+    except PictureError as exc:
+        raise SettingsError(f"--picture: {path} is no picture that can be read: {exc}") from None
 
 
 def _say(text: str, code: int) -> int:

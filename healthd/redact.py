@@ -256,13 +256,23 @@ class _Hidden:
         return {"type": "string", "writeOnly": True}
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text, such as the name of a file, can be written as UTF-8: C++ libraries crash of others."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class SourceUrl(_Hidden):
     """The address of a camera: a URL, a path (`clips/a.mp4`, `/dev/video0`) or the number of a device (`0`).
 
     Shown as `rtsp://***@host:554/path?***`. A raw password (`p@ss/word`) is understood where there is one way to read
     it; otherwise nothing but the scheme is shown and the URL goes to the driver as it was written.
 
-    Raises ValueError, without the value, on an empty text and on control characters.
+    Raises ValueError, without the value, on an empty text, on control characters, and on bytes that are not UTF-8
+    (a name of a file may have them), of which OpenCV crashes.
     """
 
     __slots__ = ("_parts",)
@@ -274,6 +284,8 @@ class SourceUrl(_Hidden):
             raise ValueError("a URL must not be empty")
         if _CONTROL.search(raw):
             raise ValueError("a URL must not contain control characters")
+        if not is_utf8(raw):
+            raise ValueError("a URL must be UTF-8; a file whose name is something else has to be renamed")
         parts = _split(raw)
         own = Scrubber()
         for scrubber in (own, SCRUBBER):

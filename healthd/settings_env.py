@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from healthd.redact import is_telling
+from healthd.redact import is_telling, is_utf8
 from healthd.settings_references import replace_references
 from healthd.settings_tree import Notes, Path, Problem, bare, child, element_at, item_at, model_at
 
@@ -70,6 +70,9 @@ class EnvironmentSource(PydanticBaseSettingsSource):
             nearest = None if unknown.args else self._nearest(name)
             reason = str(unknown) or "matches no setting"
             self._notes.problems.append(Problem("environment", name, reason, nearest))
+            return
+        if not is_utf8(text):
+            self._notes.problems.append(Problem("environment", name, "must be UTF-8"))
             return
         try:
             value = _parse(text, annotation)

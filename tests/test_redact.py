@@ -3,6 +3,7 @@
 import copy
 import html
 import json
+import os
 import pickle
 import string
 import traceback
@@ -216,6 +217,11 @@ def test_the_json_schema_says_that_the_value_is_written_only() -> None:
 def test_an_empty_url_and_one_with_control_characters_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="a URL must not"):
         SourceUrl(wrong)
+
+
+def test_a_url_that_is_no_utf8_is_refused_since_opencv_crashes_of_it() -> None:
+    with pytest.raises(ValueError, match="must be UTF-8"):
+        SourceUrl(os.fsdecode(b"/videos/caf\xe9.mp4"))
 
 
 def test_a_secret_shows_nothing_and_compares() -> None:

@@ -1,5 +1,6 @@
 """What the configuration promises: one file, the environment on top, every mistake named and no value shown."""
 
+import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -98,6 +99,12 @@ def test_without_a_file_and_environment_there_are_the_defaults() -> None:
     settings = load_settings(None, {})
     assert settings == Settings()
     assert (settings.server.host, settings.server.port, settings.cameras) == ("127.0.0.1", 8080, {})
+
+
+def test_a_variable_that_is_no_utf8_is_refused_without_its_value() -> None:
+    with pytest.raises(ConfigError, match="HEALTHD_MODELS__DEFAULT: must be UTF-8") as told:
+        load_settings(None, {"HEALTHD_MODELS__DEFAULT": os.fsdecode(b"/hunter2/caf\xe9.mp4")})
+    assert "hunter2" not in str(told.value)
 
 
 def test_made_directly_settings_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:

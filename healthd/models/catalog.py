@@ -15,7 +15,7 @@ import structlog
 
 from healthd.errors import UnknownModelError
 from healthd.models.model import ModelFamily, ModelSpec
-from healthd.redact import SCRUBBER
+from healthd.redact import SCRUBBER, is_utf8
 from healthd.settings import ModelsSettings
 
 log = structlog.get_logger(__name__)
@@ -153,7 +153,7 @@ class Catalog:
 
     def _in_directory(self, model_id: str) -> Entry | None:
         given = PurePosixPath(model_id)
-        if given.is_absolute() or ".." in given.parts or not given.parts or "\0" in model_id:
+        if given.is_absolute() or ".." in given.parts or not given.parts or "\0" in model_id or not is_utf8(model_id):
             return None
         family = self._family_of(model_id)
         if family is None:

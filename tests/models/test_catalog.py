@@ -1,5 +1,6 @@
 """A request names what is configured or lies in the models directory, and nothing else of this machine."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,15 @@ def test_nothing_else_of_this_machine_can_be_named(directory: Path, name: str) -
     with pytest.raises(UnknownModelError) as caught:
         models.find(name.format(directory=directory))
     assert str(directory) not in str(caught.value)
+
+
+def test_a_file_whose_name_no_answer_can_tell_is_no_model(directory: Path) -> None:
+    """JSON is UTF-8; names of files may be any bytes."""
+    before = [entry.model_id for entry in catalog(directory).entries()]
+    (directory / os.fsdecode(b"caf\xe9.onnx")).touch()
+    assert [entry.model_id for entry in catalog(directory).entries()] == before
+    with pytest.raises(UnknownModelError):
+        catalog(directory).find(os.fsdecode(b"caf\xe9.onnx"))
 
 
 def test_a_link_is_followed_inside_of_the_directory_and_not_out_of_it(directory: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from healthd.errors import SettingsError
 from healthd.frames import Image
+from healthd.redact import is_utf8
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _CLIPS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".ts", ".m4v")
@@ -36,6 +37,8 @@ def samples(place: Path) -> list[Sample]:
     files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
     found: list[Sample] = []
     for file in files:
+        if not is_utf8(str(file)):
+            raise SettingsError(f"--calibration: the name of {str(file)!a} is not UTF-8: rename it")
         if file.suffix.lower() in _PICTURES:
             found.append(Sample(file))
         elif file.suffix.lower() in _CLIPS:
