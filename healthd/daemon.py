@@ -219,7 +219,7 @@ async def serve(
             log.info("stopped_before_start")
             return 0
         services = building.result()
-        gc.freeze()  # modules and routes stay: to look through all of them would stop every thread for 50 ms, now and then
+        gc.freeze()  # modules and routes stay: to look through all of them would stop every thread for 50 ms
         log.info("daemon_started", version=__version__, cameras=len(services.supervisor), pid=os.getpid())
         services.supervisor.start()
         services.inference.start()
