@@ -90,6 +90,11 @@ class IsolatedJpeg(JpegImage):
         super().__init__(data)
         self._lane = lane
 
+    @property
+    def waits(self) -> bool:
+        """As `JpegImage.waits`: until its pixels were made, or could not be."""
+        return not self.made
+
     def make_pixels(self) -> Image | None:
         """Have it decoded; as `JpegImage.make_pixels`."""
         return self._lane.pixels(self)
