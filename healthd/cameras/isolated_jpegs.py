@@ -3,16 +3,19 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 from healthd.cameras.isolated_wire import Decode
 from healthd.channel import Channel, ChildBug, Gone, packed, unpacked_reply
 from healthd.errors import BrokenPicture, HealthdError
 from healthd.frames import Image, JpegImage
-from healthd.shared_images import SharedImages
+from healthd.shared_images import SharedImages, Slot
 
 DECODE_SECONDS = 5.0
 """A decoder that takes longer is killed with its process."""
+PIXELS_SECONDS = 2 * DECODE_SECONDS
+"""Longer than this nobody waits for pixels: for his turn, and then for the decoder."""
 
 
 class JpegLane:
@@ -38,12 +41,15 @@ class JpegLane:
         self.far.close()
 
     def pixels(self, jpeg: JpegImage) -> Image | None:
-        """Return its pixels, read-only; None where it cannot be decoded. Takes `DECODE_SECONDS` at most, and its turn.
+        """Return its pixels, read-only; None where it cannot be decoded. Takes `PIXELS_SECONDS` at most.
 
         Raises:
-            BrokenPicture: the process has ended, perhaps of this picture, or was killed because it took too long.
+            BrokenPicture: the process has ended, perhaps of this picture, or was killed because it took too long; or
+                so many others asked before that its turn did not come.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=DECODE_SECONDS):  # no sign that the decoder hangs: nothing is killed
+            raise BrokenPicture(f"the turn of a JPEG to be decoded did not come within {DECODE_SECONDS:g} s")
+        try:
             if self._over:
                 raise BrokenPicture("the camera's process has ended")
             try:
@@ -57,6 +63,8 @@ class JpegLane:
                 raise BrokenPicture("the camera's process ended while it decoded a JPEG") from None
             except (HealthdError, ChildBug) as exc:  # no room here, or no memory there
                 raise BrokenPicture(str(exc)) from None
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Ask nothing more; whoever waits is told so."""
@@ -68,17 +76,27 @@ class JpegLane:
         self.far.close()
 
     def _asked(self, jpeg: JpegImage) -> Image | None:
-        written = self._images.put_bytes(jpeg.data)
-        room = self._images.room(jpeg.height * jpeg.width * 3)
-        place = (written.place.offset, len(jpeg.data))
-        request = Decode(place, jpeg.orientation, jpeg.height, jpeg.width, (room.place.offset, room.place.size))
-        self._channel.send(packed(request), timeout=DECODE_SECONDS)
-        made = unpacked_reply(self._channel.receive(timeout=DECODE_SECONDS), bool)
+        slots = [self._images.put_bytes(jpeg.data)]
+        try:
+            slots.append(self._images.room(jpeg.height * jpeg.width * 3))
+            made = self._answered(jpeg, *slots)
+        except (HealthdError, ChildBug):  # after any other error the process may still read and write there
+            for slot in slots:
+                self._images.free(slot)
+            raise
+        written, room = slots
         self._images.free(written)
         if made:
             return self._images.lease(room, jpeg.height, jpeg.width)
         self._images.free(room)
         return None
+
+    def _answered(self, jpeg: JpegImage, written: Slot, room: Slot) -> bool:
+        place = (written.place.offset, len(jpeg.data))
+        request = Decode(place, jpeg.orientation, jpeg.height, jpeg.width, (room.place.offset, room.place.size))
+        deadline = time.monotonic() + DECODE_SECONDS
+        self._channel.send(packed(request), timeout=DECODE_SECONDS)
+        return unpacked_reply(self._channel.receive(timeout=max(0.0, deadline - time.monotonic())), bool)
 
 
 class IsolatedJpeg(JpegImage):

@@ -15,11 +15,13 @@ import pytest
 from healthd import frames
 from healthd.cameras import camera_child, isolated_jpegs
 from healthd.cameras.isolated import IsolatedCamera
+from healthd.cameras.isolated_jpegs import IsolatedJpeg, JpegLane
 from healthd.cameras.source import CameraSource, Read, SourceOptions
 from healthd.children import Nursery
 from healthd.errors import BrokenPicture, CameraError
 from healthd.frames import Image, JpegImage
 from healthd.settings import CameraSettings
+from healthd.shared_images import SPACE_BYTES, SharedImages
 from healthd.worker import WorkerTimeout
 from tests.jpegs import jpeg, pixels, turned_jpeg, undecodable_jpeg
 
@@ -141,11 +143,48 @@ def test_a_decoder_that_hangs_is_killed(nursery: Nursery, monkeypatch: pytest.Mo
     assert gym.facts.ends["stalled"] == 1
 
 
-def test_a_decoder_that_fails_costs_one_image(nursery: Nursery) -> None:
-    with camera(nursery, "fails").camera() as read:
-        with pytest.raises(BrokenPicture, match="it is large"):
-            a_jpeg(read).pixels()
-        assert a_jpeg(read).data == turned_jpeg(2, 6)
+def test_a_decoder_that_fails_costs_one_image_and_no_memory(nursery: Nursery) -> None:
+    gym = camera(nursery, "fails")
+    with gym.camera() as read:
+        first, second = a_jpeg(read), a_jpeg(read)
+        assert second.data == turned_jpeg(2, 6)
+        assert gym._images is not None
+        before = gym._images.used
+        for image in (first, second):
+            with pytest.raises(BrokenPicture, match="it is large"):
+                image.pixels()
+        assert gym._images.used == before
+
+
+def test_a_jpeg_for_whose_pixels_there_is_no_room_takes_none() -> None:
+    images = SharedImages()
+    lane = JpegLane(images)
+    images.room(SPACE_BYTES - 2**16)  # the rest takes the JPEG itself
+    held = images.used
+    image = IsolatedJpeg(jpeg(1), lane)
+    with pytest.raises(BrokenPicture, match="no room for an image"):
+        image.pixels()
+    assert images.used == held
+    lane.close()
+    images.close()
+
+
+def test_a_thread_is_waited_for_until_its_process_would_have_been_killed_for_a_jpeg(nursery: Nursery) -> None:
+    gym = camera(nursery)
+    assert gym.bounds.read_seconds > 2 * gym._settings.stall_timeout_seconds + isolated_jpegs.PIXELS_SECONDS
+
+
+def test_whose_turn_does_not_come_does_without_and_nothing_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated_jpegs, "DECODE_SECONDS", 0.05)
+    killed: list[bool] = []
+    images = SharedImages()
+    lane = JpegLane(images)
+    lane.lead_to(lambda: killed.append(True))
+    with lane._lock, pytest.raises(BrokenPicture, match="turn"):
+        IsolatedJpeg(jpeg(1), lane).pixels()
+    lane.close()
+    images.close()
+    assert not killed
 
 
 def test_whoever_waits_for_pixels_when_the_session_ends_is_told_so(nursery: Nursery) -> None:
