@@ -23,7 +23,7 @@ from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec,
 from healthd.testing.fakes import FakeClock
 from tests.eventually import eventually
 from tests.fakes import FakeSource, listed, make_runner, picture, prediction
-from tests.jpegs import jpeg
+from tests.jpegs import ElsewhereJpeg, jpeg, undecodable_jpeg
 
 
 @asynccontextmanager
@@ -727,3 +727,35 @@ async def test_a_picture_is_as_old_as_its_read_however_long_its_pixels_took_and_
         monotonic, now = read_at[frame.delivered]
         assert frame.captured_monotonic - monotonic < 0.4
         assert abs((frame.captured_at - now).total_seconds()) < 0.4
+
+
+async def test_pixels_that_take_long_are_not_blamed_on_the_model() -> None:
+    gate, images = threading.Event(), []
+
+    def read() -> JpegImage:
+        time.sleep(0.01)
+        images.append(ElsewhereJpeg(jpeg(len(images) % 9), gate=gate))
+        return images[-1]
+
+    source = FakeSource(read=read, predict=prediction)
+    async with running(make_runner(source)) as runner:
+        try:
+            await eventually(lambda: any(image.asked.is_set() for image in images))
+            await asyncio.sleep(0.8)  # more than a prediction may take
+            assert (runner.model_health.state, source.loaded, runner.stuck_workers) == ("ready", 1, 0)
+        finally:
+            gate.set()
+        await eventually(lambda: runner.counts.predicted >= 1)
+
+
+async def test_a_picture_that_another_process_cannot_decode_is_invalid_and_no_failure_of_the_model() -> None:
+    gate = threading.Event()
+    gate.set()
+
+    def read() -> JpegImage:
+        time.sleep(0.01)
+        return ElsewhereJpeg(undecodable_jpeg(), gate=gate)
+
+    async with running(make_runner(FakeSource(read=read, predict=prediction))) as runner:
+        await eventually(lambda: runner.counts.dropped["invalid"] >= 2)
+        assert (runner.model_health.state, runner.counts.dropped["failed"]) == ("ready", 0)
