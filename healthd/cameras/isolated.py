@@ -271,8 +271,10 @@ class IsolatedCamera:
                 raise CameraLeft("the camera was left") from None
             if self._lane is not None and self._lane.hung:
                 self._ends["stalled"] += 1
-                raise WorkerTimeout(f"a JPEG was not decoded within {DECODE_SECONDS:g} s") from None
+                raise CameraCrashed(f"a JPEG was not decoded within {DECODE_SECONDS:g} s") from None
             self._note(exc.ending)
+            if self._lane is not None and self._lane.broken and exc.ending.cause == "killed":
+                raise CameraCrashed("the camera's process did not say what became of a JPEG") from None
             raise CameraCrashed(f"the camera's process {exc.ending}") from None
 
     def _note(self, ending: Ending) -> None:

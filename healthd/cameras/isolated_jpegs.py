@@ -16,6 +16,8 @@ DECODE_SECONDS = 5.0
 """A decoder that takes longer is killed with its process."""
 PIXELS_SECONDS = 2 * DECODE_SECONDS
 """Longer than this nobody waits for pixels: for his turn, and then for the decoder."""
+END_SECONDS = 1.0
+"""A process that does not answer as it should is ending, or killed after this."""
 
 
 class JpegLane:
@@ -29,14 +31,16 @@ class JpegLane:
         self._images = images
         self._end, self.far = socket.socketpair()
         self._channel = Channel(self._end)
-        self._kill: Callable[[], None] = _nothing
+        self._kill: Callable[[float], None] = _nothing
         self._lock = threading.Lock()
         self._over = False
         self.hung = False
         """Whether the process was killed because it did not decode within its time."""
+        self.broken = False
+        """Whether the process was killed, if it did not end by itself, because it can no more be asked."""
 
-    def lead_to(self, kill: Callable[[], None]) -> None:
-        """Say how the process is killed, which has the far end now."""
+    def lead_to(self, kill: Callable[[float], None]) -> None:
+        """Say how the process is killed which has the far end now, unless it ends by itself within so many seconds."""
         self._kill = kill
         self.far.close()
 
@@ -56,10 +60,11 @@ class JpegLane:
                 return self._asked(jpeg)
             except TimeoutError:
                 self._over = self.hung = True
-                self._kill()
+                self._kill(0.0)
                 raise BrokenPicture(f"a JPEG from the camera was not decoded within {DECODE_SECONDS:g} s") from None
             except (Gone, OSError):
-                self._over = True
+                self._over = self.broken = True
+                self._kill(END_SECONDS)  # it would deliver JPEGs for ever that nobody can decode
                 raise BrokenPicture("the camera's process ended while it decoded a JPEG") from None
             except (HealthdError, ChildBug) as exc:  # no room here, or no memory there
                 raise BrokenPicture(str(exc)) from None
@@ -118,5 +123,5 @@ class IsolatedJpeg(JpegImage):
         return self._lane.pixels(self)
 
 
-def _nothing() -> None:
+def _nothing(_grace_seconds: float) -> None:
     """There is no process yet."""
