@@ -264,8 +264,10 @@ class Child:
         """Return how it ended by itself, after so many seconds at most; None while it lives."""
         return self._ended(within=within)
 
-    def kill(self) -> None:
-        """Kill it at once; whoever waits in a call is told so."""
+    def kill(self, grace_seconds: float = 0.0) -> None:
+        """Kill it; whoever waits in a call is told so. One that ends by itself within the grace says how, as ever."""
+        if grace_seconds > 0 and self._ends_within(grace_seconds):
+            return
         self._killed = True
         self._signal(signal.SIGKILL)
 
@@ -303,6 +305,22 @@ class Child:
         with self._signalling:
             self.ending = ending = Ending(self._cause(status), status, self._log.last_output())
         return ending
+
+    def _ends_within(self, seconds: float) -> bool:
+        """Whether it ends by itself within so many seconds; on any thread, beside who reads how."""
+        with self._signalling:
+            if self.ending is not None or self._handle is None:
+                return self.ending is not None
+            try:
+                handle = os.dup(self._handle)
+            except OSError:  # no descriptor is left
+                return False
+        try:
+            waiting = select.poll()
+            waiting.register(handle, select.POLLIN)
+            return bool(waiting.poll(seconds * 1000))
+        finally:
+            os.close(handle)
 
     def _reap_orphan(self) -> None:
         """The nursery has died, and the kernel kills this child: where we are PID 1, it is ours to reap then."""

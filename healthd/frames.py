@@ -84,8 +84,18 @@ class JpegImage:
         """What of it changes when the picture does: its last scan, without the header, which may tell the time."""
         return self.data[self._scan_at :]
 
+    @property
+    def made(self) -> bool:
+        """Whether its pixels were made, or could not be."""
+        return self._seconds is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether its pixels would have to be waited for now, for seconds if another process hangs."""
+        return False
+
     def pixels(self) -> Image:
-        """Return its pixels, read-only and upright; blocking, some milliseconds the first time.
+        """Return its pixels, read-only and upright; blocking, some milliseconds the first time, or as `waits` says.
 
         Raises:
             BrokenPicture: it cannot be decoded; whoever asks again is told the same.
@@ -182,6 +192,11 @@ class Frame:
         """
         delivered = self.delivered
         return delivered.pixels() if isinstance(delivered, JpegImage) else delivered
+
+    @property
+    def waits(self) -> bool:
+        """Whether `image` would wait for another process now: let no thread wait there that others need."""
+        return isinstance(self.delivered, JpegImage) and self.delivered.waits
 
     @property
     def own_jpeg(self) -> bytes | None:

@@ -1,10 +1,12 @@
 """JPEGs as cameras send them: whole, cut short, lying on their side, and broken where it shows only when decoded."""
 
 import struct
+import threading
 
 import cv2
 import numpy as np
 
+from healthd.frames import Image, JpegImage
 from tests.fakes import picture
 
 
@@ -43,3 +45,21 @@ def pixels(data: bytes) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     return image
+
+
+class ElsewhereJpeg(JpegImage):
+    """Its pixels are made by another process, so to speak, once `gate` is set."""
+
+    def __init__(self, data: bytes, *, gate: threading.Event | None = None) -> None:
+        super().__init__(data)
+        self.gate = gate or threading.Event()
+        self.asked = threading.Event()
+
+    @property
+    def waits(self) -> bool:
+        return not self.made
+
+    def make_pixels(self) -> Image | None:
+        self.asked.set()
+        self.gate.wait(20)
+        return super().make_pixels()

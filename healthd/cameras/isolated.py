@@ -20,7 +20,7 @@ import structlog
 
 from healthd.cameras.backlog import LATE_SECONDS
 from healthd.cameras.camera_child import found
-from healthd.cameras.isolated_jpegs import DECODE_SECONDS, IsolatedJpeg, JpegLane
+from healthd.cameras.isolated_jpegs import DECODE_SECONDS, PIXELS_SECONDS, IsolatedJpeg, JpegLane
 from healthd.cameras.isolated_wire import Build, Grab, Info, Open, Opened, Take, Taken
 from healthd.cameras.probe import SourceKind, kind_of
 from healthd.cameras.source import CameraSource, Delivered, Read, TwoStepRead
@@ -163,7 +163,7 @@ class IsolatedCamera:
         wanted = self._settings
         return Bounds(
             wanted.open_timeout_seconds + MARGIN_SECONDS + 3 * START_SECONDS + BESIDE_SECONDS,
-            2 * wanted.stall_timeout_seconds + BESIDE_SECONDS,
+            2 * wanted.stall_timeout_seconds + PIXELS_SECONDS + BESIDE_SECONDS,  # motion is looked for in each image
             CLOSE_SECONDS + BESIDE_SECONDS,
         )
 
@@ -271,8 +271,10 @@ class IsolatedCamera:
                 raise CameraLeft("the camera was left") from None
             if self._lane is not None and self._lane.hung:
                 self._ends["stalled"] += 1
-                raise WorkerTimeout(f"a JPEG was not decoded within {DECODE_SECONDS:g} s") from None
+                raise CameraCrashed(f"a JPEG was not decoded within {DECODE_SECONDS:g} s") from None
             self._note(exc.ending)
+            if self._lane is not None and self._lane.broken and exc.ending.cause == "killed":
+                raise CameraCrashed("the camera's process did not say what became of a JPEG") from None
             raise CameraCrashed(f"the camera's process {exc.ending}") from None
 
     def _note(self, ending: Ending) -> None:

@@ -16,6 +16,7 @@ from healthd.cameras.draw import draw_prediction
 from healthd.errors import CameraError, HealthdError
 from healthd.frames import Frame, Image
 from healthd.models.model import Prediction
+from healthd.worker import WorkerPool
 
 VARIANT_KINDS = ("plain", "sized", "overlay", "sized_overlay")
 MAX_ENCODES = 16
@@ -67,7 +68,10 @@ class EncoderBusy(HealthdError):  # noqa: N818  a state, not a mistake
 
 
 class JpegEncoder:
-    """Threads that encode, shared by all cameras. Encoding always ends, so an ordinary pool will do here."""
+    """Threads that encode, shared by all cameras. Encoding always ends, so an ordinary pool will do here.
+
+    A frame that `waits` must not come here: its camera's process may hang, and the threads are everybody's.
+    """
 
     def __init__(self, *, threads: int = 2) -> None:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="jpeg")
@@ -99,6 +103,9 @@ class JpegCache:
         self._running: dict[tuple[int, Variant], asyncio.Task[bytes]] = {}
         self._newest = {False: 0, True: 0}
         self._drops = 0
+        self._threads = WorkerPool("pixels", keep=0)
+        self._thread = asyncio.Lock()
+        """Held by who has a thread that waits for pixels: a process that hangs costs one, however many ask."""
         self.hits = 0
         self.passed = 0
         """The camera's own JPEGs served as they came."""
@@ -179,12 +186,20 @@ class JpegCache:
     async def _encode(self, key: tuple[int, Variant], picture: Picture, variant: Variant) -> bytes:
         self.encodes_by_kind[variant.kind] += 1
         drops = self._drops
+        if picture.frame.waits:
+            await self._make_pixels(picture.frame)
         jpeg, seconds = await self._encoder.encode(picture, variant)
         if self._on_encoded is not None:
             self._on_encoded(seconds)
         if drops == self._drops:
             self._keep(key, jpeg)
         return jpeg
+
+    async def _make_pixels(self, frame: Frame) -> None:
+        """Wait for the pixels of a frame that are made in the camera's process, on no thread that others need."""
+        async with self._thread:
+            if frame.waits:  # who had the thread before may have wanted the same
+                await self._threads.call(lambda: frame.image, timeout=None)  # the lane to the process has its bound
 
     def _keep(self, key: tuple[int, Variant], jpeg: bytes) -> None:
         frame_id, variant = key

@@ -10,6 +10,7 @@ from healthd.cameras.attention import Attention
 from healthd.cameras.control import Control
 from healthd.cameras.demand import Demand
 from healthd.cameras.health import RateWindow
+from healthd.cameras.isolated_jpegs import PIXELS_SECONDS
 from healthd.cameras.reader import CLOSE_SECONDS
 from healthd.cameras.records import ModelHealth, ModelState, PredictedFrame, Tuning
 from healthd.cameras.source import CameraSource, Predict
@@ -147,6 +148,8 @@ class Predictor:
         captured.set(frame.captured_monotonic)  # the worker takes it along; the task predicts one frame at a time
         patience.set(self._settings.predict_timeout_seconds)
         try:
+            if frame.waits:  # its camera may hang: that is not the model's fault
+                await worker.call(lambda: frame.image, timeout=PIXELS_SECONDS, late="no pixels", grace=GRACE_SECONDS)
             prediction = await worker.call(
                 lambda: checked(predict(frame.image), "the plugin's model()"),
                 timeout=self._settings.predict_timeout_seconds,

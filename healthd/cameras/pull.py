@@ -23,7 +23,9 @@ _EVERY_SECOND = 1.5
 class Pulled(NamedTuple):
     """What one read gave."""
 
-    output: object
+    at: float
+    """When it returned, in seconds of the monotonic clock: what is done with the image afterwards makes it older."""
+    output: object = None
     """What the plugin delivered."""
     motion: float | None = None
     """Share of the picture that moves; None where nobody looked."""
@@ -54,13 +56,14 @@ class Puller:
         if not isinstance(read, TwoStepRead):
             output = read()
         elif not read.grab():
-            return Pulled(None)
+            return Pulled(self._clock.monotonic())
         elif not self._is_wanted():
-            return Pulled(None, unseen=True)
+            return Pulled(self._clock.monotonic(), unseen=True)
         else:
             output = read.retrieve()
         self._first = self._first and output is None
-        return Pulled(output, self._motion(output))
+        at = self._clock.monotonic()
+        return Pulled(at, output, self._motion(output))
 
     def _is_wanted(self) -> bool:
         """Whether anybody wants the image that was just grabbed; every one of a recording, and the first."""

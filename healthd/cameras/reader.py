@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import structlog
 
 from healthd.cameras.accounting import Drop, FrameCounts
 from healthd.cameras.attention import Attention
+from healthd.cameras.backlog import LATE_SECONDS
 from healthd.cameras.control import Control
 from healthd.cameras.demand import Demand
 from healthd.cameras.health import RateWindow
@@ -140,10 +142,10 @@ class Reader:
         """Number, stamp and publish what the camera delivered; False when it was too old to be shown."""
         self._counts.came()
         if pulled.unseen:
-            self._pass_over()
+            self._pass_over(pulled)
             return True
-        output = pulled.output
-        if output is None:
+        output, waited = pulled.output, max(0.0, self._clock.monotonic() - pulled.at)
+        if output is None or (waited > LATE_SECONDS and not self.recording):
             self._counts.drop(Drop.BACKLOG)
             return False
         captured = output if isinstance(output, CapturedImage) else None
@@ -154,36 +156,35 @@ class Reader:
             raise
         if isinstance(image, JpegImage):
             image.tell_of_decode(self._counts.decoded)
-        now = self._note_arrival()
+        self._note_arrival(pulled)
         frame = Frame(
             camera=self._source.name,
             frame_id=self.last_frame_id,
             delivered=image,
-            captured_at=self._clock.now(),
-            captured_monotonic=now,
+            captured_at=self._clock.now() - timedelta(seconds=waited),
+            captured_monotonic=pulled.at,
             position_seconds=captured.position_seconds if captured else None,
         )
         described = (captured.info if captured else None) or StreamInfo()
         self.info = replace(described, width=frame.width, height=frame.height)
-        self._demand.glanced_at = now
+        self._demand.glanced_at = pulled.at
         self._attention.saw(frame, pulled.motion)
         if self._latest.put(frame) is not None:
             self._counts.drop(Drop.REPLACED)
         self._on_frame(frame)
         return True
 
-    def _pass_over(self) -> None:
+    def _pass_over(self, pulled: Pulled) -> None:
         """Count a frame whose pixels nobody wanted; one that still waits for the model is no longer the newest."""
-        self._note_arrival()
+        self._note_arrival(pulled)
         self._counts.drop(Drop.UNSEEN)
         if self._latest.take_nowait() is not None:
             self._counts.drop(Drop.REPLACED)
 
-    def _note_arrival(self) -> float:
-        """Number the frame that came; return when that was."""
+    def _note_arrival(self, pulled: Pulled) -> None:
+        """Number the frame that came."""
         self.last_frame_id += 1
         self.good_since = self._opened_at
-        self.arrived_at = self._clock.monotonic()
+        self.arrived_at = pulled.at
         self.rate.add()
         self.backoff.reset()
-        return self.arrived_at

@@ -17,12 +17,19 @@ import numpy as np
 import psutil
 import pytest
 
-from healthd.cameras import isolated
 from healthd.cameras.backlog import LATE_SECONDS
 from healthd.cameras.camera_child import imported
-from healthd.cameras.isolated import CameraLeft, IsolatedCamera, isolation_of, may_need_processes, place_of
+from healthd.cameras.isolated import (
+    MARGIN_SECONDS,
+    CameraLeft,
+    IsolatedCamera,
+    isolation_of,
+    may_need_processes,
+    place_of,
+)
+from healthd.cameras.isolated_wire import Open
 from healthd.cameras.source import CameraSource, Read, SourceOptions, TwoStepRead
-from healthd.children import Nursery
+from healthd.children import Child, Nursery
 from healthd.errors import CameraError, EndOfStream, SettingsError
 from healthd.frames import CapturedImage, Image, JpegImage, Refused, StreamInfo, published_image
 from healthd.redact import SourceUrl
@@ -275,11 +282,21 @@ def test_a_session_without_descriptors_fails_as_a_camera_and_takes_none_with_it(
 def test_a_camera_that_takes_all_of_its_time_to_open_still_says_why(
     nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolated, "MARGIN_SECONDS", 30)  # of a machine that has much else to do
+    call, bounds = Child.call, []
+
+    def patient(child: Child, request: object, *, reply: type[Any], timeout: float) -> Any:
+        """Note the bound, and wait for longer: this machine may have much else to do."""
+        if isinstance(request, Open):
+            bounds.append(timeout)
+        return call(child, request, reply=reply, timeout=timeout + 30)
+
+    monkeypatch.setattr(Child, "call", patient)
     late = camera(nursery, "late", open_timeout_seconds=0.3)
     with pytest.raises(CameraError, match="accepts the connection"), late.camera():
         pass
     assert late.facts.ends["stalled"] == 0
+    assert bounds == [pytest.approx(0.3 + MARGIN_SECONDS)]
+    assert MARGIN_SECONDS >= 0.5, "the process says why a moment after its source has given up"
 
 
 def test_a_camera_that_is_left_while_its_process_is_started_is_not_opened(nursery: Nursery) -> None:

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from healthd.cameras.jpeg import MAX_VARIANTS, JpegCache, JpegEncoder, Picture, Variant, encode_picture
-from healthd.errors import CameraError
-from healthd.frames import Frame, Image
+from healthd.errors import BrokenPicture, CameraError
+from healthd.frames import Frame, Image, JpegImage
 from healthd.models.model import Detection
 from tests.eventually import eventually
 from tests.fakes import picture, prediction
+from tests.jpegs import ElsewhereJpeg, jpeg, undecodable_jpeg
 
 PLAIN = Variant(75)
 OVERLAY = Variant(75, overlay=True)
 
 
-def shot(number: int = 1, image: Image | None = None) -> Picture:
+def shot(number: int = 1, image: Image | JpegImage | None = None) -> Picture:
     image = picture(number) if image is None else image
     return Picture(Frame("gym", number, image, datetime.now(UTC), 0.0))
 
@@ -253,3 +254,30 @@ def test_drawing_never_touches_the_frame(width: int | None) -> None:
     drawn = decoded(encode_picture(Picture(shot(1, image).frame, said), Variant(95, width, overlay=True)))
     assert (image == before).all()
     assert np.abs(plain.astype(int) - drawn.astype(int)).max() > 50
+
+
+async def test_a_camera_whose_process_hangs_keeps_no_other_from_its_pictures_and_costs_one_thread() -> None:
+    encoder, gate = JpegEncoder(), threading.Event()
+    sick, well = JpegCache(encoder), JpegCache(encoder)
+    images = [ElsewhereJpeg(jpeg(number), gate=gate) for number in (1, 2, 3)]
+    shots = [shot(number, image) for number, image in enumerate(images, 1)]
+    asked = [asyncio.create_task(sick.get_or_encode(one, Variant(quality))) for one in shots for quality in (50, 60)]
+    try:
+        await eventually(images[0].asked.is_set)
+        async with asyncio.timeout(10):
+            assert decoded(await well.get_or_encode(shot(9), PLAIN)).size
+            assert await encoder.run(lambda: b"a sign") == b"a sign"
+        assert [thread.name for thread in threading.enumerate()].count("pixels") == 1
+        assert [image.asked.is_set() for image in images] == [True, False, False]
+    finally:
+        gate.set()
+    assert all(decoded(one).shape == (48, 64, 3) for one in await asyncio.gather(*asked))
+    encoder.close()
+
+
+async def test_pixels_that_cannot_be_made_elsewhere_are_an_error_for_all_who_ask() -> None:
+    image = ElsewhereJpeg(undecodable_jpeg())
+    image.gate.set()
+    cache = JpegCache(JpegEncoder())
+    asked = (cache.get_or_encode(shot(1, image), Variant(quality)) for quality in (50, 60))
+    assert [type(exc) for exc in await asyncio.gather(*asked, return_exceptions=True)] == [BrokenPicture] * 2

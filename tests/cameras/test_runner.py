@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,11 +17,13 @@ from healthd.cameras.records import NotLive, Tuning
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.source import Predict
 from healthd.errors import CameraError, EndOfStream, ModelError, SettingsError
-from healthd.frames import CapturedImage
+from healthd.frames import CapturedImage, Image, JpegImage
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
+from healthd.testing.fakes import FakeClock
 from tests.eventually import eventually
 from tests.fakes import FakeSource, listed, make_runner, picture, prediction
+from tests.jpegs import ElsewhereJpeg, jpeg, undecodable_jpeg
 
 
 @asynccontextmanager
@@ -691,3 +694,68 @@ async def test_one_users_short_patience_gives_up_no_model_of_another() -> None:
     async with running(patient), running(hasty):
         await eventually(lambda: patient.counts.predicted >= 3, seconds=10)
         assert patient.counts.dropped["failed"] == 0
+
+
+async def test_a_picture_is_as_old_as_its_read_however_long_its_pixels_took_and_a_late_one_is_backlog() -> None:
+    fake = FakeClock()
+    read_at: dict[JpegImage, tuple[float, datetime]] = {}
+    takes = itertools.chain([3.0], itertools.repeat(0.4))
+
+    class Slow(JpegImage):
+        def make_pixels(self) -> Image | None:
+            fake.advance(next(takes))
+            return super().make_pixels()
+
+    def read() -> JpegImage:
+        time.sleep(0.005)
+        fake.advance(0.1)  # motion is looked for in every one
+        image = Slow(jpeg(len(read_at) % 9))
+        read_at[image] = fake.clock.monotonic(), fake.clock.now()
+        return image
+
+    source = FakeSource(read=read)
+    async with running(
+        make_runner(source, clock=fake.clock, predict_when="motion", stall_timeout_seconds=60)
+    ) as runner:
+        await eventually(lambda: runner.frame is not None)
+        assert runner.counts.dropped["backlog"] >= 1
+        frame = runner.frame
+        assert frame is not None
+        assert isinstance(frame.delivered, JpegImage)
+        assert frame.delivered.made
+        assert list(read_at).index(frame.delivered) >= 1
+        monotonic, now = read_at[frame.delivered]
+        assert frame.captured_monotonic - monotonic < 0.4
+        assert abs((frame.captured_at - now).total_seconds()) < 0.4
+
+
+async def test_pixels_that_take_long_are_not_blamed_on_the_model() -> None:
+    gate, images = threading.Event(), []
+
+    def read() -> JpegImage:
+        time.sleep(0.01)
+        images.append(ElsewhereJpeg(jpeg(len(images) % 9), gate=gate))
+        return images[-1]
+
+    source = FakeSource(read=read, predict=prediction)
+    async with running(make_runner(source)) as runner:
+        try:
+            await eventually(lambda: any(image.asked.is_set() for image in images))
+            await asyncio.sleep(0.8)  # more than a prediction may take
+            assert (runner.model_health.state, source.loaded, runner.stuck_workers) == ("ready", 1, 0)
+        finally:
+            gate.set()
+        await eventually(lambda: runner.counts.predicted >= 1)
+
+
+async def test_a_picture_that_another_process_cannot_decode_is_invalid_and_no_failure_of_the_model() -> None:
+    gate = threading.Event()
+    gate.set()
+
+    def read() -> JpegImage:
+        time.sleep(0.01)
+        return ElsewhereJpeg(undecodable_jpeg(), gate=gate)
+
+    async with running(make_runner(FakeSource(read=read, predict=prediction))) as runner:
+        await eventually(lambda: runner.counts.dropped["invalid"] >= 2)
+        assert (runner.model_health.state, runner.counts.dropped["failed"]) == ("ready", 0)
