@@ -6,6 +6,7 @@ import itertools
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,8 +30,9 @@ def head(method: str, path: str, *lines: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *lines, "", ""]).encode()
 
 
-async def _opened(daemon: Daemon) -> Streams:
-    return await asyncio.open_connection("127.0.0.1", daemon.port)
+async def _opened(daemon: Daemon, host: str = "127.0.0.1") -> Streams:
+    """Open a connection from one of the addresses of this machine: a client is one to healthd by its address."""
+    return await asyncio.open_connection("127.0.0.1", daemon.port, local_addr=(host, 0))
 
 
 async def _end(reader: asyncio.StreamReader, seconds: float) -> tuple[bytes, bool]:
@@ -80,9 +82,11 @@ def _rest(stage: Stage) -> None:
     time.sleep(2)
 
 
-async def _drip(daemon: Daemon, request: bytes, tail: bytes, deadline: float) -> tuple[float, int]:
+async def _drip(
+    daemon: Daemon, request: bytes, tail: bytes, deadline: float, host: str = "127.0.0.1"
+) -> tuple[float, int]:
     """Send a request and then a byte of what never ends every fifth of a second; return when it was cut, and how."""
-    reader, writer = await _opened(daemon)
+    reader, writer = await _opened(daemon, host)
     at = time.monotonic()
     ended = asyncio.create_task(_end(reader, deadline))
     writer.write(request)
@@ -139,6 +143,37 @@ def slow_bodies(stage: Stage) -> None:
     with memory_held(stage):
         stage.broken()
         _dripped(stage, asked, daemon, CUT_SECONDS + 1)
+
+
+SLOW_UPLOADS, SHARE, SLOW_CLIENT = 100, 16, "127.0.0.2"
+"""More than `inference.max_uploads`; what of them one client gets; and an address that nobody else has here."""
+
+
+@fault("slow uploads of one client", noticed=CUT_SECONDS + 1, recovered=None, **QUIET)
+def slow_uploads(stage: Stage) -> None:
+    """One address sends 100 pictures at once to `/infer` and `/detect`, a byte of each every 0.2 s.
+
+    It gets its share, 16, and 503 for all else; those 16 get 408 (`inference.upload_timeout_seconds = 3`). Pictures of
+    others are answered all the while.
+    """
+    daemon = stage.open(settings={**DOORS, "inference": {"upload_timeout_seconds": HEADER_SECONDS}})
+    lines = ("Content-Type: image/jpeg", "Content-Length: 100000")
+    asked = [head("POST", f"/api/v1/{path}", *lines) for path in ("infer?model=counter", "detect")]
+
+    async def all_of_them() -> list[tuple[float, int]]:
+        sent = itertools.islice(itertools.cycle(asked), SLOW_UPLOADS)
+        return await asyncio.gather(*(_drip(daemon, one, b" ", 3 * CUT_SECONDS, SLOW_CLIENT) for one in sent))
+
+    with memory_held(stage):
+        stage.broken()
+        came = asyncio.run(all_of_them())
+        if any(took < 0 for took, _ in came):
+            stage.problem(f"{sum(took < 0 for took, _ in came)} of {len(came)} were not cut")
+        answered = Counter(status for _, status in came)
+        if answered != {408: SHARE, 503: SLOW_UPLOADS - SHARE}:
+            stage.problem(f"answered {dict(answered)}")
+        stage.outcome.noticed = max(took for took, _ in came)
+        stage.note(f"{SHARE} places taken, {answered[503]} refused.")
 
 
 ENDLESS_SECONDS = 10.0
