@@ -14,7 +14,7 @@ from asyncio import sslproto
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -101,8 +101,9 @@ class Door:
         *,
         settings: ServerSettings,
         counts: DoorCounts,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
+        """`tls`: says what the next connection begins TLS with."""
         self.sockets = (bound,)
         self._bound = bound
         self._make = make
@@ -182,8 +183,8 @@ class Door:
 
     async def _begin(self, accepted: socket.socket) -> Talk:
         seconds = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": FLUSH_SECONDS}
-        options = seconds if self._tls is not None else {}
-        _, talk = await self._loop.connect_accepted_socket(self._make, accepted, ssl=self._tls, **options)
+        options: dict[str, Any] = {"ssl": self._tls(), **seconds} if self._tls is not None else {}
+        _, talk = await self._loop.connect_accepted_socket(self._make, accepted, **options)
         return talk  # type: ignore[return-value]  # whatever makes them, makes them for the door
 
     def _leave(self, place: _Place) -> None:

@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
         on_started: Callable[[], None] = lambda: None,
         settings: ServerSettings | None = None,
         counts: DoorCounts | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         super().__init__(config)
         self._on_started = on_started
@@ -154,7 +154,7 @@ def make_server(settings: Settings, services: Services, tls: Tls | None, *, on_s
         on_started=on_started,
         settings=settings.server,
         counts=services.doors,
-        tls=tls.context if tls is not None else None,
+        tls=(lambda: tls.context) if tls is not None else None,
     )
 
 

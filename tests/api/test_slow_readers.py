@@ -143,7 +143,7 @@ async def serving(folder: Path, *, tls: bool) -> AsyncIterator[Served]:
             lambda: DroppableProtocol(config=config, server_state=state, app_state={}),
             settings=ServerSettings(),
             counts=counts,
-            tls=serves,
+            tls=(lambda: serves) if serves else None,
         )
         try:
             yield Served(bound.getsockname(), trusts, counts)
