@@ -139,6 +139,7 @@ async def build(settings: Settings, plugins: InstalledPlugins) -> Services:
     viewers = Viewers(
         max_viewers=settings.streams.max_viewers,
         max_viewers_per_camera=settings.streams.max_viewers_per_camera,
+        max_viewers_per_client=settings.streams.max_viewers_per_client,
         max_sockets=settings.inference.max_sockets,
         max_sockets_per_client=settings.inference.max_sockets_per_client,
         max_seconds=settings.streams.max_seconds,

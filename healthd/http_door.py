@@ -14,7 +14,7 @@ from asyncio import sslproto
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -26,8 +26,9 @@ from healthd.settings import ServerSettings
 log = structlog.get_logger(__name__)
 HANDSHAKE_SECONDS = 10.0
 """How long a client may take to begin TLS."""
-GOODBYE_SECONDS = 1.0
-"""How long one may take to end it."""
+FLUSH_SECONDS = 7 * 86_400.0
+"""When asyncio ends a TLS connection that was closed, with all that waits in it: never. `look` ends those, and sees
+which clients are still taking what waits for them."""
 KEPT_SECONDS = 2.0
 """A connection that has been answered makes no room for others so soon: a wall asks once a second."""
 RESERVED_FILES = 256
@@ -100,8 +101,9 @@ class Door:
         *,
         settings: ServerSettings,
         counts: DoorCounts,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
+        """`tls`: says what the next connection begins TLS with."""
         self.sockets = (bound,)
         self._bound = bound
         self._make = make
@@ -180,9 +182,9 @@ class Door:
         talk.lost.add_done_callback(lambda _: self._leave(place))
 
     async def _begin(self, accepted: socket.socket) -> Talk:
-        seconds = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": GOODBYE_SECONDS}
-        options = seconds if self._tls is not None else {}
-        _, talk = await self._loop.connect_accepted_socket(self._make, accepted, ssl=self._tls, **options)
+        seconds = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": FLUSH_SECONDS}
+        options: dict[str, Any] = {"ssl": self._tls(), **seconds} if self._tls is not None else {}
+        _, talk = await self._loop.connect_accepted_socket(self._make, accepted, **options)
         return talk  # type: ignore[return-value]  # whatever makes them, makes them for the door
 
     def _leave(self, place: _Place) -> None:

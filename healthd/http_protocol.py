@@ -6,17 +6,16 @@ import socket
 import sys
 import weakref
 from collections.abc import Callable
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import httptools
-from litestar import Litestar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from healthd.api.cached import CachedSnapshots, Question
 from healthd.api.connection import EXTENSION, Connection
 from healthd.http_refusals import bad_request
+from healthd.http_unsent import Unsent
 from healthd.settings import ServerSettings
 
 UNSENT_BYTES = 32 * 1024
@@ -27,8 +26,8 @@ MAX_PIPELINED = 100
 """Requests that may wait on one connection while another is being answered."""
 LINGER_SECONDS = 2.0
 """How long what a client goes on sending is thrown away after it was told why its connection ends."""
-UNTAKEN_SECONDS = 15.0
-"""An answer, or the end of a connection, that a client has not taken after so long is dropped."""
+TAKING_SECONDS = 1.0
+"""How often it is looked whether an answer has been taken."""
 _NO_REQUEST = "this is no request of HTTP/1.1 that can be read"
 
 
@@ -56,11 +55,10 @@ class DroppableProtocol(HttpToolsProtocol):
         """Since when a head is being read."""
         self._free_at = 0.0
         """When the connection was made, or the last answer was complete."""
-        self._closing_at: float | None = None
         self._head_bytes = self._silent_bytes = self._steps = 0
         """Of the head as far as it was read; since the parser last got anywhere; and how often it did."""
         self._refusal = (HTTPStatus.BAD_REQUEST, _NO_REQUEST)
-        self._refused = self._has_become_socket = False
+        self._refused = self._has_become_socket = self._closes = False
         self._question: Question | None = None
         """What was answered of what has just come."""
         self._answers_now = False
@@ -77,6 +75,7 @@ class DroppableProtocol(HttpToolsProtocol):
         self._encrypts = self.scheme == "https"
         transport.set_write_buffer_limits(high=int(self._encrypts), low=0)  # asyncio's TLS takes 0 for: never write
         self._socket = transport.get_extra_info("socket")
+        self._unsent = Unsent(transport)
         self._free_at = self.loop.time()
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._cycles: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -161,9 +160,11 @@ class DroppableProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection on which nothing was asked for a while."""
+        """Close a connection on which nothing was asked for a while. Whoever still takes an answer is not done."""
         now = self.loop.time()
-        left = (now if self._held is not None else self._answered_at) + self.timeout_keep_alive - now
+        left = self._answered_at + self.timeout_keep_alive - now
+        if self._held is not None or self._unsent.size:
+            self._answered_at, left = now, min(TAKING_SECONDS, self.timeout_keep_alive)
         if left > 0:
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
         else:
@@ -226,7 +227,7 @@ class DroppableProtocol(HttpToolsProtocol):
         """Whether nothing is being answered, and all that was is with the kernel."""
         transport, cycle = self.transport, self.cycle
         idle = cycle is None or cycle.response_complete
-        return idle and not transport.get_write_buffer_size() and not transport.is_closing()
+        return idle and not self._unsent.buffered and not transport.is_closing()
 
     def _hold(self, request: bytes, question: Question) -> bool:
         """Wait with a request until its picture is encoded, if that is all that is missing."""
@@ -329,28 +330,32 @@ class DroppableProtocol(HttpToolsProtocol):
 
     def look(self, now: float) -> str | None:
         """End what is too slow; return why, if it did."""
-        since, transport = self.idle_since, self.transport
+        since, transport, unsent = self.idle_since, self.transport, self._unsent
         if transport.is_closing():
-            self._closing_at = self._closing_at or now
-            untaken = not self._has_become_socket and now - self._closing_at > UNTAKEN_SECONDS
+            if not self._closes:
+                self._closes = True
+                unsent.forget()
+            if unsent.is_over(now):
+                unsent.drop()
         elif since is None or self._refused:
+            unsent.forget()
             return None
         elif self._head_at is not None and now - self._head_at > self._head_seconds:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time")
             return "slow"
-        else:
-            untaken = now - since > UNTAKEN_SECONDS and transport.get_write_buffer_size() > 0
-            silent = self._head_at is None and now - since > max(self._head_seconds, self.timeout_keep_alive)
-            if silent and not untaken:
-                transport.close()
-                return "silent"
-        if untaken:
-            transport.abort()
-        return "untaken" if untaken else None
+        elif (
+            self._head_at is None and not unsent.size and now - since > max(self._head_seconds, self.timeout_keep_alive)
+        ):
+            transport.close()
+            return "silent"
+        if unsent.is_stuck(now):
+            unsent.drop()
+            return "untaken"
+        return None
 
     def cut(self) -> None:
         """Drop the connection."""
-        self.transport.abort()
+        self._unsent.drop()
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Say why the connection ends. What the client is still sending is read on: a reset would eat our words."""
@@ -387,14 +392,3 @@ _TOO_LARGE = (
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     f"the head of a request has more than {MAX_HEAD_BYTES:,} bytes",
 )
-
-
-def protocol(app: Litestar) -> Any:
-    """Return what uvicorn is to speak HTTP with for an application: as its `http`, in place of a class."""
-    services = app.state.services
-    return partial(
-        DroppableProtocol,
-        snapshots=app.state.cached_snapshots,
-        head_seconds=services.settings.server.header_timeout_seconds,
-        on_refused=lambda status: services.metrics.requests.labels("unknown", str(status.value)).inc(),
-    )

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from litestar import Litestar
 
 from healthd.api.connection import DoorCounts
 from healthd.api.services import Services
@@ -17,7 +18,7 @@ from healthd.api.sockets import message_bytes
 from healthd.app import create_app
 from healthd.errors import HealthdError, SettingsError
 from healthd.http_door import Door
-from healthd.http_protocol import DroppableProtocol, protocol
+from healthd.http_protocol import DroppableProtocol
 from healthd.http_sockets import socket_options
 from healthd.settings import ServerSettings, Settings
 from healthd.tls import Pair, Tls
@@ -57,7 +58,7 @@ class Server(uvicorn.Server):
         on_started: Callable[[], None] = lambda: None,
         settings: ServerSettings | None = None,
         counts: DoorCounts | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         super().__init__(config)
         self._on_started = on_started
@@ -153,7 +154,18 @@ def make_server(settings: Settings, services: Services, tls: Tls | None, *, on_s
         on_started=on_started,
         settings=settings.server,
         counts=services.doors,
-        tls=tls.context if tls is not None else None,
+        tls=(lambda: tls.context) if tls is not None else None,
+    )
+
+
+def protocol(app: Litestar) -> Any:
+    """Return what uvicorn is to speak HTTP with for an application: as its `http`, in place of a class."""
+    services = app.state.services
+    return partial(
+        DroppableProtocol,
+        snapshots=app.state.cached_snapshots,
+        head_seconds=services.settings.server.header_timeout_seconds,
+        on_refused=lambda status: services.metrics.requests.labels("unknown", str(status.value)).inc(),
     )
 
 

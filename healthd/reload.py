@@ -302,11 +302,13 @@ class Reloader:
         services.viewers.set_limits(
             max_viewers=streams.max_viewers,
             max_viewers_per_camera=streams.max_viewers_per_camera,
+            max_viewers_per_client=streams.max_viewers_per_client,
             max_sockets=inference.max_sockets,
             max_sockets_per_client=inference.max_sockets_per_client,
             max_seconds=streams.max_seconds,
         )
         services.uploads.most = inference.max_uploads
+        services.uploads.most_of_one = inference.max_uploads_per_client
         services.decoder.max_pixels = inference.max_pixels
         services.jobs.adapt(after)
         services.models.adapt(

@@ -24,7 +24,10 @@ SECTION_EFFECTS: dict[str, dict[str, Effect]] = {
     "log": dict.fromkeys(("level", "format"), "hot"),
     "config": {"watch": "hot"},
     "snapshots": {"quality": "hot"},
-    "streams": dict.fromkeys(("max_viewers", "max_viewers_per_camera", "write_timeout_seconds", "max_seconds"), "hot"),
+    "streams": {
+        **dict.fromkeys(("max_viewers", "max_viewers_per_camera", "max_viewers_per_client"), "hot"),
+        **dict.fromkeys(("write_timeout_seconds", "max_seconds"), "hot"),
+    },
     "models": {
         **dict.fromkeys(("idle_unload_seconds", "load_timeout_seconds", "failed_load_seconds"), "hot"),
         **dict.fromkeys(("preload", "default", "max_loaded", "memory_budget_bytes"), "hot"),
@@ -36,7 +39,7 @@ SECTION_EFFECTS: dict[str, dict[str, Effect]] = {
     },
     "inference": {
         **dict.fromkeys(("max_upload_bytes", "max_pixels", "max_uploads", "upload_timeout_seconds"), "hot"),
-        **dict.fromkeys(("max_sockets", "max_sockets_per_client"), "hot"),
+        **dict.fromkeys(("max_uploads_per_client", "max_sockets", "max_sockets_per_client"), "hot"),
     },
     "jobs": {
         **dict.fromkeys(("allowed_directories", "max_upload_bytes", "max_jobs", "keep_hours"), "hot"),

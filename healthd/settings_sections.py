@@ -54,6 +54,9 @@ class StreamsSettings(Section):
 
     max_viewers: int = Field(200, ge=1, le=10_000, description="Open streams at most, events included.")
     max_viewers_per_camera: int = Field(100, ge=1, le=10_000, description="Open streams of one camera at most.")
+    max_viewers_per_client: int = Field(
+        100, ge=1, le=10_000, description="Open streams of one address (of IPv6: of one /64) at most."
+    )
     write_timeout_seconds: Seconds = Field(5, description="A viewer that does not read for so long is dropped.")
     max_seconds: SecondsOrOff = Field(0, description="How long one stream may last; 0: as long as its viewer looks.")
 
@@ -145,6 +148,12 @@ class InferenceSettings(Section):
         50_000_000, ge=1, le=1_000_000_000, description="Pixels of one picture at most, whatever its size in bytes."
     )
     max_uploads: int = Field(64, ge=1, le=10_000, description="Requests with a picture at a time; more get a 503.")
+    max_uploads_per_client: int = Field(
+        16,
+        ge=1,
+        le=10_000,
+        description="Requests with a picture of one address (of IPv6: of one /64) at a time; more get a 503.",
+    )
     upload_timeout_seconds: Seconds = Field(30, description="How long one picture may take to arrive.")
     max_sockets: int = Field(32, ge=1, le=10_000, description="Open WebSockets at most.")
     max_sockets_per_client: int = Field(

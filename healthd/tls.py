@@ -44,8 +44,8 @@ class Pair:
                 found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
         return tuple(found)
 
-    def load_into(self, context: ssl.SSLContext) -> float:
-        """Have a context use them from now on; return when the certificate expires, in seconds since 1970.
+    def load(self) -> "Loaded":
+        """Read them, into a context of their own: half of a new pair in one that is in use would help nobody.
 
         Raises:
             SettingsError: they cannot be used; says which and why, and nothing of what is in them.
@@ -59,6 +59,7 @@ class Pair:
             ends_at = _expiry(self.cert)
         except ValueError:
             raise SettingsError(f"server.tls_cert: there is no certificate in PEM form in {self.cert}") from None
+        context = _context()
         try:
             context.load_cert_chain(self.cert, self.key, password=_no_password)
         except ssl.SSLError as exc:
@@ -66,7 +67,16 @@ class Pair:
         except _PasswordAskedError:
             told = "has a password, which would have to lie beside it: write it without one (openssl pkey)"
             raise SettingsError(f"server.tls_key: {self.key} {told}") from None
-        return ends_at
+        return Loaded(context, ends_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A certificate and its key, ready to be used."""
+
+    context: ssl.SSLContext
+    expires_at: float
+    """When the certificate expires, in seconds since 1970."""
 
 
 class Tls:
@@ -85,14 +95,18 @@ class Tls:
         self._state = pair.state
         self._warned_at = -DAY_SECONDS
         self._asked = asyncio.Event()
-        self.context = _context()
-        self.expires_at = pair.load_into(self.context)
+        self._loaded = pair.load()
         self.warn_if_due()
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """What the next connection begins with."""
+        return self._loaded.context
 
     @property
     def expires_in_seconds(self) -> float:
         """How long the certificate is still good; negative when it is not."""
-        return self.expires_at - time.time()
+        return self._loaded.expires_at - time.time()
 
     async def keep(self) -> None:
         """Look after them until cancelled: use what lies in the files, if it is something else; warn of what expires.
@@ -118,14 +132,13 @@ class Tls:
 
     async def _reload(self, crew: Crew) -> None:
         """Use what lies in the files now, if it can be used."""
-        try:  # first into one that nobody uses: half of a new pair helps nobody
-            await crew.run(lambda: self._pair.load_into(_context()))
-            self.expires_at = self._pair.load_into(self.context)
+        try:
+            self._loaded = await crew.run(self._pair.load)
         except (SettingsError, OSError) as exc:  # the latter: gone since it was looked at
             log.warning("tls_reload_failed", reason=str(exc))
             return
         self._warned_at = -DAY_SECONDS
-        log.info("tls_reloaded", expires=_date(self.expires_at))
+        log.info("tls_reloaded", expires=_date(self._loaded.expires_at))
         self.warn_if_due()
 
     def samples(self) -> Iterator[Sample]:
@@ -137,7 +150,7 @@ class Tls:
         now = time.monotonic()
         if self.expires_in_seconds < SOON_SECONDS and now - self._warned_at >= DAY_SECONDS:
             self._warned_at = now
-            log.warning("tls_certificate_expires", expires=_date(self.expires_at))
+            log.warning("tls_certificate_expires", expires=_date(self._loaded.expires_at))
 
 
 def expiry_hint(pair: Pair) -> str | None:
@@ -146,7 +159,7 @@ def expiry_hint(pair: Pair) -> str | None:
     Raises:
         SettingsError: it cannot be used.
     """
-    ends_at = pair.load_into(_context())
+    ends_at = pair.load().expires_at
     if ends_at - time.time() >= SOON_SECONDS:
         return None
     word = "has expired" if ends_at <= time.time() else "expires soon"

@@ -82,7 +82,8 @@ async def serving(
         **options,
     )
     started = asyncio.Event()
-    server = Server(config, on_started=started.set, tls=Tls(pair).context if pair is not None else None)
+    tls = Tls(pair) if pair is not None else None
+    server = Server(config, on_started=started.set, tls=(lambda: tls.context) if tls is not None else None)
     task = asyncio.create_task(server.serve(sockets=[bound]))
     scheme = "http" if pair is None else "https"
     shown = f"[{host}]" if ":" in host else host

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("top_client",),
     ("daemon",),
     ("reload", "signals"),
-    ("http_server", "http_sockets", "http_protocol", "http_door", "http_refusals"),
+    ("http_server", "http_sockets", "http_protocol", "http_door", "http_refusals", "http_unsent"),
     ("app",),
     ("api", "web"),
     ("jobs",),

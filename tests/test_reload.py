@@ -312,12 +312,12 @@ async def test_limits_count_at_once() -> None:
     async with reloading({"gym": {}}) as here:
         await here.reload(
             streams={"max_viewers": 1},
-            inference={"max_uploads": 2, "max_pixels": 100, "max_sockets": 1},
+            inference={"max_uploads": 2, "max_uploads_per_client": 1, "max_pixels": 100, "max_sockets": 1},
             models={"max_loaded": 3, "load_timeout_seconds": 7, "preload": ["some.onnx"], "queue_size": 1},
             jobs={**here.tables["jobs"], "max_jobs": 5},
         )
         services = here.house.services
-        assert services.uploads.most == 2
+        assert (services.uploads.most, services.uploads.most_of_one) == (2, 1)
         assert services.decoder.max_pixels == 100
         assert services.models.load_timeout_seconds == 7
         await eventually(lambda: [model.users for model in services.models.loaded()] == [1])

@@ -6,9 +6,11 @@ import itertools
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.chaos.endless import Poured, drip, opened, pour
 from benchmarks.chaos.faults import fault
 from benchmarks.chaos.stage import Stage
 from healthd.settings import ServerSettings
@@ -22,31 +24,10 @@ KNOWS_DOORS = "max_connections" in ServerSettings.model_fields
 DOORS: Mapping[str, Any] = {"server": {"header_timeout_seconds": HEADER_SECONDS}} if KNOWS_DOORS else {}
 QUIET: dict[str, Any] = {"event": None, "metric": None}
 MOST_GROWN_MB = 60.0
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def head(method: str, path: str, *lines: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *lines, "", ""]).encode()
-
-
-async def _opened(daemon: Daemon) -> Streams:
-    return await asyncio.open_connection("127.0.0.1", daemon.port)
-
-
-async def _end(reader: asyncio.StreamReader, seconds: float) -> tuple[bytes, bool]:
-    """Read to the end, for so long at most; return what came, and whether it ended."""
-    came = b""
-    with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(seconds):
-            while more := await reader.read(1 << 16):
-                came += more
-            return came, True
-        return came, False
-    return came, isinstance(reader.exception(), OSError)
-
-
-def _status(came: bytes) -> int:
-    return int(came.split()[1]) if came.startswith(b"HTTP/1.1 ") else 0
 
 
 @contextlib.contextmanager
@@ -80,26 +61,9 @@ def _rest(stage: Stage) -> None:
     time.sleep(2)
 
 
-async def _drip(daemon: Daemon, request: bytes, tail: bytes, deadline: float) -> tuple[float, int]:
-    """Send a request and then a byte of what never ends every fifth of a second; return when it was cut, and how."""
-    reader, writer = await _opened(daemon)
-    at = time.monotonic()
-    ended = asyncio.create_task(_end(reader, deadline))
-    writer.write(request)
-    for byte in itertools.cycle(tail):
-        if ended.done() or time.monotonic() - at > deadline:
-            break
-        with contextlib.suppress(OSError):
-            writer.write(bytes([byte]))
-        await asyncio.sleep(0.2)
-    came, over = await ended
-    writer.close()
-    return (time.monotonic() - at if over else -1.0), _status(came)
-
-
 def _dripped(stage: Stage, asked: Mapping[str, tuple[bytes, bytes]], daemon: Daemon, bound: float) -> None:
     async def all_of_them() -> list[tuple[float, int]]:
-        return await asyncio.gather(*(_drip(daemon, *one, 2 * bound) for one in asked.values()))
+        return await asyncio.gather(*(drip(daemon, *one, 2 * bound) for one in asked.values()))
 
     came = asyncio.run(all_of_them())
     late = [name for name, (took, _) in zip(asked, came, strict=True) if not 0 <= took <= bound]
@@ -141,26 +105,39 @@ def slow_bodies(stage: Stage) -> None:
         _dripped(stage, asked, daemon, CUT_SECONDS + 1)
 
 
-ENDLESS_SECONDS = 10.0
+SLOW_UPLOADS, SHARE, SLOW_CLIENT = 100, 16, "127.0.0.2"
+"""More than `inference.max_uploads`; what of them one client gets; and an address that nobody else has here."""
+
+
+@fault("slow uploads of one client", noticed=CUT_SECONDS + 1, recovered=None, **QUIET)
+def slow_uploads(stage: Stage) -> None:
+    """One address sends 100 pictures at once to `/infer` and `/detect`, a byte of each every 0.2 s.
+
+    It gets its share, 16, and 503 for all else; those 16 get 408 (`inference.upload_timeout_seconds = 3`). Pictures of
+    others are answered all the while.
+    """
+    daemon = stage.open(settings={**DOORS, "inference": {"upload_timeout_seconds": HEADER_SECONDS}})
+    lines = ("Content-Type: image/jpeg", "Content-Length: 100000")
+    asked = [head("POST", f"/api/v1/{path}", *lines) for path in ("infer?model=counter", "detect")]
+
+    async def all_of_them() -> list[tuple[float, int]]:
+        sent = itertools.islice(itertools.cycle(asked), SLOW_UPLOADS)
+        return await asyncio.gather(*(drip(daemon, one, b" ", 3 * CUT_SECONDS, SLOW_CLIENT) for one in sent))
+
+    with memory_held(stage):
+        stage.broken()
+        came = asyncio.run(all_of_them())
+        if any(took < 0 for took, _ in came):
+            stage.problem(f"{sum(took < 0 for took, _ in came)} of {len(came)} were not cut")
+        answered = Counter(status for _, status in came)
+        if answered != {408: SHARE, 503: SLOW_UPLOADS - SHARE}:
+            stage.problem(f"answered {dict(answered)}")
+        stage.outcome.noticed = max(took for took, _ in came)
+        stage.note(f"{SHARE} places taken, {answered[503]} refused.")
+
+
 POURED_SECONDS = 5.0
 """Until it is refused at its limit, and two seconds in which what still comes is thrown away."""
-
-
-async def _pour(daemon: Daemon, request: bytes, piece: bytes, most: int) -> tuple[float, int, int]:
-    """Send a request and then pieces until it is cut; return when that was, the status, and how much was sent."""
-    reader, writer = await _opened(daemon)
-    at, sent = time.monotonic(), 0
-    ended = asyncio.create_task(_end(reader, ENDLESS_SECONDS))
-    with contextlib.suppress(OSError, TimeoutError):
-        writer.write(request)
-        while sent < most and not ended.done() and time.monotonic() - at < ENDLESS_SECONDS:
-            writer.write(piece)
-            sent += len(piece)
-            async with asyncio.timeout(ENDLESS_SECONDS):
-                await writer.drain()
-    came, over = await ended
-    writer.close()
-    return (time.monotonic() - at if over else -1.0), _status(came), sent
 
 
 @fault("header of 1 MB", noticed=3.0, recovered=None, **QUIET)
@@ -172,61 +149,73 @@ def huge_header(stage: Stage) -> None:
         long = head("GET", "/healthz").removesuffix(b"\r\n") + b"X-Long: "
         many = head("GET", "/healthz").removesuffix(b"\r\n")
 
-        async def all_of_them() -> list[tuple[float, int, int]]:
-            one = [_pour(daemon, long, bytes([97]) * 65536, 1 << 20) for _ in range(10)]
-            more = [_pour(daemon, many, b"X-Many: " + b"a" * 56 + b"\r\n", 1 << 20) for _ in range(10)]
+        async def all_of_them() -> list[Poured]:
+            one = [pour(daemon, long, bytes([97]) * 65536, 1 << 20) for _ in range(10)]
+            more = [pour(daemon, many, b"X-Many: " + b"a" * 56 + b"\r\n", 1 << 20) for _ in range(10)]
             return await asyncio.gather(*one, *more)
 
         came = asyncio.run(all_of_them())
         _judge_poured(stage, came, {0, 400, 431})
 
 
-def _judge_poured(stage: Stage, came: list[tuple[float, int, int]], statuses: set[int]) -> None:
-    if any(took < 0 for took, _, _ in came):
-        stage.problem(f"{sum(took < 0 for took, _, _ in came)} of {len(came)} were not cut")
-    if wrong := {status for _, status, _ in came} - statuses:
+def _judge_poured(stage: Stage, came: Sequence[Poured], statuses: set[int]) -> None:
+    if uncut := sum(one.took < 0 for one in came):
+        stage.problem(f"{uncut} of {len(came)} were not cut")
+    if wrong := {one.status for one in came} - statuses:
         stage.problem(f"answered {sorted(wrong)}")
-    stage.outcome.noticed = max(took for took, _, _ in came)
-    said = sorted({status for _, status, _ in came} - {0})
-    most = max(sent for *_, sent in came) / 1e6
+    stage.outcome.noticed = max(one.took for one in came)
+    said = sorted({one.status for one in came} - {0})
+    most = max(one.sent for one in came) / 1e6
     stage.note(f"Answered {', '.join(map(str, said)) or 'nothing'}; {most:.1f} MB sent at most.")
+
+
+PICTURE_BYTES, JOB_BYTES, WORDS_BYTES = 4 << 20, 8 << 20, 1 << 18
+"""What may be sent here as a picture, as a job, and to routes that take a few words."""
+ON_THE_WAY_BYTES = 16 << 20
+"""What the buffers of both kernels hold at most beside what was read."""
+_PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+_FORM, _JSON = "multipart/form-data; boundary=x", "application/json"
+ENDLESS = {
+    ("/api/v1/infer?model=counter", _FORM): (413, PICTURE_BYTES),
+    ("/api/v1/detect", _FORM): (413, PICTURE_BYTES),
+    ("/api/v1/jobs", _FORM): (413, JOB_BYTES),
+    ("/api/v1/infer", _JSON): (415, 0),
+    ("/api/v1/auth/login", _JSON): (413, WORDS_BYTES),
+    ("/api/v1/models/counter/load", _JSON): (200, 0),
+}
+"""By path and type: what must be said, and after how many bytes of the body. A load takes none: it is done."""
 
 
 @fault("body that never ends", noticed=POURED_SECONDS, recovered=None, **QUIET)
 def endless_body(stage: Stage) -> None:
     """Chunked bodies without an end to `/infer`, `/detect`, `/jobs`, the log-in and the load of a model.
 
-    Each is refused at its limit (here 4 MB of a picture, 8 MB of a job), and what else is sent is kept nowhere.
+    Each is refused at its limit (here 4 MB of a picture, 8 MB of a job) with 413, no picture with 415; the load, which
+    reads no body, is done. What else is sent is kept nowhere.
     """
-    limits = {"inference": {"max_upload_bytes": 4 << 20}, "jobs": {"max_upload_bytes": 8 << 20}}
+    limits = {"inference": {"max_upload_bytes": PICTURE_BYTES}, "jobs": {"max_upload_bytes": JOB_BYTES}}
     daemon = stage.open(settings={**DOORS, **limits})
     chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
-    form = "Content-Type: multipart/form-data; boundary=x"
     begun = b"%x\r\n" % len(_PART) + _PART + b"\r\n"
     with memory_held(stage):
         stage.broken()
 
-        async def all_of_them() -> list[tuple[float, int, int]]:
+        async def all_of_them() -> list[Poured]:
             asked = [
-                _pour(daemon, head("POST", path, form, "Transfer-Encoding: chunked") + begun, chunk, 1 << 30)
-                for path in ("/api/v1/infer?model=counter", "/api/v1/detect", "/api/v1/jobs")
+                head("POST", path, f"Content-Type: {kind}", "Transfer-Encoding: chunked")
+                + (begun if kind is _FORM else b"")
+                for path, kind in ENDLESS
             ]
-            asked += [
-                _pour(
-                    daemon,
-                    head("POST", path, "Content-Type: application/json", "Transfer-Encoding: chunked"),
-                    chunk,
-                    1 << 30,
-                )
-                for path in ("/api/v1/infer", "/api/v1/auth/login", "/api/v1/models/counter/load")
-            ]
-            return await asyncio.gather(*asked)
+            return await asyncio.gather(*(pour(daemon, request, chunk, 1 << 30) for request in asked))
 
         came = asyncio.run(all_of_them())
-        _judge_poured(stage, came, {0, 200, 202, 400, 401, 404, 405, 409, 413, 415, 422})
-
-
-_PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        _judge_poured(stage, came, {status for status, _ in ENDLESS.values()})
+        for (path, _), (status, limit), one in zip(ENDLESS, ENDLESS.values(), came, strict=True):
+            if one.status != status:
+                stage.problem(f"{path}: answered {one.status}, not {status}")
+            if one.sent_before > limit + ON_THE_WAY_BYTES:
+                stage.problem(f"{path}: answered after {one.sent_before / 1e6:.0f} MB, its limit {limit / 1e6:.1f} MB")
+        stage.note(f"Told after {max(one.sent_before for one in came) / 1e6:.1f} MB at most.")
 
 
 # -- many ------------------------------------------------------------------------------------------------------------
@@ -276,7 +265,7 @@ def pipelined(stage: Stage) -> None:
     request = head("GET", "/api/v1/cameras/witness/snapshot") + head("GET", "/api/v1/cameras")
 
     async def ask(count: int, *, read: bool = True) -> int:
-        reader, writer = await _opened(daemon)
+        reader, writer = await opened(daemon)
         writer.write(count // 2 * request)
         try:
             if not read:

@@ -17,6 +17,7 @@ from healthd.api.infer_schemas import Box, Detections, Seen
 from healthd.api.services import House, Services
 from healthd.api.uploads import AnyRequest, read_picture, unless_gone
 from healthd.cameras.annotate import annotated_jpeg
+from healthd.clients import UNKNOWN
 from healthd.errors import PredictError
 from healthd.frames import Image
 from healthd.models.model import Prediction
@@ -120,7 +121,7 @@ async def _answered(
     with _counted(services):
         if services.draining:
             raise TryLater("healthd stops")
-        with services.uploads.admitted():
+        with services.uploads.admitted(request.client.host if request.client else UNKNOWN):
             asked = parameters.read(query)
             sent = await read_picture(
                 request, max_bytes=limits.max_upload_bytes, timeout_seconds=limits.upload_timeout_seconds

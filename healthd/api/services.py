@@ -98,7 +98,7 @@ class Services:
         self._started = self.clock.monotonic()
         self.history = History(self.supervisor, clock=self.clock)
         limits = self.settings.inference
-        self.uploads = Uploads(most=limits.max_uploads)
+        self.uploads = Uploads(most=limits.max_uploads, most_of_one=limits.max_uploads_per_client)
         self.decoder = PictureDecoder(max_pixels=limits.max_pixels, observe=self.metrics.decode_seconds.observe)
 
     @property

@@ -4,6 +4,7 @@ The body is read as it comes and counted before it is kept; whoever sends more t
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from multipart import MultipartError, MultipartSegment, ParserLimitReached, Push
 
 from healthd.api.connection import connection_of
 from healthd.api.errors import TryLater
+from healthd.clients import client_of
 from healthd.errors import PictureTooLarge
 
 T = TypeVar("T")
@@ -49,24 +51,37 @@ class Sent:
 class Uploads:
     """Requests with a picture. Event loop only; lives as long as the daemon."""
 
-    def __init__(self, *, most: int) -> None:
+    def __init__(self, *, most: int, most_of_one: int) -> None:
         self.most = most
-        self.open = 0
+        self.most_of_one = most_of_one
+        """Of one client: without its own limit, one that sends slowly would keep all others out."""
+        self._open: Counter[str] = Counter()
+
+    @property
+    def open(self) -> int:
+        """How many there are now."""
+        return self._open.total()
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Count a request for as long as the block lasts.
+    def admitted(self, host: str) -> Iterator[None]:
+        """Count a request from an address for as long as the block lasts.
 
         Raises:
-            TryLater: there are too many.
+            TryLater: there are too many, of all or of this client.
         """
+        client = client_of(host)
         if self.open >= self.most:
             raise TryLater(f"{self.most} requests with a picture are open (inference.max_uploads)")
-        self.open += 1
+        if (own := self._open[client]) >= self.most_of_one:
+            told = f"{own} requests with a picture of this address are open (inference.max_uploads_per_client)"
+            raise TryLater(told)
+        self._open[client] += 1
         try:
             yield
         finally:
-            self.open -= 1
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
 
 
 async def read_picture(request: AnyRequest, *, max_bytes: int, timeout_seconds: float) -> Sent:

@@ -137,6 +137,7 @@ class Viewers:
         *,
         max_viewers: int,
         max_viewers_per_camera: int,
+        max_viewers_per_client: int = 100,
         max_sockets: int = 32,
         max_sockets_per_client: int = 16,
         max_seconds: float = 0.0,
@@ -144,6 +145,7 @@ class Viewers:
     ) -> None:
         self._max = max_viewers
         self._max_per_camera = max_viewers_per_camera
+        self._max_per_client = max_viewers_per_client
         self._max_sockets = max_sockets
         self._max_sockets_per_client = max_sockets_per_client
         self._max_seconds = max_seconds or math.inf
@@ -239,6 +241,7 @@ class Viewers:
         *,
         max_viewers: int,
         max_viewers_per_camera: int,
+        max_viewers_per_client: int,
         max_sockets: int,
         max_sockets_per_client: int,
         max_seconds: float,
@@ -246,6 +249,7 @@ class Viewers:
         """Take other limits, for who comes from now on."""
         self._max = max_viewers
         self._max_per_camera = max_viewers_per_camera
+        self._max_per_client = max_viewers_per_client
         self._max_sockets = max_sockets
         self._max_sockets_per_client = max_sockets_per_client
         self._max_seconds = max_seconds or math.inf
@@ -274,20 +278,28 @@ class Viewers:
             return "the daemon is stopping"
         sockets = [viewer for viewer in self._open.values() if viewer.kind == "socket"]
         if kind == "socket":
-            return self._socket_refusal(sockets, client_of(client))
+            return self._socket_refusal(sockets, client)
         if len(self._open) - len(sockets) >= self._max:
             return f"{self._max} viewers are open, which is the limit (streams.max_viewers)"
         if camera is not None and self.count(camera) >= self._max_per_camera:
             return f"{self._max_per_camera} viewers of `{camera}` are open (streams.max_viewers_per_camera)"
+        own = self._own(client, sockets=False)
+        if own >= self._max_per_client:
+            return f"{own} viewers of this address are open (streams.max_viewers_per_client)"
         return None
 
     def _socket_refusal(self, sockets: list[Viewer], client: str) -> str | None:
         if len(sockets) >= self._max_sockets:
             return f"{len(sockets)} sockets are open, which is the limit (inference.max_sockets)"
-        own = sum(1 for viewer in sockets if client_of(viewer.client) == client)
+        own = self._own(client, sockets=True)
         if own >= self._max_sockets_per_client:
             return f"{own} sockets of this address are open (inference.max_sockets_per_client)"
         return None
+
+    def _own(self, client: str, *, sockets: bool) -> int:
+        """Count what a client has open: sockets, or anything else."""
+        same = (viewer for viewer in self._open.values() if client_of(viewer.client) == client_of(client))
+        return sum((viewer.kind == "socket") is sockets for viewer in same)
 
     def _release(self, viewer: Viewer) -> None:
         del self._open[viewer.viewer_id]

@@ -230,6 +230,23 @@ async def test_only_so_many_uploads_are_open_and_the_next_is_told_when_to_come_b
         await assert_works(house)
 
 
+async def test_one_address_does_not_take_the_places_of_all(tmp_path: Path) -> None:
+    async with opened(tmp_path, inference={"max_uploads_per_client": 2}) as (house, _):
+        async with connected(house) as (_, first), connected(house) as (_, second):
+            for writer in (first, second):
+                writer.write(head(f"Content-Length: {len(FORM)}") + FORM[:100])
+            await eventually(lambda: waiting(house) == 2)
+            for path in (INFER, "/api/v1/detect"):
+                answer = await house.client.post(path, files={"file": ("a.jpg", JPEG)})
+                assert "max_uploads_per_client" in assert_error(answer, 503)["detail"]
+                assert int(answer.headers["retry-after"]) >= 1
+            other = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+            async with httpx.AsyncClient(base_url=house.url, transport=other, timeout=10) as client:
+                assert (await client.post(INFER, files={"file": ("a.jpg", JPEG)})).status_code == 200
+        await eventually(lambda: waiting(house) == 0)
+        await assert_works(house)
+
+
 # -- clients that leave ------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +306,9 @@ async def test_of_two_hundred_at_once_the_queue_takes_what_it_holds_and_the_rest
 ) -> None:
     models = {**models_folder(tmp_path, "gated"), "queue_timeout_seconds": 60}
     told = ToldFamily()
-    async with open_house(family=told, models=models, inference={"max_uploads": 200}) as house:
+    async with open_house(
+        family=told, models=models, inference={"max_uploads": 200, "max_uploads_per_client": 200}
+    ) as house:
         assert (await house.client.post("/api/v1/models/gated.told/load")).status_code == 200
 
         async def ask() -> httpx.Response:

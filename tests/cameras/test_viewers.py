@@ -75,6 +75,18 @@ def test_the_limit_of_one_camera_leaves_the_others_alone() -> None:
             assert len(viewers) == 5
 
 
+def test_one_client_does_not_take_the_places_of_all() -> None:
+    """Neither with addresses of one network, nor with its sockets, which are counted apart."""
+    viewers = Viewers(max_viewers=10, max_viewers_per_camera=10, max_viewers_per_client=2)
+    with contextlib.ExitStack() as stack:
+        for host in ("2001:db8::1", "2001:db8::2"):
+            stack.enter_context(viewers.admitted(kind="events", camera=None, client=host))
+        with pytest.raises(TooManyViewers, match=r"2 viewers of this address.*streams\.max_viewers_per_client"):
+            stack.enter_context(viewers.admitted(kind="mjpeg", camera="gym", client="2001:db8::3"))
+        stack.enter_context(viewers.admitted(kind="socket", camera=None, client="2001:db8::3"))
+        stack.enter_context(opened(viewers))
+
+
 def test_one_who_was_refused_is_counted_and_logged_and_takes_no_room() -> None:
     viewers = make(total=1)
     with opened(viewers), capture_logs() as logs, pytest.raises(TooManyViewers):
