@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from healthd.cameras.isolated import CameraLeft
 from healthd.cameras.records import NotLive, Tuning
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.source import Predict
@@ -691,3 +692,18 @@ async def test_one_users_short_patience_gives_up_no_model_of_another() -> None:
     async with running(patient), running(hasty):
         await eventually(lambda: patient.counts.predicted >= 3, seconds=10)
         assert patient.counts.dropped["failed"] == 0
+
+
+async def test_a_camera_that_was_left_though_it_is_wanted_shows_nothing_and_is_opened_again() -> None:
+    source = FakeSource()
+
+    def read() -> object:
+        if source.opened == 1 and source._number == 3:
+            raise CameraLeft("the camera was left")
+        return source.next_image()
+
+    source._read = read
+    async with running(make_runner(source)) as runner:
+        await eventually(lambda: runner.health.state == "reconnecting")
+        assert runner.frame is None
+        await eventually(lambda: runner.health.state == "live")
