@@ -6,8 +6,10 @@ state they are; starting Python anew would cost each child half a second and all
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
+import itertools
 import json
 import os
 import select
@@ -57,6 +59,19 @@ def call_process(name: str) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
+def _die_together(leash: tuple[int, ...]) -> None:
+    """Have the kernel kill this process and all that it starts as soon as one end of a pair of sockets is closed.
+
+    What dies with its parent takes nothing along, and its parent can do nothing any more. Nobody has to: what ends
+    closes its sockets before it is missed, and the signal of the other end goes to the whole group.
+    """
+    with contextlib.suppress(OSError):
+        for end in leash:
+            fcntl.fcntl(end, fcntl.F_SETOWN, -os.getpid())
+            fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(end, fcntl.F_SETFL, os.O_ASYNC)
+
+
 def _take_orphans() -> None:
     """Become the parent of what children started and left behind: PID 1 of a container may be the daemon itself."""
     with contextlib.suppress(OSError, AttributeError):
@@ -81,8 +96,8 @@ class _Nursery:
         signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._own = (self._woken, waking)
-        self._pipes: dict[int, int] = {}
-        """The pipe for the status of each child that lives, by its pid."""
+        self._pipes: dict[int, tuple[int, int]] = {}
+        """Of each child that lives, by its pid: the pipe for its status, and our end of its leash."""
 
     def serve(self) -> NoReturn:
         while True:
@@ -101,20 +116,23 @@ class _Nursery:
             ):  # whatever it started; it is not reaped yet, so the group is still its own
                 os.killpg(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
-            pipe = self._pipes.pop(pid, None)
-            if pipe is not None:
+            pipes = self._pipes.pop(pid, None)
+            if pipes is not None:
                 with contextlib.suppress(OSError):  # nobody wants to know
-                    os.write(pipe, STATUS.pack(os.waitstatus_to_exitcode(status)))
-                os.close(pipe)
+                    os.write(pipes[0], STATUS.pack(os.waitstatus_to_exitcode(status)))
+                for pipe in pipes:
+                    os.close(pipe)
 
     def _obey(self) -> None:
         order, descriptors, _, _ = socket.recv_fds(self._parent, LONGEST_ORDER, MOST_DESCRIPTORS)
         if not order:
-            os._exit(0)  # the kernel kills its children
+            os._exit(0)  # the kernel kills its children, and what they started
         said: dict[str, Any] = json.loads(order)
         status_pipe, *theirs = descriptors
         mine = os.getpid()
         try:
+            leash = tuple(end.detach() for end in socket.socketpair())
+            descriptors += leash
             pid = os.fork()
         except OSError as exc:
             self._answer({"error": f"{type(exc).__name__}: {exc.strerror}"})
@@ -122,10 +140,11 @@ class _Nursery:
                 os.close(descriptor)
             return
         if pid == 0:
-            self._become(said, mine, theirs, not_theirs=(status_pipe, *self._pipes.values()))
-        for descriptor in theirs:
+            others = itertools.chain.from_iterable(self._pipes.values())
+            self._become(said, mine, theirs, leash=leash, not_theirs=(status_pipe, *others))
+        for descriptor in (*theirs, leash[0]):
             os.close(descriptor)
-        self._pipes[pid] = status_pipe
+        self._pipes[pid] = status_pipe, leash[1]
         # Nobody else has waited for it yet: this descriptor is that child's, not of another one with its number.
         with contextlib.ExitStack() as stack:
             handles = []
@@ -139,16 +158,23 @@ class _Nursery:
             socket.send_fds(self._parent, [json.dumps(answer).encode()], descriptors or [])
 
     def _become(
-        self, said: dict[str, Any], nursery: int, theirs: list[int], *, not_theirs: tuple[int, ...]
+        self,
+        said: dict[str, Any],
+        nursery: int,
+        theirs: list[int],
+        *,
+        leash: tuple[int, ...],
+        not_theirs: tuple[int, ...],
     ) -> NoReturn:
         """Be the child: it ends here, whatever it does."""
         status = 1
         try:
             die_with(nursery)
             os.setpgid(0, 0)
+            _die_together(leash)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for descriptor in (*self._own, *not_theirs):
+            for descriptor in (*self._own, leash[1], *not_theirs):
                 os.close(descriptor)
             self._parent.close()
             gc.enable()

@@ -150,7 +150,7 @@ def test_fifty_children_leave_no_descriptor_thread_or_process(nursery: Nursery) 
     before = me.num_fds(), me.num_threads(), len(me.children(recursive=True))
     for number in range(50):
         child = Child.start(ENTRY, name="one", nursery=nursery)
-        assert child.call(["descriptors", None], reply=int, timeout=5) <= 6, "nothing of its siblings"
+        assert child.call(["descriptors", None], reply=int, timeout=5) <= 7, "nothing of its siblings"
         if number % 2:
             child.kill()
         child.stop()
@@ -163,16 +163,30 @@ def test_fifty_children_leave_no_descriptor_thread_or_process(nursery: Nursery) 
 def test_a_nursery_that_was_killed_takes_its_children_along_and_another_is_started() -> None:
     nursery = Nursery()
     child = Child.start(ENTRY, name="one", nursery=nursery)
+    started = child.call(["start", None], reply=int, timeout=5)
     os.kill(nursery.pid or 0, signal.SIGKILL)
     with pytest.raises(ChildEnded, match=r"is gone|SIGKILL"):
-        child.call(["echo", 1], reply=int, timeout=5)
+        child.call(["hang", None], reply=object, timeout=5)  # it might still answer
     child.stop()
-    assert gone_within(1, child.pid)
+    assert gone_within(1, child.pid, started)
     again = Child.start(ENTRY, name="two", nursery=nursery)
-    assert again.call(["echo", 1], reply=int, timeout=5) == 1
+    started = again.call(["start", None], reply=int, timeout=5)
     nursery.close()
-    assert gone_within(1, again.pid)
+    assert gone_within(1, again.pid, started)
     again.stop()
+
+
+def test_what_it_started_ends_also_when_its_nursery_is_killed_at_the_same_time_in_whatever_order() -> None:
+    for first in (True, False, True, False):
+        nursery = Nursery()
+        child = Child.start(ENTRY, name="one", nursery=nursery)
+        started = child.call(["start", None], reply=int, timeout=5)
+        pids = nursery.pid or 0, child.pid
+        for pid in pids if first else reversed(pids):
+            os.kill(pid, signal.SIGKILL)
+        assert gone_within(2, child.pid, started)
+        child.stop()
+        nursery.close()
 
 
 def test_nothing_is_left_of_a_daemon_that_was_killed_with_children_that_hang_or_are_stopped(tmp_path: Path) -> None:
@@ -180,11 +194,13 @@ def test_nothing_is_left_of_a_daemon_that_was_killed_with_children_that_hang_or_
         "import os, signal, time\n"
         "from healthd.children import *\n"
         f"made = [Child.start({ENTRY!r}, name=str(n)) for n in range(3)]\n"
+        "started = [child.call(['start', None], reply=int, timeout=5) for child in made]\n"
+        "os.kill(started[2], signal.SIGSTOP)\n"
         "try: made[0].call(['hang', None], reply=object, timeout=0.1)\n"
         "except ChildTimeout: pass\n"
         "os.kill(made[1].pid, signal.SIGSTOP)\n"
         "os.kill(NURSERY.pid, signal.SIGSTOP)\n"
-        "print(NURSERY.pid, *(child.pid for child in made), flush=True)\n"
+        "print(NURSERY.pid, *(child.pid for child in made), *started, flush=True)\n"
         "time.sleep(100)\n"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -193,7 +209,7 @@ def test_nothing_is_left_of_a_daemon_that_was_killed_with_children_that_hang_or_
     ) as daemon:
         assert daemon.stdout is not None
         pids = [int(pid) for pid in daemon.stdout.readline().split()]
-        assert len(pids) == 4
+        assert len(pids) == 7
         daemon.kill()
     assert gone_within(2, *pids)
     assert not list(tmp_path.iterdir()), "no socket, no file"

@@ -10,7 +10,8 @@ Task = Literal["reader", "predictor"]
 class Control:
     """The orders that the two tasks of a camera obey. Event loop only.
 
-    A session belongs to the generation in which it began; raising the generation makes both leave.
+    A session belongs to the generation in which it began; raising the generation makes both leave. That of the
+    reader is raised by `resumed` too: a session that was told to leave does so, however soon it is wanted again.
     """
 
     def __init__(self) -> None:
@@ -21,6 +22,7 @@ class Control:
         self.failure: str | None = None
         """Why neither task should try again until somebody restarts the camera."""
         self.generation = 0
+        self.resumed = 0
         self.refitting = False
         """Both tasks are to end, because the camera is to be made anew."""
         self.changed = Signal()
@@ -46,4 +48,8 @@ class Control:
 
     def staying(self, task: Task, generation: int) -> bool:
         """Whether a session of `task` that began in `generation` goes on."""
-        return self.wants(task) and generation == self.generation
+        return self.wants(task) and generation == self.generation_of(task)
+
+    def generation_of(self, task: Task) -> int:
+        """Return the generation of a session that begins now."""
+        return self.generation + (self.resumed if task == "reader" else 0)

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
@@ -136,7 +136,7 @@ class IsolatedFacts:
 class IsolatedCamera:
     """The processes of one camera, one for each session. Lives as long as its runner.
 
-    `camera` belongs to the reader's thread; the rest to the event loop.
+    What `camera` returns belongs to the reader's thread; the rest to the event loop.
     """
 
     def __init__(
@@ -151,7 +151,9 @@ class IsolatedCamera:
         self._lane: JpegLane | None = None
         self._ends: Counter[End] = Counter(dict.fromkeys(ENDS, 0))
         self._copied = 0
-        self._memory_bytes: int | None = None
+        self._measured: tuple[Child, int | None] | None = None
+        """A process, and what memory it held."""
+        self._sessions = 0
         self._leaving: Child | None = None
         """The process that is to be killed if it does not close by itself."""
         self._left_early = False
@@ -172,16 +174,15 @@ class IsolatedCamera:
         """How it has done."""
         images = self._images
         copied = self._copied + (images.copied if images is not None else 0)
+        child, held = self._measured or (None, None)
         return IsolatedFacts(
-            {str(end): n for end, n in self._ends.items()},
-            copied,
-            self._memory_bytes if self._child is not None else None,
+            {str(end): n for end, n in self._ends.items()}, copied, held if child is self._child else None
         )
 
     def measure(self) -> None:
         """Look how much memory the process holds. Some milliseconds: not for the event loop."""
         child = self._child
-        self._memory_bytes = private_bytes(child.pid) if child is not None else None
+        self._measured = (child, private_bytes(child.pid)) if child is not None else None
 
     def leave(self) -> None:
         """Say that the session is to end: a process that does not let go of its call within a moment is killed."""
@@ -191,15 +192,22 @@ class IsolatedCamera:
             self._leaving = child
             asyncio.get_running_loop().call_later(LEAVE_SECONDS, child.kill)
 
-    @contextmanager
-    def camera(self) -> Iterator[Read]:
-        """Open the camera in a process of its own; as `CameraSource.camera`.
+    def camera(self) -> AbstractContextManager[Read]:
+        """Begin a session, and return what opens the camera in a process of its own; as `CameraSource.camera`.
+
+        One that was given up, and ends or even starts only now, has no part in the next one.
 
         Raises:
             CameraError: its process cannot be started, or has ended; with how.
             WorkerTimeout: it did not answer in time, and was killed.
         """
+        self._sessions += 1
         self._left_early = False
+        self._child = self._images = self._lane = None
+        return self._opened(self._sessions)
+
+    @contextmanager
+    def _opened(self, session: int) -> Iterator[Read]:
         with contextlib.ExitStack() as held:
             try:
                 images = SharedImages()
@@ -213,9 +221,10 @@ class IsolatedCamera:
             except StartFailed as exc:
                 raise CameraError(f'{exc}; isolation = "thread" does without') from None
             held.pop_all()
-        self._images, self._lane, self._child = images, lane, child
+        if session == self._sessions:
+            self._images, self._lane, self._child = images, lane, child
         try:
-            if self._left_early:
+            if self._left_early or session != self._sessions:
                 raise CameraLeft("the camera was left")
             self._call(child, self._order(), bool, START_SECONDS, "its plugin could not be loaded")
             timeout = self._settings.open_timeout_seconds + MARGIN_SECONDS
@@ -226,7 +235,8 @@ class IsolatedCamera:
         finally:
             if child.stop(grace_seconds=CLOSE_SECONDS).cause == "killed" and self._leaving is not child:
                 log.info("camera_process_killed", camera=self._source.name, pid=child.pid)
-            self._child = self._images = self._lane = self._memory_bytes = None
+            if self._child is child:
+                self._child = self._images = self._lane = self._measured = None
             self._copied += images.copied
             lane.close()
             images.close()

@@ -97,11 +97,12 @@ class Reader:
 
     async def session(self) -> None:
         """Read from opening the camera to losing it, or to leaving it on order."""
-        generation, self.good_since = self._control.generation, None
+        generation, self.good_since = self._control.generation_of("reader"), None
         stall, bounds = self._settings.stall_timeout_seconds, self._bounds
+        isolated = self._isolated.camera() if self._isolated is not None else None  # from now on it can be left
         async with entered(
             f"{self._source.name}-reader",
-            self._isolated.camera if self._isolated is not None else self._source.camera,
+            self._source.camera if isolated is None else lambda: isolated,
             enter_timeout=bounds.enter_seconds,
             exit_timeout=bounds.close_seconds,
             on_abandoned=self._on_abandoned,

@@ -71,6 +71,7 @@ class CameraRunner(CameraParts):
         """Open a paused camera again."""
         if self._control.may_pause and self._control.paused and self._reader is not None:
             self._control.paused = False
+            self._control.resumed += 1
             self._reader.backoff.reset()
             self._freeze.reset()
             self._health.set(State.ENDED if self._control.ended else State.STARTING)
@@ -190,17 +191,17 @@ class CameraRunner(CameraParts):
                 self._try_again_with_free_threads()
                 self._try_again_after_crashes()
                 continue
-            generation = self._control.generation
+            generation = self._control.generation_of(task)
             try:
                 await session()
             except Exception as exc:  # noqa: BLE001  sorted by kind, and a bug must not end the camera
-                self._sort(task, exc, current=generation == self._control.generation)
+                self._sort(task, exc, current=generation == self._control.generation_of(task))
                 if self._control.staying(task, generation):
                     await self._control.changed.wait(self._backoff(task).next())
 
     def _sort(self, task: Task, exc: Exception, *, current: bool) -> None:
         """Decide what a failed session means for the camera; nothing, if somebody has restarted it meanwhile."""
-        if isinstance(exc, CameraLeft):
+        if isinstance(exc, CameraLeft) and not (current and self._control.wants(task)):
             return
         if isinstance(exc, EndOfStream) and task == "reader" and self._reader is not None and self._reader.recording:
             if current:

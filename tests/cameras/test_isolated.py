@@ -1,5 +1,6 @@
 """Which cameras are read in a process of their own, and what crosses from there."""
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -35,7 +36,8 @@ from healthd.frames import CapturedImage, Image, JpegImage, Refused, StreamInfo,
 from healthd.redact import SourceUrl
 from healthd.settings import CameraSettings
 from healthd.worker import WorkerTimeout
-from tests.eventually import until_true
+from tests.eventually import eventually, until_true
+from tests.fakes import make_runner
 from tests.installing import after, install
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes for cameras are Linux' alone")
@@ -84,6 +86,14 @@ class Talking(CameraSource):
     def _secret(source: "Talking") -> Callable[[], Any]:
         def read() -> Any:
             raise CameraError(f"no answer from {source.url.reveal() if source.url else ''}")
+
+        return read
+
+    @staticmethod
+    def _steady(source: "Talking") -> Callable[[], Any]:
+        def read() -> Image:
+            time.sleep(0.05)
+            return np.random.default_rng().integers(0, 255, (48, 64, 3), np.uint8)
 
         return read
 
@@ -312,3 +322,69 @@ def test_a_camera_that_is_left_while_its_process_is_started_is_not_opened(nurser
     with pytest.raises(CameraLeft), left.camera():
         pass
     assert time.monotonic() - began < 30
+
+
+def test_a_camera_that_is_left_before_its_thread_begins_is_not_opened(nursery: Nursery) -> None:
+    left = camera(nursery, "images")
+    session = left.camera()
+    left.leave()
+    with pytest.raises(CameraLeft), session:
+        pass
+
+
+def test_a_session_that_was_given_up_has_no_part_in_the_next_one(nursery: Nursery) -> None:
+    steady = camera(nursery, "steady")
+    with contextlib.ExitStack() as given_up:
+        given_up.enter_context(steady.camera())
+        late, following = steady.camera(), steady.camera()
+        with following as read:
+            child = steady._child
+            given_up.close()
+            with pytest.raises(CameraLeft), late:
+                pass
+            assert steady._child is child
+            steady.measure()
+            assert (steady.facts.memory_bytes or 0) > 100_000
+            assert read() is not None
+    assert steady._child is None
+
+
+def test_memory_is_that_of_a_process_that_is_there(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    steady = camera(nursery, "steady")
+    session = steady.camera()
+    session.__enter__()
+
+    def looked(pid: int) -> int:
+        session.__exit__(None, None, None)
+        return pid
+
+    monkeypatch.setattr(isolated, "private_bytes", looked)
+    steady.measure()
+    assert steady.facts.memory_bytes is None
+    with steady.camera():
+        assert steady.facts.memory_bytes is None, "nobody has looked yet"
+
+
+async def test_a_camera_that_is_resumed_at_once_has_a_session_that_stays(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated, "LEAVE_SECONDS", 0.3)
+    steady = camera(nursery, "steady")
+    runner = make_runner(steady._source, stall_timeout_seconds=3, stale_after_seconds=30)
+    assert runner._reader is not None
+    runner.isolated = runner._reader._isolated = steady
+    task = asyncio.create_task(runner.run())
+    try:
+        await eventually(lambda: runner.has_frame, seconds=20)
+        left = steady._child
+        runner.pause()
+        runner.resume()
+        await eventually(lambda: runner.has_frame, seconds=20)
+        child, newest = steady._child, runner.newest_frame_id
+        assert child is not left
+        await eventually(lambda: runner.newest_frame_id >= newest + 10, seconds=20)
+        assert steady._child is child
+        assert not runner.failures.errors
+    finally:
+        runner.request_stop()
+        await task

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from healthd.cameras.isolated import CameraLeft
 from healthd.cameras.records import NotLive, Tuning
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.source import Predict
@@ -759,3 +760,18 @@ async def test_a_picture_that_another_process_cannot_decode_is_invalid_and_no_fa
     async with running(make_runner(FakeSource(read=read, predict=prediction))) as runner:
         await eventually(lambda: runner.counts.dropped["invalid"] >= 2)
         assert (runner.model_health.state, runner.counts.dropped["failed"]) == ("ready", 0)
+
+
+async def test_a_camera_that_was_left_though_it_is_wanted_shows_nothing_and_is_opened_again() -> None:
+    source = FakeSource()
+
+    def read() -> object:
+        if source.opened == 1 and source._number == 3:
+            raise CameraLeft("the camera was left")
+        return source.next_image()
+
+    source._read = read
+    async with running(make_runner(source)) as runner:
+        await eventually(lambda: runner.health.state == "reconnecting")
+        assert runner.frame is None
+        await eventually(lambda: runner.health.state == "live")

@@ -162,13 +162,19 @@ def test_a_stop_kills_what_hangs_and_abandons_nobody(tmp_path: Path) -> None:
         assert not daemon.events("session_failed"), "quiet"
 
 
-def test_nothing_is_left_of_a_daemon_that_was_killed(tmp_path: Path) -> None:
-    cameras = {"c": camera(stall_timeout_seconds=60, options={"do": "hang-in-c", "after": 3}), "fine": camera()}
+@pytest.mark.parametrize("stopped", [(), ("healthd-nursery",)], ids=["at once", "its nursery stopped"])
+def test_nothing_is_left_of_a_daemon_that_was_killed(stopped: tuple[str, ...], tmp_path: Path) -> None:
+    cameras = {
+        "c": camera(stall_timeout_seconds=60, options={"do": "hang-in-c", "after": 3}),
+        "program": camera(stall_timeout_seconds=60, options={"do": "start", "after": 3}),
+    }
     with Daemon(tmp_path, {"cameras": cameras}) as daemon:
         until(lambda: daemon.camera("c")["frame_id"] == 3, seconds=40, what=daemon.story)
-        daemon.until_state("fine", "live")
-        family = psutil.Process(daemon.pid).children(recursive=True)
-        assert len(family) == 3
+        until(lambda: daemon.camera("program")["frame_id"] > 3, seconds=40, what=daemon.story)
+        family = {child.name(): child for child in psutil.Process(daemon.pid).children(recursive=True)}
+        assert set(family) == {"healthd-nursery", "c", "program", "sleep"}
+        for name in stopped:
+            family[name].suspend()
         daemon.send(signal.SIGKILL)
         daemon.wait(seconds=5)
         assert daemon.left_behind() == []

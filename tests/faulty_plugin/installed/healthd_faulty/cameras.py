@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -116,6 +117,12 @@ class FaultyCamera(CameraSource):
         """Hold the interpreter lock for ever, and hear no SIGTERM: no thread can be left alone with it."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         ctypes.PyDLL(None).sleep(1000)
+
+    def _do_start(self) -> Image:
+        """Let a program work for it, as cameras do that are read through FFmpeg."""
+        if self._number == self.options.after:
+            subprocess.Popen(["sleep", "1000"])
+        return self._next()
 
     def _do_segv(self) -> None:
         ctypes.string_at(0)
