@@ -70,6 +70,7 @@ class Authenticator:
         gone = self._keys.replace(keys)
         if was_open and self.required:
             gone.add(NOBODY_ASKED.name)
+        self.attempts.forget(gone)
         self.sessions.last(session_seconds, idle_seconds=idle_seconds)
         self.sessions.close_where(lambda log_in: log_in.identity.name in gone)
         for name in gone:
