@@ -21,6 +21,7 @@ from tests.api.house import (
     http_client,
     open_house,
 )
+from tests.api.talking import MODEL, Scripted
 from tests.eventually import eventually
 from tests.fakes import FakeSource
 from tests.stream_client import StreamClient
@@ -80,6 +81,20 @@ async def test_nothing_is_changed_by_a_read_key_by_nobody_or_by_a_foreign_page()
                 assert_error(answer, 403)
         assert (house.runner().tuning, house.runner().health.state) == (before, "live")
         assert len(list(house.services.auth.sessions)) == 2
+
+
+async def test_no_question_loads_a_model_or_ends_a_log_in() -> None:
+    async with open_house({"gym": FakeSource()}, family=Scripted(), models={"default": MODEL}, auth=AUTH) as house:
+        await eventually(lambda: house.runner().has_frame)
+        cookie = await log_in(house, READ_KEY)
+        before = [one.page.session_id for one in house.services.auth.sessions]
+        asked = [path.replace("/any", f"/{MODEL}") for method, path, _ in await operations(house) if method == "get"]
+        assert len(asked) >= 20
+        for path in (one for one in asked if not one.endswith("stream")):  # these do not end
+            for headers in (READ, ADMIN, {"Cookie": cookie}, {**READ, **FOREIGN[-1]}):
+                assert (await house.get(path, headers=headers)).status_code < 500, path
+        assert not house.services.models.loaded()
+        assert [one.page.session_id for one in house.services.auth.sessions] == before
 
 
 async def test_no_answer_lacks_the_headers_of_its_kind_and_none_says_what_runs() -> None:
