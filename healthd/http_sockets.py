@@ -12,7 +12,7 @@ from websockets.typing import StatusLike
 
 from healthd.api.connection import EXTENSION, Connection
 from healthd.api.sockets import message_bytes
-from healthd.http_refusals import bad_request, error_body
+from healthd.http_refusals import HEADERS, bad_request, error_body
 from healthd.settings import Settings
 from healthd.waiting import Pace
 
@@ -56,8 +56,9 @@ class _Handshake(ServerProtocol):
         """Return the answer to send."""
         refused = super().reject(status, text)
         body = error_body(refused.status_code, f"{_NO_SOCKET}: {text.strip()}")
-        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(body)))):
-            del refused.headers[name]
+        for name, value in (*HEADERS, ("content-length", str(len(body)))):
+            if name in refused.headers:
+                del refused.headers[name]
             refused.headers[name] = value
         return Response(refused.status_code, refused.reason_phrase, refused.headers, body)
 

@@ -15,6 +15,7 @@ from websockets.frames import Frame, Opcode
 
 from healthd import http_sockets
 from healthd.api import sockets
+from healthd.api.answer_headers import OTHER
 from healthd.cameras.viewers import EndReason
 from tests.api.house import ADMIN, KEYS, READ, READ_KEY, House, assert_error, open_house
 from tests.api.talking import WS, Gate, ask, asked, closed, connected, heard, noise, png, talking_house
@@ -304,7 +305,8 @@ async def test_a_request_that_begins_no_socket_is_answered_and_not_logged(
             assert status in statuses
             if status != b"101":
                 answered = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-                assert b"content-type: application/json\r\n" in answered.lower()
+                for name, value in (*OTHER, (b"content-type", b"application/json"), (b"cache-control", b"no-store")):
+                    assert answered.lower().count(name + b": " + value + b"\r\n") == 1
                 body = json.loads(await asyncio.wait_for(reader.readuntil(b"}}"), 10))
                 assert (set(body), body["status_code"]) == ({"status_code", "detail", "extra"}, int(status))
         assert (await house.get("/healthz")).status_code == 200
