@@ -86,6 +86,10 @@ class InUseError(HealthdError):
     """It cannot be taken away: somebody uses it; the message says who."""
 
 
+class NotLoadedError(HealthdError):
+    """A model is not loaded, and looking at it loads none."""
+
+
 class NotHereError(HealthdError):
     """This daemon was not started in a way that allows it; the message says which would."""
 

@@ -12,8 +12,9 @@ from websockets.typing import StatusLike
 
 from healthd.api.connection import EXTENSION, Connection
 from healthd.api.sockets import message_bytes
-from healthd.http_refusals import bad_request, error_body
+from healthd.http_refusals import HEADERS, bad_request, error_body
 from healthd.settings import Settings
+from healthd.waiting import Pace
 
 PING_SECONDS = 20.0
 """How often a peer is asked whether it is there, and how long it may take to say so."""
@@ -23,6 +24,17 @@ MAX_UNSENT_BYTES = 64 * 1024
 """Of answers to pings that a peer does not read."""
 MAX_FRAGMENTS = 16_384
 """Pieces of one message; smaller ones would take many times the memory of what they carry."""
+SMALL_BYTES = 1024
+"""A piece of a message below that is a crumb: reading it costs many times what it carries."""
+CRUMBS_A_SECOND = 1000
+"""What is taken of them, after as many at once."""
+CONTROLS_A_SECOND = 100
+"""Pings and pongs, after as many at once. They are no messages, so nothing else bounds them."""
+SLICE_BYTES = 4096
+"""What is read of a socket before it is looked at: of frames of six bytes, some 5 ms of work.
+
+asyncio reads 256 KiB at once: 43,000 of such frames held everybody else up for half a second (measured).
+"""
 _NO_SOCKET = "no WebSocket can begin with this request"
 
 
@@ -44,8 +56,9 @@ class _Handshake(ServerProtocol):
         """Return the answer to send."""
         refused = super().reject(status, text)
         body = error_body(refused.status_code, f"{_NO_SOCKET}: {text.strip()}")
-        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(body)))):
-            del refused.headers[name]
+        for name, value in (*HEADERS, ("content-length", str(len(body)))):
+            if name in refused.headers:
+                del refused.headers[name]
             refused.headers[name] = value
         return Response(refused.status_code, refused.reason_phrase, refused.headers, body)
 
@@ -63,6 +76,9 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self.lost: asyncio.Future[None] = self.loop.create_future()
         self._heard_at = self.loop.time()
         self._failed = False
+        self._rest = b""
+        """What came behind a message that nobody has taken yet."""
+        self._controls, self._crumbs = Pace(CONTROLS_A_SECOND), Pace(CRUMBS_A_SECOND)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for the end of the connection."""
@@ -75,10 +91,22 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._heard_at = self.loop.time()
         if self._failed:
             return
+        if self.handshake_initiated:
+            self._rest += data
+            self._take_in()
+            return
         super().data_received(data)
         if not self.handshake_initiated:  # the whole request is here, and it is none that a socket can begin with
             self.transport.write(b"".join(self.conn.data_to_send()) or bad_request(_NO_SOCKET))
             self.transport.close()
+
+    def _take_in(self) -> None:
+        """Take in what has come, up to a message that waits; slice by slice, so that a flood ends with the first."""
+        data, self._rest, at = self._rest, b"", 0
+        while at < len(data) and not self.read_paused and not self._failed:
+            super().data_received(data[at : at + SLICE_BYTES])
+            at += SLICE_BYTES
+        self._rest = b"" if self._failed else data[at:]
 
     def handle_connect(self, event: Request) -> None:
         """Begin a socket, or refuse a request that begins none."""
@@ -95,19 +123,36 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_cont(self, event: Frame) -> None:
         """Take in one more piece of a message."""
+        if self._failed:
+            return
         if len(self.frames) >= MAX_FRAGMENTS:
             self._fail(CloseCode.MESSAGE_TOO_BIG, f"more than {MAX_FRAGMENTS} fragments")
-            return
-        super().handle_cont(event)
+        elif len(event.data) < SMALL_BYTES and self._crumbs.count() > 0:
+            crumbs = f"fragments of less than {SMALL_BYTES} bytes"
+            self._fail(CloseCode.POLICY_VIOLATION, f"more than {CRUMBS_A_SECOND} {crumbs} a second")
+        else:
+            super().handle_cont(event)
+
+    def handle_pong(self, event: Frame) -> None:
+        """Take in a pong, asked for or not."""
+        if self._has_room_for_control():
+            super().handle_pong(event)
 
     def handle_ping(self) -> None:
         """Answer a ping; drop a peer that asks and does not read."""
+        if not self._has_room_for_control():
+            return
         super().handle_ping()
         if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.transport.abort()
 
     def send_receive_event_to_app(self) -> None:
         """Hand a message on; what is no text is the peer's mistake and none of ours."""
+        if self._failed:
+            return
+        if self.close_sent and self._crumbs.count() > 0:  # nobody takes these: nothing else slows them
+            self._failed = True
+            return
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
                 b"".join(self.frames).decode()
@@ -150,8 +195,26 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             self.handshake_complete = True
+        elif message["type"] == "websocket.close":  # reads on, for the peer's own word of the end
+            self._take_in()
+
+    async def receive(self) -> Any:
+        """Give the next message; when all were given, take in what came behind them."""
+        message = await super().receive()
+        self._take_in()
+        return message
+
+    def _has_room_for_control(self) -> bool:
+        """Count a ping or a pong; end the socket where it is one too many."""
+        if not self._failed and self._controls.count() > 0:
+            self._fail(CloseCode.POLICY_VIOLATION, f"more than {CONTROLS_A_SECOND} pings and pongs a second")
+        return not self._failed
 
     def _fail(self, code: CloseCode, reason: str) -> None:
         self.frames = []
+        if not self.handshake_complete:  # there is no socket yet on which it could be said
+            self._failed = True
+            self.transport.abort()
+            return
         self.conn.fail(code, reason)
         self.handle_parser_exception()

@@ -50,10 +50,14 @@ class Pace:
 
     async def keep(self) -> None:
         """Count one; wait where it was one too many."""
+        if (seconds := self.count()) > 0:
+            await asyncio.sleep(seconds)
+
+    def count(self) -> float:
+        """Count one; return by how many seconds it came too soon, 0 or less: it did not."""
         now = self._now()
         self._next = max(self._next, now - 1.0) + self._every
-        if self._next > now:
-            await asyncio.sleep(self._next - now)
+        return self._next - now
 
 
 class Backoff:

@@ -20,8 +20,8 @@ FLOOD_SECONDS = 5.0
 SOCKET = "/api/v1/ws?model_id=counter"
 
 
-async def _gathered(*parts: Awaitable[object]) -> None:
-    await asyncio.gather(*parts, return_exceptions=True)
+async def _gathered(*parts: Awaitable[object]) -> list[object]:
+    return await asyncio.gather(*parts, return_exceptions=True)
 
 
 @fault("WebSocket flood", noticed=None, recovered=5.0, event=None, metric="healthd_socket_frames_dropped_total")
@@ -94,6 +94,37 @@ def socket_fragments(stage: Stage) -> None:
             stage.problem(f"{2 - len(closed)} of 2 were not closed")
         stage.outcome.noticed = max(closed, default=None)
     stage.mended()
+    stage.recovered(lambda _: viewers(daemon) <= 1)
+
+
+@fault("WebSocket pings and pongs", noticed=2.0, recovered=5.0, event="viewer_ended", metric=None)
+def socket_pings(stage: Stage) -> None:
+    """Four clients send nothing but empty pings, four nothing but pongs, as fast as they can: their sockets are closed.
+
+    Each opens another one at once, for five seconds.
+    """
+    daemon = stage.open(settings=DOORS)
+    closed: list[float] = []
+
+    async def flood(opcode: int) -> None:
+        while time.monotonic() < over:
+            peer = await connect(f"ws://127.0.0.1:{daemon.port}{SOCKET}", close_timeout=1, max_queue=4)
+            at = time.monotonic()
+            while time.monotonic() < over + FLOOD_SECONDS and not peer.close_code:
+                peer.transport.write(bytes((0x80 | opcode, 0x80, 0, 0, 0, 0)) * 10_000)
+                await asyncio.sleep(0.02)
+            closed.append(time.monotonic() - at)
+            peer.transport.abort()
+
+    with memory_held(stage):
+        stage.broken()
+        over = time.monotonic() + FLOOD_SECONDS
+        ended = asyncio.run(_gathered(*(flood(opcode) for opcode in (0x9, 0xA) * 4)))
+        if any(ended):
+            stage.problem(f"{sum(map(bool, ended))} of 8 clients could not go on: {next(filter(None, ended))!r}")
+        stage.outcome.noticed = max(closed, default=None)
+    stage.mended()
+    stage.note(f"{len(closed)} sockets were closed.")
     stage.recovered(lambda _: viewers(daemon) <= 1)
 
 

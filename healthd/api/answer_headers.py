@@ -12,6 +12,8 @@ PICTURE = (*ALL, (b"cross-origin-resource-policy", b"cross-origin"))
 _PICTURES = frozenset({"/api/v1/cameras/{name}/snapshot", "/api/v1/cameras/{name}/stream"})
 _OWN = (b"cross-origin-resource-policy", b"same-origin")
 _NOTHING = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+OTHER = (*ALL, _OWN, _NOTHING)
+"""What is neither a page nor a picture, errors of the protocol included."""
 _CSP = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors "
@@ -23,7 +25,7 @@ class AnswerHeaders:
 
     def __init__(self, settings: ServerSettings) -> None:
         policy = " ".join([_CSP + "'self'", *settings.embed_origins])
-        self._other = (*ALL, _OWN, _NOTHING)
+        self._other = OTHER
         self._page = (
             *ALL,
             _OWN,

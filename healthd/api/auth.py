@@ -70,6 +70,7 @@ class Authenticator:
         gone = self._keys.replace(keys)
         if was_open and self.required:
             gone.add(NOBODY_ASKED.name)
+        self.attempts.forget(gone)
         self.sessions.last(session_seconds, idle_seconds=idle_seconds)
         self.sessions.close_where(lambda log_in: log_in.identity.name in gone)
         for name in gone:
@@ -197,8 +198,23 @@ async def guard(connection: ASGIConnection, handler: BaseRouteHandler) -> None: 
         if connection.scope["type"] == ScopeType.WEBSOCKET:
             raise WebSocketException(detail=exc.detail, code=4000 + exc.status_code) from None
         raise
-    identity = _someone(found, connection)
-    if not identity.may(needed_scope(str(connection.scope.get("method", "GET")), handler.opt)):
+    _let_through(_someone(found, connection), needed_scope(str(connection.scope.get("method", "GET")), handler.opt))
+
+
+def check_again(connection: ASGIConnection[Any, Any, Any, Any], needed: Scope) -> None:
+    """Let those through who still may: after a wait their key may be gone, or their log-in over.
+
+    Raises:
+        NotAuthorizedException: the key or the log-in counts no more (401).
+        PermissionDeniedException: it may only read now (403).
+    """
+    authenticator: Authenticator = connection.app.state.services.auth
+    known = authenticator.identify(connection.headers, connection.cookies, client=client_behind(connection))
+    _let_through(_someone(known, connection), needed)
+
+
+def _let_through(identity: Identity, needed: Scope) -> None:
+    if not identity.may(needed):
         raise PermissionDeniedException(f"the key `{identity.name}` may only read; this needs one with scope `admin`")
 
 

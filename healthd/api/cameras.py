@@ -13,6 +13,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body, Parameter
 
 from healthd.api import schemas, shapes
+from healthd.api.auth import check_again
 from healthd.api.connection import while_connected
 from healthd.api.errors import NoPicture, TryLater
 from healthd.api.services import House, Services
@@ -101,6 +102,7 @@ class CameraController(Controller):
             newer = runner.wait_newer(after, overlay=overlay, timeout=wait / 1000)
             if not await while_connected(request.scope, newer):
                 return Response(b"", status_code=304)  # nobody reads it: nothing is encoded for it
+            check_again(request, "read")
         await runner.wait_fresh(overlay=overlay)
         picture, variant = await _next_picture(runner, quality=q, width=width, overlay=overlay)
         _refuse_older(runner, max_age, age_ms=_age_ms(services, picture.frame))

@@ -15,6 +15,7 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from healthd.api import schemas, shapes
+from healthd.api.auth import check_again
 from healthd.api.errors import TryLater
 from healthd.api.infer_params import PREDICT_NAMES, Parameters
 from healthd.api.job_forms import Form, received
@@ -132,6 +133,7 @@ class JobController(Controller):
                     paths = form.take("path")
                     model, params, every = _asked(query, form)
                     order = Order(model=await jobs.model_id(model), params=params, every=every)
+                    check_again(request, "admin")
                     job = await _accepted(jobs, form, paths, order)
             shape = _shape(job, await jobs.now())
         root = str(request.scope.get("root_path", ""))

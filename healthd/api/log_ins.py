@@ -3,6 +3,7 @@
 import hashlib
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,9 @@ from healthd.cameras.viewers import PageSession
 from healthd.clock import SYSTEM_CLOCK, Clock
 
 MAX_SESSIONS = 1000
-"""Log-ins remembered at a time; the oldest leaves first."""
+"""Log-ins remembered at a time; the oldest of the key that has most leaves first."""
+MAX_SESSIONS_OF_A_KEY = 200
+"""Of one key; its oldest leaves first, so that a key that may only read logs no administrator out."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,8 +57,7 @@ class Sessions:
 
     def open(self, identity: Identity, *, client: str = "") -> str:
         """Begin a session; return its token."""
-        while len(self._open) >= MAX_SESSIONS:
-            self._close(next(iter(self._open)))
+        self._make_room(identity.name)
         token, now = secrets.token_urlsafe(32), self._clock.monotonic()
         page = PageSession(secrets.token_hex(8), now + self.seconds)
         self._open[_digest(token)] = LogIn(identity, page, client, self._clock.now(), now)
@@ -97,6 +99,14 @@ class Sessions:
         for digest in ended:
             self._close(digest)
         return len(ended)
+
+    def _make_room(self, name: str) -> None:
+        """End those that are too many before a session of a key begins."""
+        counts = Counter(log_in.identity.name for log_in in self._open.values())
+        while counts[name] >= MAX_SESSIONS_OF_A_KEY or len(self._open) >= MAX_SESSIONS:
+            one = name if counts[name] >= MAX_SESSIONS_OF_A_KEY else counts.most_common(1)[0][0]
+            self._close(next(digest for digest, log_in in self._open.items() if log_in.identity.name == one))
+            counts[one] -= 1
 
     def _is_over(self, log_in: LogIn) -> bool:
         now = self._clock.monotonic()

@@ -21,6 +21,7 @@ UNKNOWN = ResponseSpec(schemas.Error, description="Unknown model.")
 BUSY = ResponseSpec(schemas.Error, description="No room to load it, or a disk that does not answer; see `Retry-After`.")
 FAILED = ResponseSpec(schemas.Error, description="The model cannot be loaded.")
 IN_USE = ResponseSpec(schemas.Error, description="A camera, a request or `models.preload` holds it.")
+NOT_LOADED = ResponseSpec(schemas.Error, description="It is not loaded, and looking loads none.")
 _LOAD = "/load"
 
 
@@ -74,7 +75,7 @@ class ModelController(Controller):
     "/labels",
     summary="Classes of a model",
     tags=["models"],
-    responses={404: UNKNOWN, 502: FAILED, 503: BUSY},
+    responses={404: UNKNOWN, 409: NOT_LOADED, 503: BUSY},
 )
 async def labels(
     services: House,
@@ -82,7 +83,7 @@ async def labels(
         str | None, Parameter(min_length=1, max_length=500, description="A model; absent: the default one.")
     ] = None,
 ) -> Labels:
-    """Names by class id, empty for a model that knows none; loads the model where it is not loaded."""
+    """Names by class id, empty for a model that knows none. Loads no model: 409 where it is not loaded."""
     entry, names = await services.inference.labels(model)
     return Labels(model=entry.model_id, labels=names)
 

@@ -20,6 +20,7 @@ from healthd.errors import (
     InUseError,
     LoadError,
     ModelError,
+    NotLoadedError,
     ParameterError,
     PredictError,
     UnknownModelError,
@@ -175,9 +176,20 @@ class Inference:
         return await self._from_disk(self.catalog.entries)
 
     async def labels(self, model_id: str | None) -> tuple[Entry, dict[int, str]]:
-        """Return the labels of a model; loads it if need be. Raises as `seat` does."""
+        """Return the labels of a model that is loaded.
+
+        Raises:
+            UnknownModelError: there is none of that name.
+            NotLoadedError: it is not loaded. Whoever only looks loads none: that may unload another, or run a pickle.
+        """
         entry = await self._find(model_id)
-        shared, _ = await self._held(entry, InferenceParams())
+        options = _options(self._models.families[entry.family], InferenceParams())
+        shared = self._models.share(entry.family, entry.spec_id, options, or_pinned=True)
+        if shared is None:
+            raise NotLoadedError(
+                f"{entry.model_id} is not loaded: send it a picture, or have an administrator load it "
+                f"(POST /api/v1/models/{entry.model_id}/load, models.preload)"
+            )
         try:
             return entry, dict(shared.labels)
         finally:
@@ -187,7 +199,8 @@ class Inference:
         """Load a model now, also when its last load has just failed. Raises as `seat` does."""
         entry = await self._find(model_id)
         self._models.forgive(entry.family, entry.spec_id)
-        await self.labels(model_id)
+        shared, _ = await self._held(entry, InferenceParams())
+        self._models.release(shared, close_with=_on_a_thread)
         return entry
 
     async def unload(self, model_id: str) -> int:

@@ -14,7 +14,7 @@ from litestar.routes import HTTPRoute, WebSocketRoute
 from healthd.api.attempts import Attempts
 from healthd.api.auth import NOBODY_ASKED, Authenticator, guard, needed_scope
 from healthd.api.keys import Identity
-from healthd.api.log_ins import MAX_SESSIONS, Sessions
+from healthd.api.log_ins import MAX_SESSIONS, MAX_SESSIONS_OF_A_KEY, Sessions
 from healthd.app import create_app
 from healthd.clock import Clock
 from tests.api.house import (
@@ -403,12 +403,16 @@ async def test_a_key_is_recognised_by_its_digest_alone_and_is_kept_nowhere() -> 
     assert Authenticator([]).identify({}, {}) is NOBODY_ASKED
 
 
-def test_sessions_are_bounded_and_the_oldest_leaves_first() -> None:
+def test_log_ins_are_bounded_and_the_oldest_of_the_same_key_leaves_first() -> None:
     sessions = Sessions(seconds=60, clock=Clock(monotonic=lambda: 0.0, now=lambda: datetime(2026, 1, 1, tzinfo=UTC)))
-    identity = Identity("wall", "read")
     closed: list[str] = []
     sessions.on_closed = closed.append
-    tokens = [sessions.open(identity) for _ in range(MAX_SESSIONS + 2)]
+    admin = sessions.open(Identity("panel", "admin"))
+    tokens = [sessions.open(Identity("wall", "read")) for _ in range(MAX_SESSIONS_OF_A_KEY + 2)]
     assert len(set(closed)) == 2
     assert [sessions.find(token) is not None for token in tokens[:3]] == [False, False, True]
     assert len(set(tokens)) == len(tokens)
+    for number in range(MAX_SESSIONS):
+        sessions.open(Identity(f"wall{number % 20}", "read"))
+    assert len(list(sessions)) == MAX_SESSIONS
+    assert sessions.find(admin) is not None

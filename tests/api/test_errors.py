@@ -9,6 +9,7 @@ import pytest_asyncio
 import structlog
 from litestar.exceptions import ImproperlyConfiguredException
 
+from healthd.api.answer_headers import OTHER
 from healthd.errors import CameraError, ModelError, SettingsError
 from healthd.redact import SourceUrl
 from tests.api.house import Feed, House, assert_error, open_house
@@ -149,6 +150,8 @@ async def test_what_is_no_http_is_told_so_and_shown_the_door(gym: House, sent: b
     head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
     writer.close()
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
+    for name, value in OTHER:
+        assert head.count(b"\r\n" + name + b": " + value) == 1
     assert b"\r\nconnection: close" in head
     assert set(json.loads(body)) == {"status_code", "detail", "extra"}
     assert json.loads(body)["status_code"] == 400

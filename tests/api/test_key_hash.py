@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -91,13 +92,55 @@ async def test_wrong_keys_are_limited_for_each_client_and_right_ones_go_on() -> 
     assert await auth.by_key(ADMIN_KEY, client=HERE) is not None
 
 
-def test_all_clients_together_are_limited_and_who_was_never_wrong_is_not() -> None:
+def guessed(tried: Attempts, time_: MovableClock, clients: Iterable[str], *, seconds: float) -> int:
+    """Have clients be wrong, one after the other over so long; return how many keys were looked at."""
+    clients = list(clients)
+    looked_at = 0
+    for client in clients:
+        time_.ahead += seconds / len(clients)
+        if tried.wait_seconds(client) == 0:
+            tried.take(client)
+            tried.note_wrong(client)
+            looked_at += 1
+    return looked_at
+
+
+def test_all_clients_together_are_limited_however_slowly_each_of_them_guesses() -> None:
     time_ = MovableClock()
     tried = Attempts(clock=time_.clock)
-    for number in range(attempts.ALL_BURST):
-        tried.take(f"10.0.{number // 250}.{number % 250}")
-    assert tried.wait_seconds("10.0.0.1") > 0
-    assert tried.wait_seconds("192.0.2.9") == 0
+    some = [f"10.0.{number // 250}.{number % 250}" for number in range(1000)]
+    every, rounds = attempts.SECONDS_EACH + 0.1, 5
+    looked_at = sum(guessed(tried, time_, some, seconds=every) for _ in range(rounds))
+    assert looked_at <= 2 * (attempts.ALL_BURST + rounds * every / attempts.ALL_SECONDS_EACH)
+    guessed(tried, time_, some, seconds=1800)  # now all of them were wrong
+    assert guessed(tried, time_, some * 2, seconds=5) <= attempts.ALL_BURST + 5 / attempts.ALL_SECONDS_EACH
+    assert tried.wait_seconds("192.0.2.9") == 0, "who was never wrong has attempts that these do not use up"
+
+
+def test_ever_new_clients_are_limited_too_and_who_has_shown_a_right_key_is_not() -> None:
+    time_ = MovableClock()
+    tried = Attempts(clock=time_.clock)
+    tried.note_right(HERE, "wall")
+    most = attempts.MAX_CLIENTS + 1000
+    new = (f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(most))
+    assert guessed(tried, time_, new, seconds=10.0) <= attempts.ALL_BURST + 10.0 / attempts.ALL_SECONDS_EACH + 1
+    assert tried.is_known(HERE, "wall"), "nobody without a key makes it be forgotten"
+    assert tried.wait_seconds(HERE) == 0
+    assert tried.wait_seconds(THERE) > 0
+    time_.ahead += 1.0
+    assert tried.wait_seconds(THERE) == 0
+
+
+async def test_who_has_shown_a_key_that_is_gone_or_another_now_is_as_anybody_else() -> None:
+    auth = Authenticator([("wall", READ_KEY, "read"), ("panel", ADMIN_KEY, "admin")])
+    for key in (READ_KEY, ADMIN_KEY):
+        assert await auth.by_key(key, client=HERE) is not None
+    auth.replace([("wall", READ_KEY, "read"), ("panel", "another-" + ADMIN_KEY, "admin")], session_seconds=1)
+    for _ in range(attempts.BURST):
+        await auth.by_key("wrong-wrong-wrong", client=HERE)
+    with pytest.raises(TooManyAttempts):
+        await auth.by_key("another-" + ADMIN_KEY, client=HERE)
+    assert await auth.by_key(READ_KEY, client=HERE) is not None
 
 
 def test_what_is_remembered_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

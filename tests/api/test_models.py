@@ -125,8 +125,13 @@ async def test_a_model_that_cannot_be_loaded_is_failed_with_the_reason_and_tried
         assert (await info(house, "boxes.told"))["state"] == "available"
 
 
-async def test_labels_are_those_of_the_model_and_of_the_default_one(tmp_path: Path) -> None:
+async def test_labels_are_those_of_the_model_and_of_the_default_one_and_are_looked_at_only(tmp_path: Path) -> None:
     async with opened(tmp_path, "boxes", "caption") as (house, told):
+        for query in ({}, {"model": "boxes.told"}, {"model": "caption.told"}):
+            assert "not loaded" in assert_error(await house.get("/api/v1/labels", params=query), 409)["detail"]
+        assert not told.loads
+        for model in ("boxes", "caption"):
+            assert (await house.client.post(f"{MODELS}/{model}.told/load")).status_code == 200
         for query in ({}, {"model": "boxes.told"}):
             answer = await house.get("/api/v1/labels", params=query)
             assert answer.json() == {"model": "boxes.told", "labels": {"0": "person", "1": "cat"}}

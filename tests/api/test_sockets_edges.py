@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from websockets.frames import Frame, Opcode
 
 from healthd import http_sockets
 from healthd.api import sockets
+from healthd.api.answer_headers import OTHER
 from healthd.cameras.viewers import EndReason
 from tests.api.house import ADMIN, KEYS, READ, READ_KEY, House, assert_error, open_house
 from tests.api.talking import WS, Gate, ask, asked, closed, connected, heard, noise, png, talking_house
@@ -304,7 +305,8 @@ async def test_a_request_that_begins_no_socket_is_answered_and_not_logged(
             assert status in statuses
             if status != b"101":
                 answered = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-                assert b"content-type: application/json\r\n" in answered.lower()
+                for name, value in (*OTHER, (b"content-type", b"application/json"), (b"cache-control", b"no-store")):
+                    assert answered.lower().count(name + b": " + value + b"\r\n") == 1
                 body = json.loads(await asyncio.wait_for(reader.readuntil(b"}}"), 10))
                 assert (set(body), body["status_code"]) == ({"status_code", "detail", "extra"}, int(status))
         assert (await house.get("/healthz")).status_code == 200
@@ -407,6 +409,80 @@ async def test_a_client_that_floods_with_pings_and_does_not_read_is_dropped() ->
                 writer.write(question * 1000)
                 await asyncio.wait_for(writer.drain(), 20)
         await eventually(lambda: not len(house.services.viewers))
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_flood_of_pings_or_pongs_ends_its_socket_before_it_is_read(
+    opcode: Opcode, *, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = count_frames(monkeypatch)
+    async with talking_house() as house:
+        async with raw(house, begun=begun) as (reader, writer):
+            writer.write(frame(b"", opcode) * 100_000)
+            if begun:
+                said = await rest(reader)
+                assert (1008).to_bytes(2) in said
+                assert b"pings and pongs" in said
+            else:
+                with suppress(ConnectionError):
+                    await rest(reader)
+        await eventually(lambda: not len(house.services.viewers))
+    assert len(seen) <= http_sockets.SLICE_BYTES
+
+
+async def test_a_flood_of_crumbs_ends_its_socket_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = count_frames(monkeypatch)
+    async with talking_house() as house, raw(house) as (reader, writer):
+        writer.write((frame(b"", fin=False) + 99 * frame(b"a", Opcode.CONT, fin=False) + frame(b"", Opcode.CONT)) * 500)
+        said = await rest(reader)
+        assert (1008).to_bytes(2) in said
+        assert b"fragments" in said
+        assert len(seen) <= http_sockets.CRUMBS_A_SECOND + http_sockets.SLICE_BYTES
+
+
+async def test_small_messages_that_come_at_once_are_taken_one_slice_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    most = 0
+
+    def note(protocol: http_sockets.SocketProtocol) -> None:
+        nonlocal most
+        handed_on(protocol)
+        most = max(most, protocol.queue.qsize())
+
+    handed_on = http_sockets.SocketProtocol.send_receive_event_to_app
+    monkeypatch.setattr(http_sockets.SocketProtocol, "send_receive_event_to_app", note)
+    monkeypatch.setattr(sockets, "MESSAGES_A_SECOND", 100_000)
+    message = frame(b'{"frame_id": 1}')
+    async with talking_house() as house, raw(house) as (_, writer):
+        writer.write(message * 3000)
+        await eventually(lambda: house.services.sockets.received == 3000)
+    assert most <= http_sockets.SLICE_BYTES // len(message) + 1
+
+
+async def test_a_few_pings_and_many_large_fragments_hurt_nobody() -> None:
+    async with talking_house(inference={"max_upload_bytes": 1 << 22}) as house, raw(house) as (reader, writer):
+        writer.write(frame(b"?", Opcode.PING) * 50)
+        picture = png() + bytes(3_000_000)
+        writer.write(frame(b"", fin=False))
+        for at in range(0, len(picture), 1024):
+            writer.write(frame(picture[at : at + 1024], Opcode.CONT, fin=at + 1024 >= len(picture)))
+        while b'"frame_id"' not in await asyncio.wait_for(reader.read(65536), 10):
+            pass
+
+
+def count_frames(monkeypatch: pytest.MonkeyPatch) -> list[Frame]:
+    """Every frame that is parsed from now on."""
+    seen: list[Frame] = []
+    parsed = http_sockets._Handshake.recv_frame
+
+    def recv_frame(protocol: Any, one: Frame) -> None:
+        seen.append(one)
+        parsed(protocol, one)
+
+    monkeypatch.setattr(http_sockets._Handshake, "recv_frame", recv_frame)
+    return seen
 
 
 async def test_a_peer_that_is_dead_goes_and_one_that_sends_a_large_picture_slowly_stays(

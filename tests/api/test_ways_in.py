@@ -1,6 +1,9 @@
 """Every route of the OpenAPI document against those who may not use it; log-ins that others may end."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from healthd import __version__
+from healthd.api import cameras, jobs
 from healthd.clock import Clock
 from tests.api.house import (
     ADMIN,
@@ -21,6 +25,7 @@ from tests.api.house import (
     http_client,
     open_house,
 )
+from tests.api.talking import MODEL, Scripted
 from tests.eventually import eventually
 from tests.fakes import FakeSource
 from tests.stream_client import StreamClient
@@ -82,6 +87,20 @@ async def test_nothing_is_changed_by_a_read_key_by_nobody_or_by_a_foreign_page()
         assert len(list(house.services.auth.sessions)) == 2
 
 
+async def test_no_question_loads_a_model_or_ends_a_log_in() -> None:
+    async with open_house({"gym": FakeSource()}, family=Scripted(), models={"default": MODEL}, auth=AUTH) as house:
+        await eventually(lambda: house.runner().has_frame)
+        cookie = await log_in(house, READ_KEY)
+        before = [one.page.session_id for one in house.services.auth.sessions]
+        asked = [path.replace("/any", f"/{MODEL}") for method, path, _ in await operations(house) if method == "get"]
+        assert len(asked) >= 20
+        for path in (one for one in asked if not one.endswith("stream")):  # these do not end
+            for headers in (READ, ADMIN, {"Cookie": cookie}, {**READ, **FOREIGN[-1]}):
+                assert (await house.get(path, headers=headers)).status_code < 500, path
+        assert not house.services.models.loaded()
+        assert [one.page.session_id for one in house.services.auth.sessions] == before
+
+
 async def test_no_answer_lacks_the_headers_of_its_kind_and_none_says_what_runs() -> None:
     server = {"embed_origins": ["https://dash.lan:8123"]}
     async with open_house({"gym": FakeSource()}, auth=AUTH, server=server) as house:
@@ -121,6 +140,50 @@ async def test_a_foreign_page_opens_no_socket_by_the_log_in_of_its_viewer(page: 
             async with connect(f"{house.url.replace('http', 'ws')}/api/v1/ws", additional_headers=headers, proxy=None):
                 pass
         assert caught.value.response.status_code == 403
+
+
+async def test_a_key_that_is_taken_away_finishes_nothing_that_it_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = tmp_path / "pictures"
+    allowed.mkdir()
+    jobs_ = {"directory": str(tmp_path / "jobs"), "allowed_directories": [str(allowed)]}
+    async with open_house({"gym": FakeSource(fps=20)}, auth=AUTH, jobs=jobs_, models={"default": "a"}) as house:
+        await eventually(lambda: house.runner().has_frame)
+        auth = house.services.auth
+
+        def take_away() -> None:
+            auth.replace([("other", "other-" + ADMIN_KEY, "admin")], session_seconds=60)
+
+        def give_back() -> None:
+            auth.replace([("wall", READ_KEY, "read"), ("panel", ADMIN_KEY, "admin")], session_seconds=60)
+
+        read, waited = jobs.received, cameras.while_connected
+
+        @asynccontextmanager
+        async def received(*args: Any, **options: Any) -> AsyncIterator[Any]:
+            async with read(*args, **options) as form:
+                take_away()
+                yield form
+
+        async def while_connected(*args: Any) -> Any:
+            take_away()
+            return await waited(*args)
+
+        monkeypatch.setattr(jobs, "received", received)
+        monkeypatch.setattr(cameras, "while_connected", while_connected)
+        cookie = {"Cookie": await log_in(house, ADMIN_KEY)}
+        for headers in (ADMIN, cookie):
+            order = {"path": str(allowed)}
+            assert_error(await house.client.post("/api/v1/jobs", json=order, headers=headers), 401)
+            give_back()
+            cookie["Cookie"] = await log_in(house, ADMIN_KEY)
+            query = {"after": house.runner().newest_frame_id, "wait": 5000}
+            answer = await house.get("/api/v1/cameras/gym/snapshot", params=query, headers=headers)
+            assert_error(answer, 401)
+            give_back()
+            cookie["Cookie"] = await log_in(house, ADMIN_KEY)
+        assert (await house.get("/api/v1/jobs", headers=ADMIN)).json() == []
 
 
 async def test_an_admin_sees_who_is_logged_in_and_ends_it_with_all_that_it_watches() -> None:
