@@ -3,16 +3,18 @@
 Eight real cameras (RTSP) on two models, sixty tiles that poll, twenty streams that come and go, pictures that are sent
 in, jobs and log-ins; every few seconds a camera loses its connection, is killed and comes back, or is restarted, and
 each minute something worse happens (`soak_load.py`). Then: memory, threads, descriptors, processes and the 99th
-percentile of what tiles wait do not grow from minute 3 on; every frame is accounted for; SIGTERM ends it with exit 0.
-Memory is the proportional share (PSS) of the daemon and of the processes it has started. `make soak MINUTES=10` for
-another span than 30.
+percentile of what tiles wait do not grow from minute 3 on (`soak_growth.py`); what the load asks for has come; every
+camera is live again; every frame is accounted for; SIGTERM ends it with exit 0. Memory is the proportional share (PSS)
+of the daemon and of the processes it has started. `make soak MINUTES=60` for another span than 30.
 """
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
-import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,12 +28,26 @@ from benchmarks.cameras import FPS, Cameras, cameras
 from benchmarks.figures import Figure, NotMeasuredError, Plot
 from benchmarks.infer import _picture
 from benchmarks.process import Daemon
+from benchmarks.soak_growth import BLOCK_MINUTES, FEWEST_BLOCKS, blocks, growth
 from benchmarks.soak_load import CAMERAS, KEY, STREAMS, TILES, TIMERS, Driver, Load
 
 PREDICT_FPS = 2
 SAMPLE_SECONDS = 5.0
-FIRST_MINUTES, WINDOW_MINUTES = 3.0, 3.0
-"""What is in hand at a moment makes one minute differ from the next by some percent; the median of three does less."""
+FIRST_MINUTES = 3.0
+"""They do not count: what is loaded and kept for the first time is so in them."""
+LONGEST_UNSEEN_SECONDS = 60.0
+MEMORY_PERCENT, WAIT_PERCENT, MORE_AT_MOST = 10.0, 100.0, 1
+"""What half an hour can decide: the error of memory alone is some 6 %, and waits must not have doubled for certain."""
+LEAST_PERCENT = {
+    "snapshots, of the camera that was seen least": 60.0,
+    "streams of which something came": 60.0,
+    "frames of streams": 25.0,
+    "answered requests with a picture": 60.0,
+    "jobs done": 60.0,
+    "log-ins": 60.0,
+}
+"""Of what the load asks for where nobody ever waits and no camera is ever lost. Of frames the newest is enough."""
+OVER = ("log-in", "model", "job", "log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +73,33 @@ class Day:
     """Frames that were read and are neither predicted, nor dropped for a reason, nor in hand."""
     networks: str = ""
 
-    def between(self, first: float, last: float) -> Sample:
-        """Return the median of the samples of a span, in minutes."""
-        span = [sample for sample in self.samples if first <= sample.minute <= last]
-        middles = (statistics.median(getattr(one, name) for one in span) for name in Sample.__slots__)
-        minute, memory_mb, threads, descriptors, processes = middles
-        return Sample(minute, memory_mb, round(threads), round(descriptors), round(processes))
+    lost: dict[str, str] = field(default_factory=dict)
+    """Cameras that were not live with a fresh prediction some time after the last trouble, and why."""
+    recovery_seconds: float = 0.0
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """Return minute and value of one of a sample's fields."""
+        return [(one.minute, getattr(one, name)) for one in self.samples]
+
+    def unseen_seconds(self, minutes: float) -> float:
+        """Return the longest time without a sample, from the first minute to the last."""
+        times = [0.0, *(one.minute for one in self.samples), minutes]
+        return 60 * max(b - a for a, b in itertools.pairwise(times))
 
 
 def _sample(daemon: psutil.Process, minute: float) -> Sample:
-    memory, threads, descriptors, processes = 0.0, 0, 0, 0
-    for one in (daemon, *daemon.children(recursive=True)):
-        try:
-            with one.oneshot():
-                memory += one.memory_full_info().pss / 1e6
-                threads += one.num_threads()
-                descriptors += one.num_fds()
-                processes += 1
-        except psutil.NoSuchProcess:
-            continue
-    return Sample(minute, memory, threads, descriptors, processes)
+    """Look at the daemon and its processes; one that ends meanwhile is left out, unless it is the daemon."""
+    seen = [_look(daemon)]
+    for one in daemon.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seen.append(_look(one))
+    memory, threads, descriptors = (sum(values) for values in zip(*seen, strict=True))
+    return Sample(minute, memory, int(threads), int(descriptors), len(seen))
+
+
+def _look(one: psutil.Process) -> tuple[float, int, int]:
+    with one.oneshot():
+        return one.memory_full_info().pss / 1e6, one.num_threads(), one.num_fds()
 
 
 async def _sampling(daemon: Daemon, day: Day, driver: Driver) -> None:
@@ -87,10 +110,15 @@ async def _sampling(daemon: Daemon, day: Day, driver: Driver) -> None:
 
 
 async def _day(daemon: Daemon, driver: Driver, minutes: float) -> Day:
+    """Let the load go by, with a look at the daemon every few seconds; a look that fails ends the day."""
     day = Day(driver.load)
-    sampling = asyncio.create_task(_sampling(daemon, day, driver))
-    await driver.run(minutes)
-    sampling.cancel()
+    async with asyncio.TaskGroup() as group:
+        sampling = group.create_task(_sampling(daemon, day, driver))
+        await driver.run(minutes)
+        sampling.cancel()
+    begun = time.perf_counter()
+    day.lost = await driver.recovered()
+    day.recovery_seconds = time.perf_counter() - begun
     return day
 
 
@@ -147,63 +175,62 @@ def soak(minutes: float) -> Day:
     return day
 
 
-def growth(samples: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return by how many percent a line through samples of time and size rises from end to end, and twice its error.
-
-    What is in hand at a moment moves single samples by some percent, and so any two of them say little. The error is
-    that of least squares; samples that follow each other are alike, which makes the true one somewhat larger.
-    """
-    times, sizes = np.array(samples).T
-    slope, start = np.polyfit(times, sizes, 1)
-    rest = sizes - (slope * times + start)
-    error = np.sqrt(rest.var(ddof=2) / ((times - times.mean()) ** 2).sum())
-    percent = 100 * (times[-1] - times[0]) / (slope * times[0] + start)
-    return float(slope * percent), float(2 * error * percent)
-
-
-def per_minute(waits: Sequence[tuple[float, float]], percent: int = 99) -> list[tuple[float, float]]:
-    """Return that percentile of what was waited in each whole minute."""
-    minutes: dict[int, list[float]] = defaultdict(list)
-    for minute, milliseconds in waits:
-        minutes[int(minute)].append(milliseconds)
-    return [(minute + 0.5, float(np.percentile(some, percent))) for minute, some in sorted(minutes.items())]
-
-
 def measure(*, quick: bool) -> list[Figure]:
     """Measure what grows over `MINUTES` (30), or over one minute when in a hurry, then without goals for it."""
     minutes = 1.0 if quick else float(os.environ.get("MINUTES", "30"))
     return figures(soak(minutes), minutes)
 
 
+def _p99(waits: Sequence[float]) -> float:
+    return float(np.percentile(waits, 99))
+
+
+def _rise(what: str, series: Sequence[tuple[float, float]], unit: str, goal: float) -> Figure:
+    """Tell how much blocks grow at most."""
+    grown = growth(series)
+    if grown is None:
+        detail = f"no goal: {len(series)} blocks of {BLOCK_MINUTES:g} min, {FEWEST_BLOCKS} are needed"
+        return Figure(what, float("nan"), "%", detail=detail)
+    detail = (
+        f"{grown.percent:+.1f} ± {grown.percent_error:.1f} %,"
+        f" which is {grown.per_hour:+.1f} ± {grown.per_hour_error:.1f} {unit} per hour;"
+        f" a straight line through {len(series)} blocks of {BLOCK_MINUTES:g} min"
+    )
+    ends = f"first block: {series[0][1]:.1f} {unit}, last: {series[-1][1]:.1f} {unit}"
+    return Figure(what, grown.at_most, "%", ("<=", goal), ends, detail)
+
+
+def _more(what: str, series: Sequence[tuple[float, float]]) -> Figure:
+    """Tell how many more there are in the last block than in the first."""
+    if len(series) < 2:
+        return Figure(what, float("nan"), "", detail=f"no goal: less than 2 blocks of {BLOCK_MINUTES:g} min")
+    first, last = series[0][1], series[-1][1]
+    ends = f"first block: {first:g}, last: {last:g}"
+    goal = ("<=", MORE_AT_MOST) if len(series) >= FEWEST_BLOCKS else None
+    return Figure(what, last - first, "", goal, ends, f"medians of {BLOCK_MINUTES:g} min each")
+
+
 def figures(day: Day, minutes: float) -> list[Figure]:
     """Tell about a day of so many minutes."""
-    long = minutes >= FIRST_MINUTES + 2 * WINDOW_MINUTES
-    first, window = (FIRST_MINUTES, WINDOW_MINUTES) if long else (minutes / 4, minutes / 4)
-    before, after = day.between(first, first + window), day.between(day.samples[-1].minute - window, minutes)
-    load, samples = day.load, [sample for sample in day.samples if sample.minute >= first]
-    waits = per_minute([wait for wait in load.tile_ms if first <= wait[0] < max(int(minutes), 1)])
+    load, long = day.load, minutes >= FIRST_MINUTES + BLOCK_MINUTES
+    series = {name: blocks(day.series(name), FIRST_MINUTES, minutes) for name in Sample.__slots__}
+    waits = blocks(load.tile_ms, FIRST_MINUTES, minutes, _p99)
     faults = ", ".join(f"{number} x {name}" for name, number in sorted(load.faults.items())) or "none"
     unexpected = ", ".join(f"{number} x {what}" for what, number in load.unexpected.most_common()) or "none"
-
-    def rise(what: str, series: Sequence[tuple[float, float]], ends: str, goal: float | None) -> Figure:
-        percent, uncertain = growth(series) if len(series) > 2 else (float("nan"), float("nan"))
-        line = f"± {uncertain:.1f}, of a straight line from minute {first:g} to minute {minutes:g}"
-        return Figure(what, percent, "%", ("<=", goal) if long and goal is not None else None, ends, line)
-
-    def counted(name: str, what: str) -> Figure:
-        ends = f"minute {first:g} on: {getattr(before, name)}; at the end: {getattr(after, name)}"
-        return rise(f"the same: growth of {what}", [(one.minute, getattr(one, name)) for one in samples], ends, 2.0)
-
-    memory = rise(
-        f"growth of memory, {CAMERAS} cameras, {TILES} tiles, {STREAMS} streams, requests, and a fault a minute",
-        [(one.minute, one.memory_mb) for one in samples],
-        f"minute {first:g} on: {before.memory_mb:.1f} MB; at the end: {after.memory_mb:.1f} MB; of {window:g} min each",
-        2.0,
+    lost = ", ".join(f"{name}: {why}" for name, why in sorted(day.lost.items())) or "all"
+    over = ", ".join(f"{load.over[what]} x {what}" for what in OVER)
+    memory = _rise(
+        f"growth of memory, its error included, {CAMERAS} cameras, {TILES} tiles, {STREAMS} streams, requests, and a"
+        f" fault a minute, from minute {FIRST_MINUTES:g} on",
+        series["memory_mb"],
+        "MB",
+        MEMORY_PERCENT,
     )
     asked = (
         f"{memory.detail}; PSS of all processes; {load.troubles} troubles, {day.reconnects} reconnects, faults:"
-        f" {faults}; {load.streams} streams, {load.snapshots} snapshots, {load.inferences} requests with a picture,"
-        f" {load.jobs} jobs, {load.log_ins} log-ins; RTSP, 720p, {FPS} fps, {PREDICT_FPS} predictions per s each,"
+        f" {faults}; {load.streams} streams of {load.stream_bytes / 1e6:.0f} MB, {load.snapshots} snapshots,"
+        f" {load.without_picture} of a lost camera, {load.inferences} requests with a picture, {load.busy} told to come"
+        f" back, {load.jobs} jobs, {load.log_ins} log-ins; RTSP, 720p, {FPS} fps, {PREDICT_FPS} predictions per s each,"
         f" {day.networks}"
     )
     plot = Plot(
@@ -213,13 +240,39 @@ def figures(day: Day, minutes: float) -> list[Figure]:
         "MB",
         lines={"healthd": [(round(one.minute, 3), round(one.memory_mb, 1)) for one in day.samples]},
     )
-    middle = statistics.median(wait for _, wait in waits) if waits else float("nan")
     return [
         replace(memory, detail=asked, plot=plot),
-        counted("threads", "threads"),
-        counted("descriptors", "open descriptors"),
-        counted("processes", "processes"),
-        rise("the same: growth of what 1 of 100 snapshots waits", waits, f"in the middle: {middle:.0f} ms", None),
+        *(
+            _more(f"the same: more {what} at the end", series[name])
+            for name, what in (("threads", "threads"), ("descriptors", "open descriptors"), ("processes", "processes"))
+        ),
+        _rise("the same: growth of what 1 of 100 snapshots waits, its error included", waits, "ms", WAIT_PERCENT),
+        Figure(
+            "the same: longest time without a look at all of that",
+            day.unseen_seconds(minutes),
+            "s",
+            ("<=", LONGEST_UNSEEN_SECONDS),
+            detail=f"{len(day.samples)} looks",
+        ),
+        *(
+            Figure(f"the same: {what}, of those that are asked for", share, "%", (">=", least) if long else None)
+            for what, share in load.shares(minutes).items()
+            for least in [LEAST_PERCENT[what]]
+        ),
+        Figure(
+            "the same: cameras that are live with a fresh prediction after the last trouble",
+            CAMERAS - len(day.lost),
+            "",
+            ("==", CAMERAS),
+            detail=f"{lost}; {day.recovery_seconds:.1f} s after it",
+        ),
+        Figure(
+            "the same: kinds of what has its time (log-ins, unused models, jobs, the log) and went at its end",
+            sum(load.over[what] > 0 for what in OVER),
+            "",
+            ("==", len(OVER)) if long else None,
+            detail=f"{over}; those that did not go are answers that nobody should get",
+        ),
         Figure("the same: answers that nobody should get", load.unexpected.total(), "", ("==", 0), detail=unexpected),
         Figure("the same: frames that are in no account at the end", day.unaccounted, "", ("==", 0)),
         Figure("the same: SIGTERM to exit 0, at the end", day.stop_seconds, "s", ("<=", 15.5)),
