@@ -36,12 +36,13 @@ what is still there then is an answer that nobody should get. Not sped up: certi
   the blocks of memory and of waits. Its error is that of 95 % (Student's t), made wider by how much blocks that follow
   each other are alike.
 - What is held against the goal is the growth *and* its error: memory at most 10 % from the first block to the last, the
-  99th percentile of waits at most 100 %. Half an hour cannot decide less: what is in hand makes the error of memory some
-  6 %. A longer run can: the error of the growth per hour, which is told beside it, falls faster than the time grows.
-- Threads, descriptors and processes: the median of the last block is at most one more than that of the first.
-- Of what the load asks for, where nobody ever waits and no camera is ever lost, most must come: pictures (of the camera
-  that was seen least), streams, frames, requests, jobs, log-ins. After the last trouble all cameras must be live with a
-  fresh prediction within a minute.
+  99th percentile of waits at most 100 %. Half an hour cannot decide less: what is in hand makes the error of memory
+  some 6 %. A longer run can: the error of the growth per hour, which is told beside it, falls faster than time grows.
+- Threads, descriptors and processes: the median of the last block is at most one more than that of the first. Threads
+  and descriptors count while no camera is away: one that is has no process, and nothing that a process holds.
+- Of what the load asks for, where nobody ever waits and no camera is ever lost, a part must come that stands in the
+  table: pictures (of the camera that was seen least), streams, frames, requests, jobs, log-ins. After the last trouble
+  all cameras must be live with a fresh prediction, and a picture must be looked at, within a minute.
 - With `MINUTES` below 13 there are too few blocks, and growth has no goal.
 
 ## Plots

@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections import defaultdict
@@ -25,7 +26,7 @@ import psutil
 
 from benchmarks.assets import demo, exported, pose_network, street
 from benchmarks.cameras import FPS, Cameras, cameras
-from benchmarks.figures import Figure, NotMeasuredError, Plot
+from benchmarks.figures import Figure, NotMeasuredError, Plot, not_measured
 from benchmarks.infer import _picture
 from benchmarks.process import Daemon
 from benchmarks.soak_growth import BLOCK_MINUTES, FEWEST_BLOCKS, blocks, growth
@@ -39,14 +40,17 @@ LONGEST_UNSEEN_SECONDS = 60.0
 MEMORY_PERCENT, WAIT_PERCENT, MORE_AT_MOST = 10.0, 100.0, 1
 """What half an hour can decide: the error of memory alone is some 6 %, and waits must not have doubled for certain."""
 LEAST_PERCENT = {
-    "snapshots, of the camera that was seen least": 60.0,
+    "snapshots, of the camera that was seen least": 50.0,
     "streams of which something came": 60.0,
-    "frames of streams": 25.0,
-    "answered requests with a picture": 60.0,
-    "jobs done": 60.0,
+    "frames of streams": 20.0,
+    "answered requests with a picture": 20.0,
+    "jobs done": 20.0,
     "log-ins": 60.0,
 }
-"""Of what the load asks for where nobody ever waits and no camera is ever lost. Of frames the newest is enough."""
+"""Of what the load asks for where nobody ever waits and no camera is ever lost.
+
+Of frames the newest is enough, and where a machine is too slow cameras go before requests and jobs, which are told so.
+"""
 OVER = ("log-in", "model", "job", "log")
 
 
@@ -74,12 +78,18 @@ class Day:
     networks: str = ""
 
     lost: dict[str, str] = field(default_factory=dict)
-    """Cameras that were not live with a fresh prediction some time after the last trouble, and why."""
+    """What did not work some time after the last trouble, cameras and `infer`, and why."""
     recovery_seconds: float = 0.0
 
     def series(self, name: str) -> list[tuple[float, float]]:
         """Return minute and value of one of a sample's fields."""
         return [(one.minute, getattr(one, name)) for one in self.samples]
+
+    def complete(self, name: str) -> list[tuple[float, float]]:
+        """Return the same of the samples in which no camera is away: one that is has no process and what that holds."""
+        first = [one.processes for one in self.samples if FIRST_MINUTES <= one.minute < FIRST_MINUTES + BLOCK_MINUTES]
+        usual = np.percentile(first, 75, method="lower") if first else 0
+        return [(one.minute, getattr(one, name)) for one in self.samples if one.processes >= usual]
 
     def unseen_seconds(self, minutes: float) -> float:
         """Return the longest time without a sample, from the first minute to the last."""
@@ -147,7 +157,7 @@ def _config(folder: Path, served: Cameras, networks: Sequence[Path]) -> Path:
     models.mkdir()
     for network in networks:
         if not (models / network.name).exists():
-            (models / network.name).symlink_to(network)
+            shutil.copy(network, models)  # a link that leads out of the folder is no model
     lines = [TIMERS, "server.port = 0", f'models.directory = "{models}"', f'jobs.directory = "{folder / "jobs"}"']
     for number, url in enumerate(served.urls):
         plugin, network = (("yolo-pose", networks[0]), ("yolo-detect", networks[1]))[number % 2]
@@ -185,44 +195,59 @@ def _p99(waits: Sequence[float]) -> float:
     return float(np.percentile(waits, 99))
 
 
-def _rise(what: str, series: Sequence[tuple[float, float]], unit: str, goal: float) -> Figure:
+def _too_few(what: str, series: Sequence[tuple[float, float]], wanted: int, goal: tuple[str, float]) -> Figure | None:
+    """Return the row of what cannot be judged: the day is too short for a goal, or a block is missing."""
+    if wanted < FEWEST_BLOCKS:
+        detail = f"no goal: {wanted} blocks of {BLOCK_MINUTES:g} min, {FEWEST_BLOCKS} are needed"
+        return Figure(what, float("nan"), "", detail=detail)
+    if len(series) < wanted:
+        return not_measured(what, f"{len(series)} blocks of {wanted}", goal)
+    return None
+
+
+def _rise(what: str, series: Sequence[tuple[float, float]], wanted: int, unit: str, most: float) -> Figure:
     """Tell how much blocks grow at most."""
-    grown = growth(series)
-    if grown is None:
-        detail = f"no goal: {len(series)} blocks of {BLOCK_MINUTES:g} min, {FEWEST_BLOCKS} are needed"
-        return Figure(what, float("nan"), "%", detail=detail)
+    goal, grown = ("<=", most), growth(series)
+    if grown is None or len(series) < wanted:
+        return _too_few(what, series, wanted, goal) or not_measured(what, "no line", goal)
     detail = (
         f"{grown.percent:+.1f} ± {grown.percent_error:.1f} %,"
         f" which is {grown.per_hour:+.1f} ± {grown.per_hour_error:.1f} {unit} per hour;"
         f" a straight line through {len(series)} blocks of {BLOCK_MINUTES:g} min"
     )
     ends = f"first block: {series[0][1]:.1f} {unit}, last: {series[-1][1]:.1f} {unit}"
-    return Figure(what, grown.at_most, "%", ("<=", goal), ends, detail)
+    return Figure(what, grown.at_most, "%", goal, ends, detail)
 
 
-def _more(what: str, series: Sequence[tuple[float, float]]) -> Figure:
+def _more(what: str, series: Sequence[tuple[float, float]], wanted: int) -> Figure:
     """Tell how many more there are in the last block than in the first."""
-    if len(series) < 2:
-        return Figure(what, float("nan"), "", detail=f"no goal: less than 2 blocks of {BLOCK_MINUTES:g} min")
+    goal = ("<=", float(MORE_AT_MOST))
+    if (few := _too_few(what, series, wanted, goal)) is not None:
+        return few
     first, last = series[0][1], series[-1][1]
     ends = f"first block: {first:g}, last: {last:g}"
-    goal = ("<=", MORE_AT_MOST) if len(series) >= FEWEST_BLOCKS else None
     return Figure(what, last - first, "", goal, ends, f"medians of {BLOCK_MINUTES:g} min each")
 
 
 def figures(day: Day, minutes: float) -> list[Figure]:
     """Tell about a day of so many minutes."""
     load, long = day.load, minutes >= FIRST_MINUTES + BLOCK_MINUTES
-    series = {name: blocks(day.series(name), FIRST_MINUTES, minutes) for name in Sample.__slots__}
+    wanted = max(0, int((minutes - FIRST_MINUTES) / BLOCK_MINUTES))
+    counts = (
+        ("threads", day.complete("threads")),
+        ("open descriptors", day.complete("descriptors")),
+        ("processes", day.series("processes")),
+    )
     waits = blocks(load.tile_ms, FIRST_MINUTES, minutes, _p99)
     faults = ", ".join(f"{number} x {name}" for name, number in sorted(load.faults.items())) or "none"
     unexpected = ", ".join(f"{number} x {what}" for what, number in load.unexpected.most_common()) or "none"
-    lost = ", ".join(f"{name}: {why}" for name, why in sorted(day.lost.items())) or "all"
+    lost = ", ".join(f"{name}: {why}" for name, why in sorted(day.lost.items())) or "all works"
     over = ", ".join(f"{load.over[what]} x {what}" for what in OVER)
     memory = _rise(
         f"growth of memory, its error included, {CAMERAS} cameras, {TILES} tiles, {STREAMS} streams, requests, and a"
         f" fault a minute, from minute {FIRST_MINUTES:g} on",
-        series["memory_mb"],
+        blocks(day.series("memory_mb"), FIRST_MINUTES, minutes),
+        wanted,
         "MB",
         MEMORY_PERCENT,
     )
@@ -243,10 +268,12 @@ def figures(day: Day, minutes: float) -> list[Figure]:
     return [
         replace(memory, detail=asked, plot=plot),
         *(
-            _more(f"the same: more {what} at the end", series[name])
-            for name, what in (("threads", "threads"), ("descriptors", "open descriptors"), ("processes", "processes"))
+            _more(f"the same: more {what} at the end", blocks(samples, FIRST_MINUTES, minutes), wanted)
+            for what, samples in counts
         ),
-        _rise("the same: growth of what 1 of 100 snapshots waits, its error included", waits, "ms", WAIT_PERCENT),
+        _rise(
+            "the same: growth of what 1 of 100 snapshots waits, its error included", waits, wanted, "ms", WAIT_PERCENT
+        ),
         Figure(
             "the same: longest time without a look at all of that",
             day.unseen_seconds(minutes),
@@ -260,11 +287,11 @@ def figures(day: Day, minutes: float) -> list[Figure]:
             for least in [LEAST_PERCENT[what]]
         ),
         Figure(
-            "the same: cameras that are live with a fresh prediction after the last trouble",
-            CAMERAS - len(day.lost),
+            "the same: what does not work again after the last trouble",
+            len(day.lost),
             "",
-            ("==", CAMERAS),
-            detail=f"{lost}; {day.recovery_seconds:.1f} s after it",
+            ("==", 0),
+            detail=f"{lost}; {day.recovery_seconds:.1f} s after it; of {CAMERAS} cameras and `infer`",
         ),
         Figure(
             "the same: kinds of what has its time (log-ins, unused models, jobs, the log) and went at its end",

@@ -72,7 +72,7 @@ class Load:
     busy: int = 0
     """Requests with a picture that were told to come back later."""
     jobs: int = 0
-    """Those that were done in time."""
+    """Those that were seen to be done."""
     log_ins: int = 0
     over: Counter[str] = field(default_factory=Counter)
     """Whose time was over, and which was gone then, by what it was; what was not is in `unexpected`."""
@@ -150,12 +150,23 @@ class Driver:
                 task.cancel()
 
     async def recovered(self) -> dict[str, str]:
-        """Wait until each camera is live with a prediction of a newer frame; return what is wrong with the others."""
+        """Wait until a picture is looked at, and each camera is live with a prediction of a newer frame.
+
+        Return what is wrong with those that do not work by then.
+        """
         ended, deadline = datetime.now(UTC), time.perf_counter() + RECOVERY_SECONDS
         lost = {f"c{number}": "not asked" for number in range(CAMERAS)}
+        lost["infer"] = "not asked"
         async with self._client() as client:
             while lost and time.perf_counter() < deadline:
                 for name in list(lost):
+                    if name == "infer":
+                        sent = client.post("/api/v1/infer", files={"file": ("p.jpg", self._picture, "image/jpeg")})
+                        answer = await self._asked(name, sent)
+                        lost[name] = "no answer" if answer is None else f"answer {answer.status_code}"
+                        if answer is not None and answer.is_success:
+                            del lost[name]
+                        continue
                     path = f"/api/v1/cameras/{name}"
                     camera = await self._asked("camera", client.get(path))
                     said = await self._asked("prediction", client.get(f"{path}/prediction"))
@@ -275,11 +286,13 @@ class Driver:
                     self._gone("log-in", gone=used.status_code == 401)
 
     async def _look_at_jobs(self, client: httpx.AsyncClient, office: _Office) -> None:
-        """See that the job of the last round is done, and that those whose time is over are forgotten."""
-        while office.sent:
-            name = office.sent.popleft()
+        """See which jobs are done, and that those whose time is over are forgotten."""
+        for name in list(office.sent):
             seen = await self._asked("job", client.get(f"/api/v1/jobs/{name}"))
-            if seen is not None and seen.is_success and seen.json()["state"] == "done":
+            state = seen.json()["state"] if seen is not None and seen.is_success else ""
+            if state not in {"", "queued", "running"}:
+                office.sent.remove(name)
+            if state == "done":
                 self.load.jobs += 1
                 office.done.append((time.perf_counter(), name))
         while office.done and _is_over(office.done[0][0], JOB_SECONDS):

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree as ET
@@ -123,11 +124,21 @@ def test_the_soak_misses_a_goal_for_whatever_grows_or_stays_broken() -> None:
     day = a_day()
     day.samples = [one for one in day.samples if one.minute < 25]
     assert missed(day) == ["longest time without a look at all of that"]
+    assert [bool(figure.missing) for figure in soak.figures(day, 30)[:5]] == [True] * 4 + [False]
+
+
+def test_a_camera_that_is_away_takes_its_descriptors_along_and_that_is_no_shrinking() -> None:
+    day = a_day(more=2)
+    day.samples = [
+        replace(one, processes=9 - (number % 2), descriptors=one.descriptors - 16 * (number % 2))
+        for number, one in enumerate(day.samples)
+    ]
+    assert missed(day) == ["more threads at the end", "more open descriptors at the end"]
 
 
 def test_the_soak_wants_of_everything_what_the_load_has_asked_for() -> None:
     day = a_day()
-    day.load.shown[3] //= 2
+    day.load.shown[3] //= 3
     assert missed(day) == ["snapshots, of the camera that was seen least, of those that are asked for"]
     nothing = soak.Day(soak_load.Load(), a_day().samples)
     nothing.load.tile_ms = a_day().load.tile_ms
@@ -171,6 +182,8 @@ async def test_a_camera_that_does_not_come_back_is_told_of_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/v1/infer":
+            return httpx.Response(503)
         name, _, what = request.url.path.removeprefix("/api/v1/cameras/").partition("/")
         if what:
             return httpx.Response(200, json={"captured_at": f"{'2020' if name == 'c2' else '2999'}-01-01T00:00:00Z"})
@@ -180,7 +193,7 @@ async def test_a_camera_that_does_not_come_back_is_told_of_with_its_reason(
     client = lambda: httpx.AsyncClient(base_url="http://daemon", transport=httpx.MockTransport(answer))  # noqa: E731
     monkeypatch.setattr(driver, "_client", client)
     monkeypatch.setattr(soak_load, "RECOVERY_SECONDS", 0.1)
-    assert await driver.recovered() == {"c1": "failed, gone", "c2": "no fresh prediction (200)"}
+    assert await driver.recovered() == {"c1": "failed, gone", "c2": "no fresh prediction (200)", "infer": "answer 503"}
 
 
 @pytest.mark.parametrize(
