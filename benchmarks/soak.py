@@ -43,7 +43,7 @@ LEAST_PERCENT = {
     "snapshots, of the camera that was seen least": 50.0,
     "streams of which something came": 60.0,
     "frames of streams": 20.0,
-    "answered requests with a picture": 20.0,
+    "answered requests with a picture": 10.0,
     "jobs done": 20.0,
     "log-ins": 60.0,
 }
