@@ -40,6 +40,8 @@ class Figure:
     plot: Plot | None = None
     missing: str = ""
     """Why there is no value; empty when there is one."""
+    failed: bool = False
+    """There is no value because the measurement broke, not because something for it is not here."""
 
     @property
     def reached(self) -> bool | None:
@@ -65,10 +67,10 @@ class Figure:
         return (self.what, value, goal, verdict, self.peer or "-", self.detail or "-")
 
 
-def not_measured(what: str, why: object, goal: tuple[str, float] | None = None) -> Figure:
+def not_measured(what: str, why: object, goal: tuple[str, float] | None = None, *, failed: bool = False) -> Figure:
     """Return the row of something that could not be measured."""
     reason = " ".join(str(why).split()).replace("|", "/") or type(why).__name__
-    return Figure(what, float("nan"), "", goal, missing=reason)
+    return Figure(what, float("nan"), "", goal, missing=reason, failed=failed)
 
 
 HEAD = ("what", "measured", "goal", "", "beside it, in the same run", "how")

@@ -3,16 +3,19 @@
 Eight real cameras (RTSP) on two models, sixty tiles that poll, twenty streams that come and go, pictures that are sent
 in, jobs and log-ins; every few seconds a camera loses its connection, is killed and comes back, or is restarted, and
 each minute something worse happens (`soak_load.py`). Then: memory, threads, descriptors, processes and the 99th
-percentile of what tiles wait do not grow from minute 3 on; every frame is accounted for; SIGTERM ends it with exit 0.
-Memory is the proportional share (PSS) of the daemon and of the processes it has started. `make soak MINUTES=10` for
-another span than 30.
+percentile of what tiles wait do not grow from minute 3 on (`soak_growth.py`); what the load asks for has come; every
+camera is live again; every frame is accounted for; SIGTERM ends it with exit 0. Memory is the proportional share (PSS)
+of the daemon and of the processes it has started. `make soak MINUTES=60` for another span than 30.
 """
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
-import statistics
+import shutil
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,15 +26,32 @@ import psutil
 
 from benchmarks.assets import demo, exported, pose_network, street
 from benchmarks.cameras import FPS, Cameras, cameras
-from benchmarks.figures import Figure, NotMeasuredError, Plot
+from benchmarks.figures import Figure, NotMeasuredError, Plot, not_measured
 from benchmarks.infer import _picture
 from benchmarks.process import Daemon
+from benchmarks.soak_growth import BLOCK_MINUTES, FEWEST_BLOCKS, blocks, growth
 from benchmarks.soak_load import CAMERAS, KEY, STREAMS, TILES, TIMERS, Driver, Load
 
 PREDICT_FPS = 2
 SAMPLE_SECONDS = 5.0
-FIRST_MINUTES, WINDOW_MINUTES = 3.0, 3.0
-"""What is in hand at a moment makes one minute differ from the next by some percent; the median of three does less."""
+FIRST_MINUTES = 3.0
+"""They do not count: what is loaded and kept for the first time is so in them."""
+LONGEST_UNSEEN_SECONDS = 60.0
+MEMORY_PERCENT, WAIT_PERCENT, MORE_AT_MOST = 10.0, 100.0, 1
+"""What half an hour can decide: the error of memory alone is some 6 %, and waits must not have doubled for certain."""
+LEAST_PERCENT = {
+    "snapshots, of the camera that was seen least": 50.0,
+    "streams of which something came": 60.0,
+    "frames of streams": 20.0,
+    "answered requests with a picture": 10.0,
+    "jobs done": 20.0,
+    "log-ins": 60.0,
+}
+"""Of what the load asks for where nobody ever waits and no camera is ever lost.
+
+Of frames the newest is enough, and where a machine is too slow cameras go before requests and jobs, which are told so.
+"""
+OVER = ("log-in", "model", "job", "log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +77,39 @@ class Day:
     """Frames that were read and are neither predicted, nor dropped for a reason, nor in hand."""
     networks: str = ""
 
-    def between(self, first: float, last: float) -> Sample:
-        """Return the median of the samples of a span, in minutes."""
-        span = [sample for sample in self.samples if first <= sample.minute <= last]
-        middles = (statistics.median(getattr(one, name) for one in span) for name in Sample.__slots__)
-        minute, memory_mb, threads, descriptors, processes = middles
-        return Sample(minute, memory_mb, round(threads), round(descriptors), round(processes))
+    lost: dict[str, str] = field(default_factory=dict)
+    """What did not work some time after the last trouble, cameras and `infer`, and why."""
+    recovery_seconds: float = 0.0
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """Return minute and value of one of a sample's fields."""
+        return [(one.minute, getattr(one, name)) for one in self.samples]
+
+    def complete(self, name: str) -> list[tuple[float, float]]:
+        """Return the same of the samples in which no camera is away: one that is has no process and what that holds."""
+        first = [one.processes for one in self.samples if FIRST_MINUTES <= one.minute < FIRST_MINUTES + BLOCK_MINUTES]
+        usual = np.percentile(first, 75, method="lower") if first else 0
+        return [(one.minute, getattr(one, name)) for one in self.samples if one.processes >= usual]
+
+    def unseen_seconds(self, minutes: float) -> float:
+        """Return the longest time without a sample, from the first minute to the last."""
+        times = [0.0, *(one.minute for one in self.samples), minutes]
+        return 60 * max(b - a for a, b in itertools.pairwise(times))
 
 
 def _sample(daemon: psutil.Process, minute: float) -> Sample:
-    memory, threads, descriptors, processes = 0.0, 0, 0, 0
-    for one in (daemon, *daemon.children(recursive=True)):
-        try:
-            with one.oneshot():
-                memory += one.memory_full_info().pss / 1e6
-                threads += one.num_threads()
-                descriptors += one.num_fds()
-                processes += 1
-        except psutil.NoSuchProcess:
-            continue
-    return Sample(minute, memory, threads, descriptors, processes)
+    """Look at the daemon and its processes; one that ends meanwhile is left out, unless it is the daemon."""
+    seen = [_look(daemon)]
+    for one in daemon.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seen.append(_look(one))
+    memory, threads, descriptors = (sum(values) for values in zip(*seen, strict=True))
+    return Sample(minute, memory, int(threads), int(descriptors), len(seen))
+
+
+def _look(one: psutil.Process) -> tuple[float, int, int]:
+    with one.oneshot():
+        return one.memory_full_info().pss / 1e6, one.num_threads(), one.num_fds()
 
 
 async def _sampling(daemon: Daemon, day: Day, driver: Driver) -> None:
@@ -87,10 +120,15 @@ async def _sampling(daemon: Daemon, day: Day, driver: Driver) -> None:
 
 
 async def _day(daemon: Daemon, driver: Driver, minutes: float) -> Day:
+    """Let the load go by, with a look at the daemon every few seconds; a look that fails ends the day."""
     day = Day(driver.load)
-    sampling = asyncio.create_task(_sampling(daemon, day, driver))
-    await driver.run(minutes)
-    sampling.cancel()
+    async with asyncio.TaskGroup() as group:
+        sampling = group.create_task(_sampling(daemon, day, driver))
+        await driver.run(minutes)
+        sampling.cancel()
+    begun = time.perf_counter()
+    day.lost = await driver.recovered()
+    day.recovery_seconds = time.perf_counter() - begun
     return day
 
 
@@ -119,7 +157,7 @@ def _config(folder: Path, served: Cameras, networks: Sequence[Path]) -> Path:
     models.mkdir()
     for network in networks:
         if not (models / network.name).exists():
-            (models / network.name).symlink_to(network)
+            shutil.copy(network, models)  # a link that leads out of the folder is no model
     lines = [TIMERS, "server.port = 0", f'models.directory = "{models}"', f'jobs.directory = "{folder / "jobs"}"']
     for number, url in enumerate(served.urls):
         plugin, network = (("yolo-pose", networks[0]), ("yolo-detect", networks[1]))[number % 2]
@@ -147,63 +185,77 @@ def soak(minutes: float) -> Day:
     return day
 
 
-def growth(samples: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return by how many percent a line through samples of time and size rises from end to end, and twice its error.
-
-    What is in hand at a moment moves single samples by some percent, and so any two of them say little. The error is
-    that of least squares; samples that follow each other are alike, which makes the true one somewhat larger.
-    """
-    times, sizes = np.array(samples).T
-    slope, start = np.polyfit(times, sizes, 1)
-    rest = sizes - (slope * times + start)
-    error = np.sqrt(rest.var(ddof=2) / ((times - times.mean()) ** 2).sum())
-    percent = 100 * (times[-1] - times[0]) / (slope * times[0] + start)
-    return float(slope * percent), float(2 * error * percent)
-
-
-def per_minute(waits: Sequence[tuple[float, float]], percent: int = 99) -> list[tuple[float, float]]:
-    """Return that percentile of what was waited in each whole minute."""
-    minutes: dict[int, list[float]] = defaultdict(list)
-    for minute, milliseconds in waits:
-        minutes[int(minute)].append(milliseconds)
-    return [(minute + 0.5, float(np.percentile(some, percent))) for minute, some in sorted(minutes.items())]
-
-
 def measure(*, quick: bool) -> list[Figure]:
     """Measure what grows over `MINUTES` (30), or over one minute when in a hurry, then without goals for it."""
     minutes = 1.0 if quick else float(os.environ.get("MINUTES", "30"))
     return figures(soak(minutes), minutes)
 
 
+def _p99(waits: Sequence[float]) -> float:
+    return float(np.percentile(waits, 99))
+
+
+def _too_few(what: str, series: Sequence[tuple[float, float]], wanted: int, goal: tuple[str, float]) -> Figure | None:
+    """Return the row of what cannot be judged: the day is too short for a goal, or a block is missing."""
+    if wanted < FEWEST_BLOCKS:
+        detail = f"no goal: {wanted} blocks of {BLOCK_MINUTES:g} min, {FEWEST_BLOCKS} are needed"
+        return Figure(what, float("nan"), "", detail=detail)
+    if len(series) < wanted:
+        return not_measured(what, f"{len(series)} blocks of {wanted}", goal)
+    return None
+
+
+def _rise(what: str, series: Sequence[tuple[float, float]], wanted: int, unit: str, most: float) -> Figure:
+    """Tell how much blocks grow at most."""
+    goal, grown = ("<=", most), growth(series)
+    if grown is None or len(series) < wanted:
+        return _too_few(what, series, wanted, goal) or not_measured(what, "no line", goal)
+    detail = (
+        f"{grown.percent:+.1f} ± {grown.percent_error:.1f} %,"
+        f" which is {grown.per_hour:+.1f} ± {grown.per_hour_error:.1f} {unit} per hour;"
+        f" a straight line through {len(series)} blocks of {BLOCK_MINUTES:g} min"
+    )
+    ends = f"first block: {series[0][1]:.1f} {unit}, last: {series[-1][1]:.1f} {unit}"
+    return Figure(what, grown.at_most, "%", goal, ends, detail)
+
+
+def _more(what: str, series: Sequence[tuple[float, float]], wanted: int) -> Figure:
+    """Tell how many more there are in the last block than in the first."""
+    goal = ("<=", float(MORE_AT_MOST))
+    if (few := _too_few(what, series, wanted, goal)) is not None:
+        return few
+    first, last = series[0][1], series[-1][1]
+    ends = f"first block: {first:g}, last: {last:g}"
+    return Figure(what, last - first, "", goal, ends, f"medians of {BLOCK_MINUTES:g} min each")
+
+
 def figures(day: Day, minutes: float) -> list[Figure]:
     """Tell about a day of so many minutes."""
-    long = minutes >= FIRST_MINUTES + 2 * WINDOW_MINUTES
-    first, window = (FIRST_MINUTES, WINDOW_MINUTES) if long else (minutes / 4, minutes / 4)
-    before, after = day.between(first, first + window), day.between(day.samples[-1].minute - window, minutes)
-    load, samples = day.load, [sample for sample in day.samples if sample.minute >= first]
-    waits = per_minute([wait for wait in load.tile_ms if first <= wait[0] < max(int(minutes), 1)])
+    load, long = day.load, minutes >= FIRST_MINUTES + BLOCK_MINUTES
+    wanted = max(0, int((minutes - FIRST_MINUTES) / BLOCK_MINUTES))
+    counts = (
+        ("threads", day.complete("threads")),
+        ("open descriptors", day.complete("descriptors")),
+        ("processes", day.series("processes")),
+    )
+    waits = blocks(load.tile_ms, FIRST_MINUTES, minutes, _p99)
     faults = ", ".join(f"{number} x {name}" for name, number in sorted(load.faults.items())) or "none"
     unexpected = ", ".join(f"{number} x {what}" for what, number in load.unexpected.most_common()) or "none"
-
-    def rise(what: str, series: Sequence[tuple[float, float]], ends: str, goal: float | None) -> Figure:
-        percent, uncertain = growth(series) if len(series) > 2 else (float("nan"), float("nan"))
-        line = f"± {uncertain:.1f}, of a straight line from minute {first:g} to minute {minutes:g}"
-        return Figure(what, percent, "%", ("<=", goal) if long and goal is not None else None, ends, line)
-
-    def counted(name: str, what: str) -> Figure:
-        ends = f"minute {first:g} on: {getattr(before, name)}; at the end: {getattr(after, name)}"
-        return rise(f"the same: growth of {what}", [(one.minute, getattr(one, name)) for one in samples], ends, 2.0)
-
-    memory = rise(
-        f"growth of memory, {CAMERAS} cameras, {TILES} tiles, {STREAMS} streams, requests, and a fault a minute",
-        [(one.minute, one.memory_mb) for one in samples],
-        f"minute {first:g} on: {before.memory_mb:.1f} MB; at the end: {after.memory_mb:.1f} MB; of {window:g} min each",
-        2.0,
+    lost = ", ".join(f"{name}: {why}" for name, why in sorted(day.lost.items())) or "all works"
+    over = ", ".join(f"{load.over[what]} x {what}" for what in OVER)
+    memory = _rise(
+        f"growth of memory, its error included, {CAMERAS} cameras, {TILES} tiles, {STREAMS} streams, requests, and a"
+        f" fault a minute, from minute {FIRST_MINUTES:g} on",
+        blocks(day.series("memory_mb"), FIRST_MINUTES, minutes),
+        wanted,
+        "MB",
+        MEMORY_PERCENT,
     )
     asked = (
         f"{memory.detail}; PSS of all processes; {load.troubles} troubles, {day.reconnects} reconnects, faults:"
-        f" {faults}; {load.streams} streams, {load.snapshots} snapshots, {load.inferences} requests with a picture,"
-        f" {load.jobs} jobs, {load.log_ins} log-ins; RTSP, 720p, {FPS} fps, {PREDICT_FPS} predictions per s each,"
+        f" {faults}; {load.streams} streams of {load.stream_bytes / 1e6:.0f} MB, {load.snapshots} snapshots,"
+        f" {load.without_picture} of a lost camera, {load.inferences} requests with a picture, {load.busy} told to come"
+        f" back, {load.jobs} jobs, {load.log_ins} log-ins; RTSP, 720p, {FPS} fps, {PREDICT_FPS} predictions per s each,"
         f" {day.networks}"
     )
     plot = Plot(
@@ -213,13 +265,41 @@ def figures(day: Day, minutes: float) -> list[Figure]:
         "MB",
         lines={"healthd": [(round(one.minute, 3), round(one.memory_mb, 1)) for one in day.samples]},
     )
-    middle = statistics.median(wait for _, wait in waits) if waits else float("nan")
     return [
         replace(memory, detail=asked, plot=plot),
-        counted("threads", "threads"),
-        counted("descriptors", "open descriptors"),
-        counted("processes", "processes"),
-        rise("the same: growth of what 1 of 100 snapshots waits", waits, f"in the middle: {middle:.0f} ms", None),
+        *(
+            _more(f"the same: more {what} at the end", blocks(samples, FIRST_MINUTES, minutes), wanted)
+            for what, samples in counts
+        ),
+        _rise(
+            "the same: growth of what 1 of 100 snapshots waits, its error included", waits, wanted, "ms", WAIT_PERCENT
+        ),
+        Figure(
+            "the same: longest time without a look at all of that",
+            day.unseen_seconds(minutes),
+            "s",
+            ("<=", LONGEST_UNSEEN_SECONDS),
+            detail=f"{len(day.samples)} looks",
+        ),
+        *(
+            Figure(f"the same: {what}, of those that are asked for", share, "%", (">=", least) if long else None)
+            for what, share in load.shares(minutes).items()
+            for least in [LEAST_PERCENT[what]]
+        ),
+        Figure(
+            "the same: what does not work again after the last trouble",
+            len(day.lost),
+            "",
+            ("==", 0),
+            detail=f"{lost}; {day.recovery_seconds:.1f} s after it; of {CAMERAS} cameras and `infer`",
+        ),
+        Figure(
+            "the same: kinds of what has its time (log-ins, unused models, jobs, the log) and went at its end",
+            sum(load.over[what] > 0 for what in OVER),
+            "",
+            ("==", len(OVER)) if long else None,
+            detail=f"{over}; those that did not go are answers that nobody should get",
+        ),
         Figure("the same: answers that nobody should get", load.unexpected.total(), "", ("==", 0), detail=unexpected),
         Figure("the same: frames that are in no account at the end", day.unaccounted, "", ("==", 0)),
         Figure("the same: SIGTERM to exit 0, at the end", day.stop_seconds, "s", ("<=", 15.5)),

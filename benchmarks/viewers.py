@@ -28,6 +28,8 @@ class Viewer(asyncio.Protocol):
         """The end of the chunked body was read, and before it that of the multipart, where it is one."""
         self.lost_at: float | None = None
         self.first = asyncio.Event()
+        self.status = 0
+        """Of the answer; 0: none has come."""
         self.text = b""
         """The last that came."""
         self._newest = 0
@@ -45,6 +47,8 @@ class Viewer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Count, and forget."""
+        if not self.received:
+            self.status = int(data.split(b" ", 2)[1]) if data.startswith(b"HTTP/") else 0
         self.received += len(data)
         self.text = data
         seen, counted = self._tail + data, 0

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.chaos.beside URL CAMERA` is a process of its own. It polls snapshots, keeps an MJPEG stream open
 and sends pictures to `/infer`, says `ready` when all of that works, goes on until its standard input ends, and then
-writes what it has seen as JSON. It also notes how late its own timers are: what the machine cannot do, no daemon can.
+writes what it has seen as JSON. It also notes when its own timers are late: what it stood still itself in the middle of
+a poll or a gap is no wait for the daemon, and is taken off that poll or that gap, and off no other.
 """
 
 import asyncio
@@ -76,7 +77,8 @@ class Beside:
         """Compare what they saw from the fault to the end with what they saw before it; not what was `forgiven`."""
         seen = self.seen
         before = _span(seen.polls, begun, broken)
-        gap_before, broken = _gap(seen.parts, begun, broken), max(broken, forgiven)
+        stops = _stops(seen.late)
+        gap_before, broken = _gap(seen.parts, stops, begun, broken), max(broken, forgiven)
         after = _span(seen.polls, broken, ended)
         infers = _span(seen.infers, broken, ended)
         late = [seconds for at, seconds in seen.late if broken <= at <= ended]
@@ -84,13 +86,13 @@ class Beside:
         return {
             "polls": len(after),
             "polls_failed": sum(status != 200 for _, _, status in after),
-            "poll_p99_ms": 1e3 * _p99([took for _, took, _ in after]),
-            "poll_p99_before_ms": 1e3 * _p99([took for _, took, _ in before]),
+            "poll_p99_ms": 1e3 * _p99([_without(stops, at, at + took) for at, took, _ in after]),
+            "poll_p99_before_ms": 1e3 * _p99([_without(stops, at, at + took) for at, took, _ in before]),
             "infers": len(infers),
             "infers_failed": sum(status != 200 for _, _, status in infers),
             "frames": len(frames),
             "frames_skipped": sum(max(0, b - a - 1) for a, b in itertools.pairwise(frames)),
-            "gap_ms": 1e3 * _gap(seen.parts, broken, ended),
+            "gap_ms": 1e3 * _gap(seen.parts, stops, broken, ended),
             "gap_before_ms": 1e3 * gap_before,
             "stream_breaks": sum(broken <= at <= ended for at in seen.breaks),
             "late_ms": 1e3 * max(late, default=0.0),
@@ -105,10 +107,20 @@ def _p99(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[98] if len(values) > 1 else 0.0
 
 
-def _gap(parts: Sequence[tuple[float, int]], first: float, last: float) -> float:
+def _stops(late: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return when those beside stood still themselves, from when a timer was due to when it rang."""
+    return [(begun + TICK_SECONDS, begun + TICK_SECONDS + seconds) for begun, seconds in late]
+
+
+def _without(stops: Sequence[tuple[float, float]], first: float, last: float) -> float:
+    """Return how long a span was without what those beside stood still in it."""
+    return last - first - sum(max(0.0, min(last, end) - max(first, begun)) for begun, end in stops)
+
+
+def _gap(parts: Sequence[tuple[float, int]], stops: Sequence[tuple[float, float]], first: float, last: float) -> float:
     """Return the longest time without a frame."""
     times = [first, *(at for at, _ in parts if first <= at <= last), last]
-    return max(b - a for a, b in itertools.pairwise(times))
+    return max(_without(stops, a, b) for a, b in itertools.pairwise(times))
 
 
 class _Asker:

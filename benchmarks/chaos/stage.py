@@ -250,7 +250,7 @@ class Stage:
                 self.problem(f"{what} in {took:.1f} s, bound {bound:g} s")
 
     def _judge_others(self) -> None:
-        """Nothing may be lost, and nobody may wait for longer than the machine itself made them wait."""
+        """Nothing may be lost, and nobody may wait for much longer than before the fault."""
         seen = self.outcome.others
         if not seen:
             return
@@ -260,12 +260,12 @@ class Stage:
         excused = int(self._slack_seconds * WITNESS_FPS)
         if seen["frames_skipped"] > 1 + excused + seen["frames"] // 50:
             self.problem(f"others: {seen['frames_skipped']:.0f} of {seen['frames']:.0f} frames skipped")
-        late = seen["late_ms"] + 1e3 * self._slack_seconds
+        slack = 1e3 * self._slack_seconds
         usual = max(seen["gap_before_ms"], 1e3 / WITNESS_FPS)
-        bound = usual + 2e3 / WITNESS_FPS + late
+        bound = usual + 2e3 / WITNESS_FPS + slack
         if seen["gap_ms"] > bound:
             self.problem(f"others: {seen['gap_ms']:.0f} ms without a frame, bound {bound:.0f} ms")
-        bound = 2 * seen["poll_p99_before_ms"] + 50 + late
+        bound = 2 * seen["poll_p99_before_ms"] + 50 + slack
         if seen["poll_p99_ms"] > bound:
             self.problem(f"others: p99 of polls {seen['poll_p99_ms']:.0f} ms, bound {bound:.0f} ms")
 
