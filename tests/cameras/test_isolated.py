@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+from healthd.cameras import isolated
 from healthd.cameras.backlog import LATE_SECONDS
 from healthd.cameras.camera_child import imported
 from healthd.cameras.isolated import (
