@@ -4,8 +4,7 @@ PYTHON ?= python3
 MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
-# Python compiles what is imported; pip would compile all of torch.
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 SOURCES := pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt
 OUR_PLUGINS := -e plugins/healthd-snapshot-url -e plugins/healthd-faults
 

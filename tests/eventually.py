@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-async def eventually(condition: Callable[[], object], *, seconds: float = 5.0) -> None:
+async def eventually(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
     """Wait until the condition holds; fail after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -14,7 +14,7 @@ async def eventually(condition: Callable[[], object], *, seconds: float = 5.0) -
         await asyncio.sleep(0.005)
 
 
-def until_true(condition: Callable[[], object], *, seconds: float = 5.0) -> None:
+def until_true(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
     """Wait, without an event loop, until the condition holds; fail after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
