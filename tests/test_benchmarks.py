@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import structlog
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import held, kept, page, soak, soak_growth, soak_load
@@ -36,6 +38,14 @@ FIGURES = [
     Figure("left", 0, "", ("==", 0)),
     not_measured("cached | snapshot", NotMeasuredError("without nginx,\nwrk"), (">=", 1.0)),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """The benchmarks tell less than the tests want to hear."""
+    config = structlog.get_config()
+    yield
+    structlog.configure(**config)
 
 
 def test_the_table_says_what_is_reached_missed_and_not_measured_and_why() -> None:

@@ -60,7 +60,7 @@ async def test_once_ready_it_stays_ready_whatever_the_cameras_do() -> None:
     source = FakeSource()
     source._read = lambda: gone() if lost.is_set() else source.next_image()
     async with open_house({"gym": source}) as house:
-        await eventually(lambda: house.runner().health.state == "live")
+        await eventually(lambda: house.runner().health.state == "live" and house.services.readiness == "ready")
         assert (await house.get("/readyz")).status_code == 200
         lost.set()
         await eventually(lambda: house.runner().health.state == "reconnecting")
@@ -71,6 +71,7 @@ async def test_once_ready_it_stays_ready_whatever_the_cameras_do() -> None:
 async def test_a_camera_that_fails_at_once_does_not_keep_the_others_from_their_traffic() -> None:
     async with open_house({"gym": FakeSource(read=gone)}) as house:
         await eventually(lambda: house.runner().health.state == "reconnecting")
+        await eventually(lambda: house.services.readiness == "ready")  # its model is loaded, too
         assert (await house.get("/readyz")).json() == {"status": "ready"}
 
 
@@ -221,6 +222,7 @@ async def test_the_process_is_told_to_whoever_asks_and_tells_no_secret(path: str
         auth={"keys": [{"name": "wall", "key": "hunter2hunter2-key"}]},
     ) as house:
         await eventually(lambda: house.runner().health.state == "reconnecting")
+        await eventually(lambda: house.services.readiness == "ready")  # its model is loaded, too
         answer = await house.get(path)
         assert answer.status_code == 200
         for secret in ("hunter2", "abcdef123456", "onlooker"):
