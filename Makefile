@@ -9,7 +9,7 @@ SOURCES := pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt
 OUR_PLUGINS := -e plugins/healthd-snapshot-url -e plugins/healthd-faults
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types pytest bench bench-quick soak chaos chart format clean
+.PHONY: help run test test-all lint types pytest bench bench-quick soak chaos chart format clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,11 +27,16 @@ lint: $(VENV)/full ## ruff: rules and format
 types: $(VENV)/full ## mypy, strict
 	$(BIN)/python -m mypy
 
-# Most of their time they wait: more at once than cores. Those that start daemons measure how soon one answers: three.
-# One that fails is tried once more, and told as RERUN: look into it when you see it.
-pytest: $(VENV)/full ## all tests
-	$(BIN)/python -m pytest -m 'not process' -n 4 --dist loadfile --reruns 1 -rR
-	$(BIN)/python -m pytest -m process -n 3 --dist loadfile --reruns 1 -rR
+# Much of their time they wait: more at once than cores. One that fails is tried once more, and told as RERUN: look into
+# it when you see it. Those that start daemons go last, among themselves.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --reruns 1 -rR
+pytest: $(VENV)/full ## the tests; all but those that try more of the same for minutes
+	$(PYTEST) -m 'not process and not thorough'
+	$(PYTEST) -m 'process and not thorough'
+
+test-all: $(VENV)/full ## the tests that try more of the same, too: every network in every precision, more requests
+	$(PYTEST) -m 'not process'
+	HEALTHD_FUZZ_EXAMPLES=50 $(PYTEST) -m process
 
 bench: $(VENV)/full ## all figures and plots of docs/benchmarks.md, measured here (an hour, half of it the soak)
 	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks

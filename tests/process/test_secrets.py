@@ -159,7 +159,7 @@ def rtsp() -> Iterator[RtspServer]:
         yield server
 
 
-@pytest.fixture(scope="module", params=["json", "console"])
+@pytest.fixture(scope="module", params=["json", pytest.param("console", marks=pytest.mark.thorough)])
 def shown(
     request: pytest.FixtureRequest, rtsp: RtspServer, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Shown]:

@@ -116,7 +116,9 @@ def openvino_in_f32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", ["yolov8n-pose", "yolo11n", "yolo26n-pose"])
+@pytest.mark.parametrize(
+    "name", ["yolo11n", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("yolov8n-pose", "yolo26n-pose"))]
+)
 def test_same_onnx_file_same_detections(
     name: str,
     weights: Path,
@@ -129,7 +131,7 @@ def test_same_onnx_file_same_detections(
     check(model, Reference(vendor, path), images, name)
 
 
-@pytest.mark.parametrize("name", ["yolov8n-pose", "yolo11n"])
+@pytest.mark.parametrize("name", ["yolov8n-pose", pytest.param("yolo11n", marks=pytest.mark.thorough)])
 def test_a_fixed_export_says_at_the_shape_of_the_picture_what_the_checkpoint_says_there(
     name: str,
     weights: Path,
@@ -155,12 +157,12 @@ def test_same_onnx_file_same_detections_for_a_fresh_export(
     ("name", "arguments"),
     [
         ("yolo11n", {"dynamic": True}),
-        ("yolo11n-pose", {"dynamic": True, "simplify": True}),
+        pytest.param("yolo11n-pose", {"dynamic": True, "simplify": True}, marks=pytest.mark.thorough),
         ("yolo11n", {"nms": True, "imgsz": 480}),
         ("yolo26n-pose", {"nms": False}),
-        ("yolo26n-pose", {"nms": False, "dynamic": True}),
-        ("yolo26n-pose", {"nms": False, "imgsz": [384, 640]}),
-        ("yolo26n-pose", {"nms": False, "format": "openvino"}),
+        pytest.param("yolo26n-pose", {"nms": False, "dynamic": True}, marks=pytest.mark.thorough),
+        pytest.param("yolo26n-pose", {"nms": False, "imgsz": [384, 640]}, marks=pytest.mark.thorough),
+        pytest.param("yolo26n-pose", {"nms": False, "format": "openvino"}, marks=pytest.mark.thorough),
         ("yolov8n-pose", {"format": "openvino", "dynamic": True}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(f"{key}={value[key]}" for key in value),

@@ -1,7 +1,7 @@
 """What each precision changes of what is found, on real weights and real frames; the figures of docs/models.md.
 
 `pytest -s` prints one line for each network and precision; with `HEALTHD_ALL_FRAMES=1` over all frames, as the
-figures in the documents were made, else over every third. A detection counts as found again when one of its class
+figures in the documents were made, else over every fifth. A detection counts as found again when one of its class
 overlaps it by 0.7 or more and has at least a confidence of 0.2; asked for are those from 0.35 on, so that the
 threshold itself loses nothing.
 """
@@ -74,10 +74,10 @@ def say(weights: Path, vendor: Any, load: Load, images: list[Image]) -> Say:
 @pytest.mark.parametrize(
     ("name", "checkpoint", "precision", "lost", "mean_overlap"),
     [
-        ("yolov8n-pose.onnx", "yolov8n-pose.pt", "f32", 0.0, 0.9999),
+        pytest.param("yolov8n-pose.onnx", "yolov8n-pose.pt", "f32", 0.0, 0.9999, marks=pytest.mark.thorough),
         ("yolo11n.onnx", "yolo11n.pt", "f32", 0.0, 0.9999),
-        ("yolov8n-pose.onnx", "yolov8n-pose.pt", "auto", 0.02, 0.97),
-        ("yolo11n.onnx", "yolo11n.pt", "auto", 0.03, 0.97),
+        pytest.param("yolov8n-pose.onnx", "yolov8n-pose.pt", "auto", 0.02, 0.97, marks=pytest.mark.thorough),
+        pytest.param("yolo11n.onnx", "yolo11n.pt", "auto", 0.03, 0.97, marks=pytest.mark.thorough),
         ("yolo26n-pose.onnx", "yolo26n-pose.pt", "auto", 0.03, 0.97),
         ("yolov8n-pose_int8_openvino_model", "yolov8n-pose.pt", "int8", 0.06, 0.95),
         ("yolov8n-pose_int8_openvino_model", "yolov8n-pose.pt", "auto", 0.06, 0.95),

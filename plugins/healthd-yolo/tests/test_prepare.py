@@ -224,6 +224,7 @@ def test_what_is_made_of_a_checkpoint_survives_kills_and_runs_without_torch(
 
 @pytest.mark.assets
 @pytest.mark.process
+@pytest.mark.thorough
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("checkpoint", "vendor")
 def test_int8_is_quantized_with_pictures_of_ones_own(house: House, assets: Path) -> None:

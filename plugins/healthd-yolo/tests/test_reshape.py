@@ -69,7 +69,12 @@ def test_a_table_that_differs_in_one_number_is_none_of_anchors() -> None:
 @pytest.mark.assets
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("yolov8n-pose", {}), ("yolo11n", {}), ("yolo11n-pose", {"simplify": True}), ("yolo26n-pose", {"nms": False})],
+    [
+        ("yolov8n-pose", {}),
+        pytest.param("yolo11n", {}, marks=pytest.mark.thorough),
+        pytest.param("yolo11n-pose", {"simplify": True}, marks=pytest.mark.thorough),
+        pytest.param("yolo26n-pose", {"nms": False}, marks=pytest.mark.thorough),
+    ],
     ids=["v8", "11", "11 simplified", "26 end-to-end"],
 )
 def test_a_fixed_export_computes_the_shape_of_the_camera_exactly_as_a_dynamic_one_does(
@@ -91,6 +96,7 @@ def test_a_fixed_export_computes_the_shape_of_the_camera_exactly_as_a_dynamic_on
 
 
 @pytest.mark.assets
+@pytest.mark.thorough
 def test_every_kind_of_weights_at_hand_is_flexible(weights: Path, load: Load) -> None:
     for path in (*weights.glob("*.onnx"), *weights.glob("*_openvino_model")):
         model = load(path)
