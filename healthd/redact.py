@@ -16,6 +16,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from healthd.scrubber import MASK, SCRUBBER, SHORTEST_PART, Scrubber, is_telling, percent_encode
+from healthd.utf8 import is_utf8
 
 __all__ = [
     "MASK",
@@ -254,15 +255,6 @@ class _Hidden:
         """Describe the field as text that goes in and never comes out."""
         del schema, handler
         return {"type": "string", "writeOnly": True}
-
-
-def is_utf8(text: str) -> bool:
-    """Whether a text, such as the name of a file, can be written as UTF-8: C++ libraries crash of others."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class SourceUrl(_Hidden):

@@ -14,9 +14,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from healthd.redact import is_telling, is_utf8
+from healthd.redact import is_telling
 from healthd.settings_references import replace_references
 from healthd.settings_tree import Notes, Path, Problem, bare, child, element_at, item_at, model_at
+from healthd.utf8 import is_utf8
 
 PREFIX = "HEALTHD_"
 

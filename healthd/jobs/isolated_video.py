@@ -45,11 +45,6 @@ class IsolatedVideo(Video):
             self.facts = opened.facts
             held.pop_all()
 
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._child.pid
-
     def grab(self) -> float | None:
         """Have the next frame decoded."""
         position_ms = self._call(Grab(), Grabbed).position_ms

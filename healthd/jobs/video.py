@@ -10,7 +10,7 @@ import numpy as np
 
 from healthd.frames import Image
 from healthd.jobs.errors import MediaError
-from healthd.redact import is_utf8
+from healthd.utf8 import is_utf8
 
 
 class VideoFacts(NamedTuple):

@@ -15,8 +15,9 @@ import structlog
 
 from healthd.errors import UnknownModelError
 from healthd.models.model import ModelFamily, ModelSpec
-from healthd.redact import SCRUBBER, is_utf8
+from healthd.redact import SCRUBBER
 from healthd.settings import ModelsSettings
+from healthd.utf8 import is_utf8
 
 log = structlog.get_logger(__name__)
 MOST_FILES = 1000

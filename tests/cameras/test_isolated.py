@@ -114,14 +114,6 @@ class Steps(TwoStepRead):
         return np.full((48, 64, 3), self.number, np.uint8)
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    nursery = Nursery()
-    nursery.warm_up(["numpy", "cv2", "healthd.cameras.camera_child"])
-    yield nursery
-    nursery.close()
-
-
 def camera(nursery: Nursery, say: str, url: str | None = None, **settings: Any) -> IsolatedCamera:
     wanted = CameraSettings(plugin="talking", url=url, options={"say": say}, stall_timeout_seconds=3, **settings)
     source = Talking("gym", url=wanted.url, options=Options(say=say))

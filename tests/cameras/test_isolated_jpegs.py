@@ -72,14 +72,6 @@ def _exit(data: bytes, orientation: int) -> Image | None:
     os._exit(3)
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    nursery = Nursery()
-    nursery.warm_up(["numpy", "cv2", "healthd.cameras.camera_child"])
-    yield nursery
-    nursery.close()
-
-
 def camera(nursery: Nursery, decoder: str = "as it is") -> IsolatedCamera:
     wanted = CameraSettings(plugin="snapshots", options={"decoder": decoder})
     return IsolatedCamera(Snapshots("gym", url=None, options=Options(decoder=decoder)), wanted, nursery=nursery)

@@ -69,7 +69,7 @@ def test_frames_that_are_larger_than_the_header_says_are_shown_whole(opened: Iso
 def test_a_decoder_that_crashes_is_told_with_its_signal_and_where(opened: IsolatedVideo) -> None:
     for _ in range(3):
         opened.grab()
-    os.kill(opened.pid, signal.SIGSEGV)
+    os.kill(opened._child.pid, signal.SIGSEGV)
     with pytest.raises(MediaError, match="was ended by SIGSEGV, at frame 3"):
         opened.grab()
     with pytest.raises(MediaError, match="SIGSEGV"):
@@ -78,10 +78,10 @@ def test_a_decoder_that_crashes_is_told_with_its_signal_and_where(opened: Isolat
 
 def test_a_decoder_that_hangs_is_killed(opened: IsolatedVideo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated_video, "FRAME_SECONDS", 0.3)
-    os.kill(opened.pid, signal.SIGSTOP)
+    os.kill(opened._child.pid, signal.SIGSTOP)
     with pytest.raises(MediaError, match="frame 0 of the video was not decoded"):
         opened.grab()
-    until_true(lambda: not psutil.pid_exists(opened.pid))
+    until_true(lambda: not psutil.pid_exists(opened._child.pid))
 
 
 def test_what_cannot_be_opened_says_the_same_as_here(nursery: Nursery, tmp_path: Path) -> None:

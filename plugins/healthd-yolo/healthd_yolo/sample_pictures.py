@@ -10,7 +10,7 @@ import numpy as np
 
 from healthd.errors import SettingsError
 from healthd.frames import Image
-from healthd.redact import is_utf8
+from healthd.utf8 import is_utf8
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _CLIPS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".ts", ".m4v")
