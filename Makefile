@@ -4,7 +4,10 @@ PYTHON ?= python3
 MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# Compiled is what is imported, when it first is: to compile all of torch takes pip a minute. Where that is switched off
+# a daemon compiles all of its own sources at each start, of which the tests make hundreds.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 SOURCES := pyproject.toml $(wildcard plugins/*/pyproject.toml) constraints.txt
 OUR_PLUGINS := -e plugins/healthd-snapshot-url -e plugins/healthd-faults
 
