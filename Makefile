@@ -31,15 +31,13 @@ types: $(VENV)/full ## mypy, strict
 	$(BIN)/python -m mypy
 
 # Much of their time they wait: more at once than cores. One that fails is tried once more, and told as RERUN: look into
-# it when you see it. Those that start daemons go last, among themselves.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --reruns 1 -rR
+# it when you see it. They run in the order that tests/conftest.py gives them: those that start daemons last.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --reruns 1 -rR
 pytest: $(VENV)/full ## the tests; all but those that try more of the same for minutes
-	$(PYTEST) -m 'not process and not thorough'
-	$(PYTEST) -m 'process and not thorough'
+	$(PYTEST) -m 'not thorough'
 
 test-all: $(VENV)/full ## the tests that try more of the same, too: every network in every precision, more requests
-	$(PYTEST) -m 'not process'
-	HEALTHD_FUZZ_EXAMPLES=50 $(PYTEST) -m process
+	HEALTHD_FUZZ_EXAMPLES=50 $(PYTEST)
 
 bench: $(VENV)/full ## all figures and plots of docs/benchmarks.md, measured here (an hour, half of it the soak)
 	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks

@@ -31,10 +31,10 @@ day's worth of them passes: a hundred times the life of a log-in (18 s), fifty t
 minute a model that is unused for 20 s and a cut of the log (`copytruncate`). Each is looked at again after its time:
 what is still there then is an answer that nobody should get. Not sped up: certificates that run out.
 
-- The first 3 minutes do not count. Then the samples of each two minutes (every 5 s) become one block, their median, or
-  of what tiles wait the 99th percentile: the faults of two minutes are inside each block. A straight line goes through
-  the blocks of memory and of waits. Its error is that of 95 % (Student's t), made wider by how much blocks that follow
-  each other are alike.
+- The first 3 minutes do not count. Then the samples of each two minutes (every 5 s) become one block, their median:
+  the faults of two minutes are inside each block. Of waits the 99th percentile of what all tiles wait in 10 s is one
+  sample. A straight line goes through the blocks of memory and of waits. Its error is that of 95 % (Student's t), made
+  wider by how much blocks that follow each other are alike.
 - What is held against the goal is the growth *and* its error: memory at most 10 % from the first block to the last, the
   99th percentile of waits at most 100 %. Half an hour cannot decide less: what is in hand makes the error of memory
   some 6 %. A longer run can: the error of the growth per hour, which is told beside it, falls faster than time grows.

@@ -36,6 +36,8 @@ PREDICT_FPS = 2
 SAMPLE_SECONDS = 5.0
 FIRST_MINUTES = 3.0
 """They do not count: what is loaded and kept for the first time is so in them."""
+WAITS_SECONDS = 10.0
+"""The 99th percentile of what all tiles wait in so many seconds, 600 answers, is one sample."""
 LONGEST_UNSEEN_SECONDS = 60.0
 MEMORY_PERCENT, WAIT_PERCENT, MORE_AT_MOST = 10.0, 100.0, 1
 """What half an hour can decide: the error of memory alone is some 6 %, and waits must not have doubled for certain."""
@@ -192,7 +194,26 @@ def measure(*, quick: bool) -> list[Figure]:
 
 
 def _p99(waits: Sequence[float]) -> float:
-    return float(np.percentile(waits, 99))
+    return float(np.percentile(waits, 99)) if waits else float("nan")
+
+
+def p99_of_waits(tile_ms: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return minute and 99th percentile of the waits of each `WAITS_SECONDS`; `tile_ms`: minute and milliseconds.
+
+    A block of minutes has the percentile that its typical sample has (the median), as it has that memory: the
+    percentile of a whole block is how long its one longest fault took, and faults take turns over more than a block.
+    """
+    inside: dict[int, list[float]] = defaultdict(list)
+    for minute, wait in tile_ms:
+        inside[int(minute * 60 / WAITS_SECONDS)].append(wait)
+    return [((number + 0.5) * WAITS_SECONDS / 60, _p99(waits)) for number, waits in sorted(inside.items())]
+
+
+def _with_faults(waits: Sequence[tuple[float, float]], minutes: float) -> str:
+    """Tell the 99th percentile of all that counts, the longest faults included, of its first and its second half."""
+    half = (FIRST_MINUTES + minutes) / 2
+    parts = [[wait for minute, wait in waits if a <= minute < b] for a, b in ((FIRST_MINUTES, half), (half, minutes))]
+    return f"; over all of its first half: {_p99(parts[0]):.0f} ms, of its second: {_p99(parts[1]):.0f} ms"
 
 
 def _too_few(what: str, series: Sequence[tuple[float, float]], wanted: int, goal: tuple[str, float]) -> Figure | None:
@@ -238,7 +259,13 @@ def figures(day: Day, minutes: float) -> list[Figure]:
         ("open descriptors", day.complete("descriptors")),
         ("processes", day.series("processes")),
     )
-    waits = blocks(load.tile_ms, FIRST_MINUTES, minutes, _p99)
+    waits = _rise(
+        "the same: growth of what 1 of 100 snapshots waits, its error included",
+        blocks(p99_of_waits(load.tile_ms), FIRST_MINUTES, minutes),
+        wanted,
+        "ms",
+        WAIT_PERCENT,
+    )
     faults = ", ".join(f"{number} x {name}" for name, number in sorted(load.faults.items())) or "none"
     unexpected = ", ".join(f"{number} x {what}" for what, number in load.unexpected.most_common()) or "none"
     lost = ", ".join(f"{name}: {why}" for name, why in sorted(day.lost.items())) or "all works"
@@ -271,9 +298,7 @@ def figures(day: Day, minutes: float) -> list[Figure]:
             _more(f"the same: more {what} at the end", blocks(samples, FIRST_MINUTES, minutes), wanted)
             for what, samples in counts
         ),
-        _rise(
-            "the same: growth of what 1 of 100 snapshots waits, its error included", waits, wanted, "ms", WAIT_PERCENT
-        ),
+        replace(waits, detail=waits.detail + _with_faults(load.tile_ms, minutes)),
         Figure(
             "the same: longest time without a look at all of that",
             day.unseen_seconds(minutes),

@@ -2,11 +2,11 @@
 
 What a daemon holds at a moment depends on what is in hand and on what has just broken, so samples that follow each
 other are alike and any two of them say little. The samples of a block of two minutes (a fault each minute: two in each)
-become their median, or another figure of theirs; a straight line goes through the blocks.
+become their median; a straight line goes through the blocks.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,19 +35,16 @@ class Growth:
         return self.percent + self.percent_error
 
 
-def blocks(
-    samples: Sequence[tuple[float, float]],
-    first: float,
-    last: float,
-    middle: Callable[[Sequence[float]], float] = lambda values: float(np.median(values)),
-) -> list[tuple[float, float]]:
-    """Return minute and `middle` of each block that is whole; `samples`: minute and value."""
+def blocks(samples: Sequence[tuple[float, float]], first: float, last: float) -> list[tuple[float, float]]:
+    """Return minute and median of each block that is whole; `samples`: minute and value."""
     number = int((last - first + 1e-9) / BLOCK_MINUTES)
     inside: dict[int, list[float]] = defaultdict(list)
     for minute, value in samples:
         if first <= minute < first + number * BLOCK_MINUTES:
             inside[int((minute - first) / BLOCK_MINUTES)].append(value)
-    return [(first + (block + 0.5) * BLOCK_MINUTES, middle(values)) for block, values in sorted(inside.items())]
+    return [
+        (first + (block + 0.5) * BLOCK_MINUTES, float(np.median(values))) for block, values in sorted(inside.items())
+    ]
 
 
 def growth(series: Sequence[tuple[float, float]]) -> Growth | None:

@@ -146,6 +146,14 @@ def test_a_camera_that_is_away_takes_its_descriptors_along_and_that_is_no_shrink
     assert missed(day) == ["more threads at the end", "more open descriptors at the end"]
 
 
+def test_a_freeze_is_told_beside_the_growth_of_waits_and_is_none() -> None:
+    day = a_day()
+    day.load.tile_ms += [(25.0 + number / 1000, 900.0) for number in range(50)]
+    assert missed(day) == []
+    growth = next(figure for figure in soak.figures(day, 30) if "snapshots waits" in figure.what)
+    assert growth.detail.endswith("over all of its first half: 10 ms, of its second: 900 ms")
+
+
 def test_the_soak_wants_of_everything_what_the_load_has_asked_for() -> None:
     day = a_day()
     day.load.shown[3] //= 3

@@ -105,7 +105,7 @@ async def test_what_no_json_can_hold_is_an_error_of_its_own_camera_alone() -> No
         return Prediction("fake", 1.0, (), {"task": "detect", "array": np.zeros(3), "lock": threading.Lock()})
 
     async with open_house({"gym": FakeSource(predict=odd), "hall": FakeSource(predict=prediction)}) as house:
-        await eventually(lambda: house.runner().counts.dropped["failed"] and house.runner("hall").counts.predicted)
+        await eventually(lambda: house.runner().model_health.reason and house.runner("hall").counts.predicted)
         body = assert_error(await house.get(PREDICTION), 404)
         assert "metadata cannot be written as JSON" in body["extra"]["reason"]
         assert (await house.get("/api/v1/cameras/hall/prediction")).status_code == 200

@@ -194,6 +194,7 @@ def test_a_progress_bar_is_shown_on_a_terminal_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.thorough
 def test_real_weights_find_people_in_real_pictures(tmp_path: Path, assets: Path) -> None:
     pictures = assets / "coco8-pose" / "images" / "val"
     model = assets / "weights" / "yolov8n-pose.onnx"

@@ -177,6 +177,7 @@ def test_the_demo_leaves_nothing_where_it_is_tried(tmp_path: Path) -> None:
 
 
 @pytest.mark.assets
+@pytest.mark.thorough
 def test_real_weights_say_of_the_pictures_of_a_killed_job_what_they_say_of_a_request(
     tmp_path: Path, assets: Path
 ) -> None:

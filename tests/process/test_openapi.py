@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 SECONDS = 180.0
 SEED = 1
-EXAMPLES = int(os.environ.get("HEALTHD_FUZZ_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("HEALTHD_FUZZ_EXAMPLES", "8"))
 ENDLESS = {"/api/v1/cameras/{name}/stream", "/api/v1/events/stream", "/api/v1/logs/stream"}
 CONFIG = """
 seed = {seed}

@@ -169,6 +169,8 @@ def _watch(daemon: Daemon) -> None:
             camera.mend_it(camera)
         for name in CAMERAS:
             daemon.until_state(name, "live", seconds=30)
+        mended = {name: len(watcher.answers) for name, watcher in watchers.items()}
+        until(lambda: all(len(watcher.answers) > mended[name] + 20 for name, watcher in watchers.items()))
         until(lambda: time.monotonic() > begun + OUTAGE_SECONDS + 3)
         for name, camera in CAMERAS.items():
             camera.last = daemon.camera(name)

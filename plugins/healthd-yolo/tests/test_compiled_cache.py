@@ -194,7 +194,14 @@ def test_neither_facts_of_another_form_nor_a_network_that_cannot_be_exported_hin
 
 
 @pytest.mark.assets
-@pytest.mark.parametrize("name", ["yolov8n-pose.onnx", "yolo26n-pose.onnx", "yolov8n-pose_int8_openvino_model"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("yolov8n-pose.onnx", marks=pytest.mark.thorough),
+        "yolo26n-pose.onnx",
+        pytest.param("yolov8n-pose_int8_openvino_model", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_second_load_compiles_nothing_reads_nothing_and_says_the_same(
     name: str, weights: Path, load: Load, pictures: dict[str, Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,7 @@ def say(weights: Path, vendor: Any, load: Load, images: list[Image]) -> Say:
     ("name", "checkpoint", "precision", "lost", "mean_overlap"),
     [
         pytest.param("yolov8n-pose.onnx", "yolov8n-pose.pt", "f32", 0.0, 0.9999, marks=pytest.mark.thorough),
-        ("yolo11n.onnx", "yolo11n.pt", "f32", 0.0, 0.9999),
+        pytest.param("yolo11n.onnx", "yolo11n.pt", "f32", 0.0, 0.9999, marks=pytest.mark.thorough),
         pytest.param("yolov8n-pose.onnx", "yolov8n-pose.pt", "auto", 0.02, 0.97, marks=pytest.mark.thorough),
         pytest.param("yolo11n.onnx", "yolo11n.pt", "auto", 0.03, 0.97, marks=pytest.mark.thorough),
         ("yolo26n-pose.onnx", "yolo26n-pose.pt", "auto", 0.03, 0.97),
