@@ -36,7 +36,8 @@ what is still there then is an answer that nobody should get. Not sped up: certi
   sample. A straight line goes through the blocks of memory and of waits. Its error is that of 95 % (Student's t), made
   wider by how much blocks that follow each other are alike.
 - What is held against the goal is the growth *and* its error: memory at most 10 % from the first block to the last, the
-  99th percentile of waits at most 100 %. Half an hour cannot decide less: what is in hand makes the error of memory
+  99th percentile of waits at most 100 %. Freezes, too: 1 of 100 snapshots of the second half may wait twice as long as
+  in the first, all samples together. Half an hour cannot decide less: what is in hand makes the error of memory
   some 6 %. A longer run can: the error of the growth per hour, which is told beside it, falls faster than time grows.
 - Threads, descriptors and processes: the median of the last block is at most one more than that of the first. Threads
   and descriptors count while no camera is away: one that is has no process, and nothing that a process holds.

@@ -39,7 +39,7 @@ FIRST_MINUTES = 3.0
 WAITS_SECONDS = 10.0
 """The 99th percentile of what all tiles wait in so many seconds, 600 answers, is one sample."""
 LONGEST_UNSEEN_SECONDS = 60.0
-MEMORY_PERCENT, WAIT_PERCENT, MORE_AT_MOST = 10.0, 100.0, 1
+MEMORY_PERCENT, WAIT_PERCENT, LATER_AT_MOST, MORE_AT_MOST = 10.0, 100.0, 2.0, 1
 """What half an hour can decide: the error of memory alone is some 6 %, and waits must not have doubled for certain."""
 LEAST_PERCENT = {
     "snapshots, of the camera that was seen least": 50.0,
@@ -178,7 +178,7 @@ def soak(minutes: float) -> Day:
         with log.open("ab") as written, Daemon("run", "--config", str(config), key=KEY, log=written) as daemon:
             for name in ("c0", "c1"):
                 daemon.wait_for(lambda: daemon.get(f"/api/v1/cameras/{name}/prediction")[0] == 200, 120)  # noqa: B023
-            driver = Driver(daemon, served, log, _picture(street()), networks[2].name)
+            driver = Driver(daemon, served, log, _picture(street()), networks[2].name, config)
             day = asyncio.run(_day(daemon, driver, minutes))
             day.reconnects = sum(camera["reconnects"] for camera in json.loads(daemon.get("/api/v1/cameras")[1]))
             day.unaccounted = _unaccounted(daemon.get("/metrics")[1].decode())
@@ -194,14 +194,15 @@ def measure(*, quick: bool) -> list[Figure]:
 
 
 def _p99(waits: Sequence[float]) -> float:
-    return float(np.percentile(waits, 99)) if waits else float("nan")
+    return float(np.percentile(waits, 99))
 
 
 def p99_of_waits(tile_ms: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return minute and 99th percentile of the waits of each `WAITS_SECONDS`; `tile_ms`: minute and milliseconds.
 
     A block of minutes has the percentile that its typical sample has (the median), as it has that memory: the
-    percentile of a whole block is how long its one longest fault took, and faults take turns over more than a block.
+    percentile of a whole block is how long its one longest fault took, and faults take turns over more than a block. A
+    half of the day has all of them several times: there freezes count (`_later`).
     """
     inside: dict[int, list[float]] = defaultdict(list)
     for minute, wait in tile_ms:
@@ -209,11 +210,22 @@ def p99_of_waits(tile_ms: Sequence[tuple[float, float]]) -> list[tuple[float, fl
     return [((number + 0.5) * WAITS_SECONDS / 60, _p99(waits)) for number, waits in sorted(inside.items())]
 
 
-def _with_faults(waits: Sequence[tuple[float, float]], minutes: float) -> str:
-    """Tell the 99th percentile of all that counts, the longest faults included, of its first and its second half."""
+def _later(waits: Sequence[tuple[float, float]], minutes: float, *, wanted: int) -> Figure:
+    """Tell how much longer 1 of 100 waits in the second half than in the first, faults and freezes included."""
     half = (FIRST_MINUTES + minutes) / 2
-    parts = [[wait for minute, wait in waits if a <= minute < b] for a, b in ((FIRST_MINUTES, half), (half, minutes))]
-    return f"; over all of its first half: {_p99(parts[0]):.0f} ms, of its second: {_p99(parts[1]):.0f} ms"
+    first, second = (
+        [wait for minute, wait in waits if begin <= minute < end]
+        for begin, end in ((FIRST_MINUTES, half), (half, minutes))
+    )
+    what = "the same: what 1 of 100 snapshots waits, freezes included: second half beside the first"
+    goal = ("<=", LATER_AT_MOST)
+    if wanted < FEWEST_BLOCKS:
+        return Figure(what, float("nan"), "", detail="no goal: too short")
+    if not first or not second:
+        return not_measured(what, "no snapshots in one of them", goal)
+    halves = f"first half: {_p99(first):.0f} ms, second half: {_p99(second):.0f} ms"
+    longest = f"longest of all: {max(*first, *second) / 1000:.1f} s"
+    return Figure(what, _p99(second) / _p99(first), "times", goal, halves, longest)
 
 
 def _too_few(what: str, series: Sequence[tuple[float, float]], wanted: int, goal: tuple[str, float]) -> Figure | None:
@@ -298,7 +310,8 @@ def figures(day: Day, minutes: float) -> list[Figure]:
             _more(f"the same: more {what} at the end", blocks(samples, FIRST_MINUTES, minutes), wanted)
             for what, samples in counts
         ),
-        replace(waits, detail=waits.detail + _with_faults(load.tile_ms, minutes)),
+        waits,
+        _later(load.tile_ms, minutes, wanted=wanted),
         Figure(
             "the same: longest time without a look at all of that",
             day.unseen_seconds(minutes),

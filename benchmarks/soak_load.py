@@ -117,7 +117,9 @@ class _Office:
 class Driver:
     """Everybody who wants something of one daemon. Lives as long as the load lasts."""
 
-    def __init__(self, daemon: Daemon, served: Cameras, log: Path, picture: bytes, spare_model: str) -> None:
+    def __init__(
+        self, daemon: Daemon, served: Cameras, log: Path, picture: bytes, spare_model: str, config: Path
+    ) -> None:
         """`spare_model`: one that no camera uses, loaded for a request each minute and unloaded again."""
         self.load = Load()
         self._daemon = daemon
@@ -126,6 +128,7 @@ class Driver:
         self._picture = picture
         self._pictures = _zipped(picture)
         self._spare_model = spare_model
+        self._config = config
         self._begun = time.perf_counter()
 
     @property
@@ -374,11 +377,23 @@ class Driver:
                     self.load.unexpected[f"garbage {answer.status_code}"] += 1
 
     async def _reload(self, _: random.Random) -> None:
-        """The configuration is read again, and nothing has changed."""
+        """The configuration is read again: with one camera more, without it, and with nothing changed."""
+        whole = self._config.read_text(encoding="utf-8")
+        last = whole.partition(f"[cameras.c{CAMERAS - 1}]")[2]
         async with self._client() as client:
-            answer = await self._asked("reload", client.post("/api/v1/config/reload"))
-            if answer is not None and not answer.is_success:
-                self.load.unexpected[f"reload {answer.status_code}"] += 1
+            try:
+                for text, what in ((f"{whole}\n[cameras.spare]{last}", "added"), (whole, "removed"), (whole, "")):
+                    self._config.write_text(text, encoding="utf-8")
+                    answer = await self._asked("reload", client.post("/api/v1/config/reload"))
+                    if answer is not None and not answer.is_success:
+                        self.load.unexpected[f"reload {answer.status_code}"] += 1
+                    elif answer is not None:
+                        changes = {name: cameras for name, cameras in answer.json().items() if cameras}
+                        if changes != ({what: ["spare"]} if what else {}):
+                            self.load.unexpected[f"reload with other changes than {what or 'none'}"] += 1
+                    await asyncio.sleep(5)
+            finally:
+                self._config.write_text(whole, encoding="utf-8")
 
     async def _deaf_viewers(self, chance: random.Random) -> None:
         """Viewers who open a stream and never read."""

@@ -146,12 +146,14 @@ def test_a_camera_that_is_away_takes_its_descriptors_along_and_that_is_no_shrink
     assert missed(day) == ["more threads at the end", "more open descriptors at the end"]
 
 
-def test_a_freeze_is_told_beside_the_growth_of_waits_and_is_none() -> None:
+def test_a_freeze_is_no_growth_but_freezes_of_the_second_half_alone_are() -> None:
     day = a_day()
-    day.load.tile_ms += [(25.0 + number / 1000, 900.0) for number in range(50)]
+    day.load.tile_ms += [(minute + number / 1000, 900.0) for minute in (8.0, 25.0) for number in range(50)]
     assert missed(day) == []
-    growth = next(figure for figure in soak.figures(day, 30) if "snapshots waits" in figure.what)
-    assert growth.detail.endswith("over all of its first half: 10 ms, of its second: 900 ms")
+    day.load.tile_ms = [(minute, wait) for minute, wait in day.load.tile_ms if wait < 900 or minute > 20]
+    assert missed(day) == ["what 1 of 100 snapshots waits, freezes included: second half beside the first"]
+    later = next(figure for figure in soak.figures(day, 30) if figure.what.endswith("beside the first"))
+    assert (later.peer, later.detail) == ("first half: 10 ms, second half: 900 ms", "longest of all: 0.9 s")
 
 
 def test_the_soak_wants_of_everything_what_the_load_has_asked_for() -> None:
@@ -189,7 +191,7 @@ async def test_a_load_that_waits_for_nothing_ends_the_soak(monkeypatch: pytest.M
     for what in ("_trouble", "_faults", "_office", "_stream", "_tile"):
         monkeypatch.setattr(soak_load.Driver, what, idle)
     monkeypatch.setattr(soak_load.Driver, "_infer", hangs)
-    driver = soak_load.Driver(SimpleNamespace(), SimpleNamespace(), tmp_path / "log", b"", "")  # type: ignore[arg-type]
+    driver = soak_load.Driver(SimpleNamespace(), SimpleNamespace(), tmp_path / "log", b"", "", tmp_path)  # type: ignore[arg-type]
     with pytest.raises(ExceptionGroup):
         await asyncio.wait_for(driver.run(1), 20)
     monkeypatch.setattr(soak_load.Driver, "_infer", idle)
@@ -207,7 +209,7 @@ async def test_a_camera_that_does_not_come_back_is_told_of_with_its_reason(
             return httpx.Response(200, json={"captured_at": f"{'2020' if name == 'c2' else '2999'}-01-01T00:00:00Z"})
         return httpx.Response(200, json={"state": "failed" if name == "c1" else "live", "reason": "gone"})
 
-    driver = soak_load.Driver(SimpleNamespace(), SimpleNamespace(), tmp_path / "log", b"", "")  # type: ignore[arg-type]
+    driver = soak_load.Driver(SimpleNamespace(), SimpleNamespace(), tmp_path / "log", b"", "", tmp_path)  # type: ignore[arg-type]
     client = lambda: httpx.AsyncClient(base_url="http://daemon", transport=httpx.MockTransport(answer))  # noqa: E731
     monkeypatch.setattr(driver, "_client", client)
     monkeypatch.setattr(soak_load, "RECOVERY_SECONDS", 0.1)
