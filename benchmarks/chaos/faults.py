@@ -19,6 +19,7 @@ GROUPS: Mapping[str, str] = {
     "mjpeg": "HTTP cameras (Motion JPEG)",
     "device": "Devices",
     "files": "Files",
+    "isolation": "Processes of cameras",
     "host": "Host",
     "starts": "Start and stop",
     "models": "Models",
