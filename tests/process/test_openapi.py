@@ -63,7 +63,7 @@ def camera(**options: Any) -> dict[str, Any]:
     return {"plugin": "faulty", "options": options}
 
 
-@pytest.fixture(scope="module", params=["with keys", "without keys"])
+@pytest.fixture(scope="module", params=["with keys", pytest.param("without keys", marks=pytest.mark.thorough)])
 def daemon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A house in which all may be tried: cameras with a model, without one, and one that is not there."""
     folder = tmp_path_factory.mktemp("house")

@@ -26,9 +26,9 @@ async def test_a_black_holed_viewer_is_noticed_and_does_not_hold_the_stop(tmp_pa
         await asyncio.to_thread(lambda: daemon.port)
 
         async def look(path: str) -> tuple[str, StreamClient, int]:
-            sock = network.socket()
+            sock, before = network.socket(), len(opened(daemon))
             client = await StreamClient(path).open(daemon.port, sock=sock)
-            await eventually(lambda: client.parts or client.events)
+            await eventually(lambda: (client.parts or client.events) and len(opened(daemon)) > before)
             return opened(daemon)[-1], client, sock.getsockname()[1]
 
         watching = await look(STREAM)

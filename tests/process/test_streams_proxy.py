@@ -113,6 +113,7 @@ async def test_through_nginx_whoever_leaves_is_noticed(state: str, way: str, por
     before = len(opened(watched))
     clients = [await StreamClient(path).open(port) for path in (STREAM, EVENTS)]
     await eventually(lambda: all(client.parts or client.events for client in clients))
+    await eventually(lambda: len(opened(watched)) == before + len(clients))
     for client in clients:
         getattr(client, way)()
     left_at = time.time()
@@ -128,7 +129,7 @@ async def test_through_nginx_whoever_leaves_is_noticed(state: str, way: str, por
 async def test_through_nginx_one_who_does_not_read_is_dropped_and_a_stop_is_clean(port: int, watched: Daemon) -> None:
     before = len(opened(watched))
     stalled = await StreamClient(STREAM, receive_buffer=4096).open(port)
-    await eventually(lambda: len(stalled.frames) > 2)
+    await eventually(lambda: len(stalled.frames) > 2 and len(opened(watched)) > before)
     stalled.stop_reading()
     (viewer,) = opened(watched)[before:]
     await eventually(lambda: viewer in ended(watched), seconds=20)

@@ -52,7 +52,7 @@ def test_a_transfer_that_makes_progress_may_take_longer_than_the_patience(tmp_pa
         part = path.with_name(f".{path.name}.part")
         for size in range(1, 30):
             part.write_bytes(b"x" * size)
-            pause.wait(0.02)
+            pause.wait(0.05)
         part.rename(path)
 
-    assert Downloads(patience_seconds=0.2).get(tmp_path / "a.pt", fetch).stat().st_size == 29
+    assert Downloads(patience_seconds=1.0).get(tmp_path / "a.pt", fetch).stat().st_size == 29

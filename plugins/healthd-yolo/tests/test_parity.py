@@ -163,7 +163,7 @@ def test_same_onnx_file_same_detections_for_a_fresh_export(
         pytest.param("yolo26n-pose", {"nms": False, "dynamic": True}, marks=pytest.mark.thorough),
         pytest.param("yolo26n-pose", {"nms": False, "imgsz": [384, 640]}, marks=pytest.mark.thorough),
         pytest.param("yolo26n-pose", {"nms": False, "format": "openvino"}, marks=pytest.mark.thorough),
-        ("yolov8n-pose", {"format": "openvino", "dynamic": True}),
+        pytest.param("yolov8n-pose", {"format": "openvino", "dynamic": True}, marks=pytest.mark.thorough),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(f"{key}={value[key]}" for key in value),
 )
