@@ -10,7 +10,7 @@ from healthd.cameras.source import CameraSource
 from healthd.errors import CameraError, EndOfStream, HealthdError, SettingsError
 from healthd.redact import SourceUrl
 from healthd.testing.case import SourceCase, importable_name
-from healthd.testing.elsewhere import ask_elsewhere
+from healthd.testing.elsewhere import IN_A_TEST, ask_elsewhere, check_import
 from healthd.testing.rules import Broken, NotTried, Rule, as_json, check_options
 from healthd.testing.session import Session, Taken, opened
 from healthd.testing.source_model import predicts
@@ -27,6 +27,11 @@ OLD_IMAGES = 4
 REOPENINGS = 6
 LONGEST_RECORDING_SECONDS = 15.0
 GIVE_UP_SECONDS = 3.0
+
+
+def imports(case: SourceCase) -> None:
+    """Its import does nothing but define: it prints nothing, and changes nothing that belongs to the whole process."""
+    check_import(importable_name(case.plugin), family=False)
 
 
 def documented(case: SourceCase) -> None:
@@ -68,7 +73,7 @@ def elsewhere(case: SourceCase) -> None:
     """It can be made again in another process, from its name and settings alone."""
     plugin = importable_name(case.plugin)
     if plugin is None:
-        raise NotTried("its class stands in a test; give the name of its entry point, or a class of a module")
+        raise NotTried(IN_A_TEST)
     here = case.make(case.url)
     url = None if case.url is None else case.url.reveal()
     asked = {"plugin": plugin, "family": False, "url": url, "options": dict(case.options)}
@@ -348,6 +353,7 @@ def model(case: SourceCase) -> None:
 
 
 SOURCE_RULES: tuple[Rule[SourceCase], ...] = (
+    Rule("imports-cleanly", imports, opens=False),
     Rule("settings-documented", documented, opens=False),
     Rule("constructor-does-nothing", constructed, opens=False),
     Rule("opens", opens),
