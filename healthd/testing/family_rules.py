@@ -16,8 +16,8 @@ from healthd.testing.case import FamilyCase, importable_name
 from healthd.testing.elsewhere import IN_A_TEST, ask_elsewhere, check_import
 from healthd.testing.envelope import check_prediction, differ
 from healthd.testing.lane import Lane
-from healthd.testing.rules import Broken, NotTried, Rule, as_json, check_options
-from healthd.testing.watch import deeds, held, leaked, printed, resident_bytes, words_of
+from healthd.testing.rules import Broken, NotTried, Rule, as_json, check_constructor, check_options
+from healthd.testing.watch import held, leaked, printed, resident_bytes, words_of
 
 SIZES = ((240, 320), (480, 640), (1080, 1920), (333, 77), (32, 900))
 """Height and width of the pictures that every model must take."""
@@ -113,14 +113,8 @@ def documented(case: FamilyCase) -> None:
 
 
 def constructed(case: FamilyCase) -> None:
-    """The constructor does nothing: no connection, no thread, no file."""
-    case.family()
-    before = held()
-    with deeds() as done:
-        case.family()
-    told = [*done, *filter(None, [leaked(before, by=1)])]
-    if told:
-        raise Broken(f"the constructor {', '.join(dict.fromkeys(told))}", "do it in load()")
+    """The constructor does nothing: no connection, no thread, no file, no time."""
+    check_constructor(case.family, "do it in load()")
 
 
 def elsewhere(case: FamilyCase) -> None:

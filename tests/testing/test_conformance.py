@@ -186,6 +186,7 @@ def test_what_needs_an_open_camera_is_skipped_where_it_cannot_be_opened() -> Non
     [
         (families.UnhashableOptions, "options-documented", "cannot be hashed"),
         (families.StartsAThread, "constructor-does-nothing", "1 threads more"),
+        (families.Dawdles, "constructor-does-nothing", "the constructor takes "),
         (families.RaisesOnNames, "serves-by-name", "raised IndexError"),
         (families.ServesNothing, "serves-by-name", "says no"),
         (families.LoadsNoModel, "loads", "load() returned object, not a Model"),
