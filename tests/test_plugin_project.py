@@ -1,8 +1,10 @@
 """`healthd plugin new`: what cannot be a plugin is refused before a file is written, and the wheel has the templates.
 
-That what is written passes its own tests, ruff and mypy is shown by tests/process/test_plugin_path.py.
+What is written passes ruff and mypy as it is. That it passes its own tests is shown by
+tests/process/test_plugin_path.py, which then writes a camera of its own in its place.
 """
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -72,6 +74,30 @@ def test_whatever_it_is_called_its_files_are_sound(name: str, tmp_path: Path) ->
     (target,) = project["entry-points"]["healthd.camera_sources"].values()
     assert f"class {target.partition(':')[2]}(CameraSource)" in (folder / module / "source.py").read_text()
     assert "contract = 1" in (folder / module / "source.py").read_text()
+
+
+def test_what_is_written_passes_ruff_and_mypy_whatever_length_its_name_has(tmp_path: Path) -> None:
+    names = ("x", "garage-thermal-camera", "b" * 40)
+    for name in names:
+        assert write_project(name, tmp_path) == 0
+        for tool in (["ruff", "check", "--no-cache"], ["ruff", "format", "--check", "--no-cache"]):
+            passes(*tool, folder=tmp_path / f"healthd-{name}")
+    for name in (names[0], names[-1]):
+        passes("mypy", "--cache-dir", str(tmp_path / "cache"), folder=tmp_path / f"healthd-{name}")
+
+
+def passes(tool: str, *arguments: str, folder: Path) -> None:
+    """Run a tool in a project, where it finds the project's own configuration."""
+    done = subprocess.run(
+        [sys.executable, "-m", tool, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{folder.name}: {tool} {' '.join(arguments)}\n{done.stdout}{done.stderr}"
 
 
 def test_the_wheel_of_healthd_has_the_templates_and_the_fixtures(tmp_path: Path) -> None:

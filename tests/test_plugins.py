@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from healthd.cameras.source import CameraSource, PredictOptions, SourceOptions
 from healthd.daemon import check_family
 from healthd.errors import PluginError, SettingsError
-from healthd.plugins import FAMILIES, SOURCES, load_plugins, validated_options
+from healthd.plugins import FAMILIES, IMPORT_SECONDS, SOURCES, load_plugins, validated_options
 from tests.installing import GOOD, Site, loaded
 
 NO_CAMERA = "from healthd.cameras.source import CameraSource\nclass Source(CameraSource): pass"
@@ -111,6 +111,13 @@ async def test_an_import_that_hangs_is_a_broken_plugin_and_the_others_are_loaded
         plugins.get("hanging")
     assert plugins.get("fine")
     sys.modules["hanging"].go_on.set()
+
+
+def test_an_import_has_the_time_that_is_documented() -> None:
+    assert load_plugins.__kwdefaults__["timeout_seconds"] == IMPORT_SECONDS
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    for page, words in (("plugins.md", "takes more than {:g} s to"), ("api.md", "took more than {:g} s to")):
+        assert words.format(IMPORT_SECONDS) in (docs / page).read_text(encoding="utf-8")
 
 
 async def test_a_name_that_two_distributions_claim_belongs_to_neither(site: Site) -> None:

@@ -18,13 +18,17 @@ from healthd.cameras.source import CameraSource, Read, TwoStepRead
 from healthd.channel import Channel
 from healthd.child_side import Parent, serve
 from healthd.cpus import set_thread_budget
-from healthd.errors import CameraError, PluginError
+from healthd.errors import CameraError, PluginError, SettingsError
 from healthd.frames import CapturedImage, Image, JpegImage, StreamInfo, decoded_jpeg, published_image
+from healthd.models.model import CONTRACT
 from healthd.plugin_watch import ImportWatch
+from healthd.plugins import checked_class
 from healthd.redact import SourceUrl
 from healthd.settings_options import protected
 from healthd.shared_images import Place, SharedMemory
 
+_UPGRADED = "if its plugin was upgraded or uninstalled, restart healthd"
+_check_source = checked_class(CameraSource, contract=CONTRACT)  # type: ignore[type-abstract]  # it makes no instance
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _decodes = msgspec.msgpack.Decoder(Decode)
 
@@ -141,31 +145,32 @@ class _Camera:
 
 def _built(wanted: Build) -> CameraSource:
     set_thread_budget(wanted.threads)
-    return build_source(
-        imported(wanted.plugin),
-        wanted.name,
-        plugin_name=wanted.plugin_name,
-        url=SourceUrl(wanted.url) if wanted.url is not None else None,
-        options=protected(wanted.options),
-        open_timeout_seconds=wanted.open_timeout_seconds,
-        stall_timeout_seconds=wanted.stall_timeout_seconds,
-    )
+    plugin = imported(wanted.plugin)
+    try:
+        return build_source(
+            plugin,
+            wanted.name,
+            plugin_name=wanted.plugin_name,
+            url=SourceUrl(wanted.url) if wanted.url is not None else None,
+            options=protected(wanted.options),
+            open_timeout_seconds=wanted.open_timeout_seconds,
+            stall_timeout_seconds=wanted.stall_timeout_seconds,
+        )
+    except SettingsError as exc:  # with the class that the daemon has imported, it could be made
+        raise SettingsError(f"{exc}; {_UPGRADED}") from exc
 
 
 def imported(plugin: str) -> type[CameraSource]:
     """Import the class of a plugin in this process; what that does to others, as the daemon has told, is put back.
 
     Raises:
-        CameraError: it is not there any more, or not now: pip may be at work.
+        CameraError: it is not there any more, or not now: pip may be at work; or it is of another contract by now.
     """
     try:
         with ImportWatch():
-            return found(plugin)
+            return _check_source(found(plugin))
     except Exception as exc:
-        raise CameraError(
-            f"{plugin} cannot be imported any more ({type(exc).__name__}: {exc}): if its plugin was upgraded or"
-            " uninstalled, restart healthd"
-        ) from exc
+        raise CameraError(f"{plugin} cannot be imported any more ({type(exc).__name__}: {exc}): {_UPGRADED}") from exc
 
 
 def found(plugin: str) -> type[CameraSource]:

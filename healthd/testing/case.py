@@ -132,6 +132,19 @@ def _imported(group: str, points: tuple[EntryPoint, ...]) -> Plugins[Any]:
     return asyncio.run(load_plugins(group, points, check=check))
 
 
+def import_notes(plugin: str, *, family: bool) -> tuple[str, ...]:
+    """Import what `importable_name` names as the daemon does, for the first time; return what that did to others.
+
+    Raises:
+        PluginError: it is broken.
+    """
+    group = FAMILIES if family else SOURCES
+    named = tuple(point for point in installed(group) if point.name == plugin)
+    loaded = _imported(group, named or (EntryPoint(plugin, plugin, group),))
+    loaded.get(plugin)
+    return tuple(note for one in loaded for note in one.notes)
+
+
 def importable_name(plugin: str | type[Any]) -> str | None:
     """Return how another process finds the class: the name of its entry point, or `module:Class`; None: not at all."""
     if isinstance(plugin, str):

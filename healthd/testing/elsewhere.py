@@ -13,10 +13,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from healthd.testing.rules import Broken
+from healthd.testing.rules import Broken, NotTried
 
 SECONDS = 60.0
 """A process, the imports of the plugin, and one image."""
+
+
+def check_import(plugin: str | None, *, family: bool) -> None:
+    """Raise `Broken` unless the import of a plugin, in another process, does nothing to others.
+
+    In this process it may have been imported before, which Python does once. `plugin`: its `importable_name`.
+    """
+    if plugin is None:
+        raise NotTried(IN_A_TEST)
+    notes = ask_elsewhere({"import_only": True, "plugin": plugin, "family": family})["notes"]
+    if notes:
+        raise Broken(
+            f"while it is imported, {'; '.join(notes)}",
+            "let the module define and do nothing else: the rest belongs into camera(), model() or load()",
+        )
 
 
 def ask_elsewhere(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -51,14 +66,20 @@ def ask_elsewhere(wanted: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
+IN_A_TEST = "its class stands in a test; give the name of its entry point, or a class of a module"
 _REMEDY = "make it from name, url and options alone: no state of the module, nothing that must be handed over"
 
 
 def _make(wanted: dict[str, Any]) -> dict[str, Any]:
     from healthd.redact import SourceUrl  # noqa: PLC0415  after the path is set
-    from healthd.testing.case import FamilyCase, SourceCase  # noqa: PLC0415
+    from healthd.testing.case import FamilyCase, SourceCase, import_notes  # noqa: PLC0415
 
     plugin: Any = wanted["plugin"]
+    if wanted.get("import_only"):
+        from healthd.logs import configure_logging  # noqa: PLC0415
+
+        configure_logging("error", "json")  # as in the daemon: what is logged is not printed
+        return {"notes": import_notes(plugin, family=wanted["family"])}
     if ":" in plugin:
         module, _, name = plugin.partition(":")
         plugin = getattr(importlib.import_module(module), name)

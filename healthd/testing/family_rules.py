@@ -13,11 +13,11 @@ from healthd.errors import HealthdError, ModelError, SettingsError
 from healthd.frames import Image
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
 from healthd.testing.case import FamilyCase, importable_name
-from healthd.testing.elsewhere import ask_elsewhere
+from healthd.testing.elsewhere import IN_A_TEST, ask_elsewhere, check_import
 from healthd.testing.envelope import check_prediction, differ
 from healthd.testing.lane import Lane
-from healthd.testing.rules import Broken, NotTried, Rule, as_json, check_options
-from healthd.testing.watch import deeds, held, leaked, printed, resident_bytes, words_of
+from healthd.testing.rules import Broken, NotTried, Rule, as_json, check_constructor, check_options
+from healthd.testing.watch import held, leaked, printed, resident_bytes, words_of
 
 SIZES = ((240, 320), (480, 640), (1080, 1920), (333, 77), (32, 900))
 """Height and width of the pictures that every model must take."""
@@ -97,6 +97,11 @@ def _picture(case: FamilyCase, size: tuple[int, int], seed: int = 0) -> Image:
     return image
 
 
+def imports(case: FamilyCase) -> None:
+    """Its import does nothing but define: it prints nothing, and changes nothing that belongs to the whole process."""
+    check_import(importable_name(case.plugin), family=True)
+
+
 def documented(case: FamilyCase) -> None:
     """Each option is described, unknown ones are refused, and equal ones can be found equal."""
     model = case.family_class().options_model
@@ -108,21 +113,15 @@ def documented(case: FamilyCase) -> None:
 
 
 def constructed(case: FamilyCase) -> None:
-    """The constructor does nothing: no connection, no thread, no file."""
-    case.family()
-    before = held()
-    with deeds() as done:
-        case.family()
-    told = [*done, *filter(None, [leaked(before, by=1)])]
-    if told:
-        raise Broken(f"the constructor {', '.join(dict.fromkeys(told))}", "do it in load()")
+    """The constructor does nothing: no connection, no thread, no file, no time."""
+    check_constructor(case.family, "do it in load()")
 
 
 def elsewhere(case: FamilyCase) -> None:
     """It can be made again in another process."""
     plugin = importable_name(case.plugin)
     if plugin is None:
-        raise NotTried("its class stands in a test; give the name of its entry point, or a class of a module")
+        raise NotTried(IN_A_TEST)
     asked = {"plugin": plugin, "family": True, "model": case.model, "options": dict(case.options)}
     there = ask_elsewhere({**asked, "models_directory": str(case.models_directory)})
     if there["options"] != case.spec().options.model_dump_json():
@@ -340,6 +339,7 @@ def quiet(case: FamilyCase) -> None:
 
 
 FAMILY_RULES: tuple[Rule[FamilyCase], ...] = (
+    Rule("imports-cleanly", imports, opens=False),
     Rule("options-documented", documented, opens=False),
     Rule("constructor-does-nothing", constructed, opens=False),
     Rule("made-again-elsewhere", elsewhere, opens=False),

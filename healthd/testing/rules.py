@@ -1,6 +1,7 @@
 """What a rule of the conformance suite is, and how it is judged. Plain Python: pytest need not be installed."""
 
 import json
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from pydantic import BaseModel
 
 from healthd.errors import HealthdError, SettingsError
 from healthd.plugins import validated_options
+from healthd.testing.watch import deeds, held, leaked
 
+T = TypeVar("T")
 CaseT = TypeVar("CaseT")
+CONSTRUCT_SECONDS = 0.5
 
 
 class Broken(Exception):  # noqa: N818  a rule is broken; the word says so
@@ -107,6 +111,27 @@ def check_options(model: type[BaseModel], options: Mapping[str, Any]) -> None:
         f"{model.__name__} takes a key that it does not know",
         'leave `extra="forbid"` in its model_config: a misspelt setting must be told, not ignored',
     )
+
+
+def check_constructor(make: Callable[[], T], remedy: str) -> T:
+    """Make it; raise `Broken` where that does more than to keep what was given."""
+    make()  # what is imported the first time is no matter
+    before = held()
+    with deeds() as done:
+        made, took = _timed(make)
+    for _ in range(2):  # a busy machine may be slow for a moment
+        took = min(took, _timed(make)[1]) if took > CONSTRUCT_SECONDS else took
+    told = [*done, *filter(None, [leaked(before, by=1)])]
+    if took > CONSTRUCT_SECONDS:
+        told.append(f"takes {took:.1f} s")
+    if told:
+        raise Broken(f"the constructor {', '.join(dict.fromkeys(told))}", remedy)
+    return made
+
+
+def _timed(make: Callable[[], T]) -> tuple[T, float]:
+    began = time.monotonic()
+    return make(), time.monotonic() - began
 
 
 _UNKNOWN = "no_such_setting"

@@ -10,16 +10,15 @@ from healthd.cameras.source import CameraSource
 from healthd.errors import CameraError, EndOfStream, HealthdError, SettingsError
 from healthd.redact import SourceUrl
 from healthd.testing.case import SourceCase, importable_name
-from healthd.testing.elsewhere import ask_elsewhere
-from healthd.testing.rules import Broken, NotTried, Rule, as_json, check_options
+from healthd.testing.elsewhere import IN_A_TEST, ask_elsewhere, check_import
+from healthd.testing.rules import Broken, NotTried, Rule, as_json, check_constructor, check_options
 from healthd.testing.session import Session, Taken, opened
 from healthd.testing.source_model import predicts
-from healthd.testing.watch import deeds, held, leaked, printed, words_of
+from healthd.testing.watch import held, leaked, printed, words_of
 
 IMAGES = 8
 READ_SECONDS = 6.0
 """So long images are waited for at most, unless a single one takes longer."""
-CONSTRUCT_SECONDS = 0.5
 BURST_IMAGES, BURST_SECONDS = 60, 0.12
 """So many images in so little time come from no camera."""
 OLD_IMAGES = 4
@@ -29,6 +28,11 @@ LONGEST_RECORDING_SECONDS = 15.0
 GIVE_UP_SECONDS = 3.0
 
 
+def imports(case: SourceCase) -> None:
+    """Its import does nothing but define: it prints nothing, and changes nothing that belongs to the whole process."""
+    check_import(importable_name(case.plugin), family=False)
+
+
 def documented(case: SourceCase) -> None:
     """Each setting is described, unknown ones are refused."""
     check_options(case.source_class().options_model, case.options)
@@ -36,26 +40,11 @@ def documented(case: SourceCase) -> None:
 
 def constructed(case: SourceCase) -> None:
     """The constructor does nothing: no connection, no thread, no file, no time."""
-    case.make(case.url)  # what is imported the first time is no matter
-    before = held()
-    with deeds() as done:
-        source, took = _made(case)
-    for _ in range(2):  # a busy machine may be slow for a moment
-        took = min(took, _made(case)[1]) if took > CONSTRUCT_SECONDS else took
-    told = [*done, *filter(None, [leaked(before, by=1)])]
-    if took > CONSTRUCT_SECONDS:
-        told.append(f"takes {took:.1f} s")
-    if told:
-        raise Broken(f"the constructor {', '.join(dict.fromkeys(told))}", "do it in camera(), where it may be retried")
+    source = check_constructor(lambda: case.make(case.url), "do it in camera(), where it may be retried")
     if source.model_id is not None and not isinstance(source.model_id, str):
         raise Broken(f"model_id is {type(source.model_id).__name__}", "return the name of the model, or None")
     if not isinstance(source.recording, bool):
         raise Broken(f"recording is {type(source.recording).__name__}", "return True or False")
-
-
-def _made(case: SourceCase) -> tuple[CameraSource, float]:
-    began = time.monotonic()
-    return case.make(case.url), time.monotonic() - began
 
 
 def opens(case: SourceCase) -> None:
@@ -68,7 +57,7 @@ def elsewhere(case: SourceCase) -> None:
     """It can be made again in another process, from its name and settings alone."""
     plugin = importable_name(case.plugin)
     if plugin is None:
-        raise NotTried("its class stands in a test; give the name of its entry point, or a class of a module")
+        raise NotTried(IN_A_TEST)
     here = case.make(case.url)
     url = None if case.url is None else case.url.reveal()
     asked = {"plugin": plugin, "family": False, "url": url, "options": dict(case.options)}
@@ -348,6 +337,7 @@ def model(case: SourceCase) -> None:
 
 
 SOURCE_RULES: tuple[Rule[SourceCase], ...] = (
+    Rule("imports-cleanly", imports, opens=False),
     Rule("settings-documented", documented, opens=False),
     Rule("constructor-does-nothing", constructed, opens=False),
     Rule("opens", opens),

@@ -39,7 +39,7 @@ from healthd.settings import CameraSettings
 from healthd.worker import WorkerTimeout
 from tests.eventually import eventually, until_true
 from tests.fakes import make_runner
-from tests.installing import after, install
+from tests.installing import GOOD, after, install
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes for cameras are Linux' alone")
 
@@ -51,6 +51,7 @@ class Options(SourceOptions):
 class Talking(CameraSource):
     """Delivers what its options say; `url`: its address, as text, in an error."""
 
+    contract = 1
     options_model = Options
     options: Options
 
@@ -162,6 +163,21 @@ def test_what_the_import_of_a_plugin_does_to_others_is_put_back_in_its_process_t
 def test_a_plugin_that_was_uninstalled_below_the_daemon_is_told_as_that() -> None:
     with pytest.raises(CameraError, match=r"gone_plugin:Gone cannot be imported any more .*restart healthd"):
         imported("gone_plugin:Gone")
+
+
+def test_a_plugin_that_was_upgraded_to_another_contract_is_not_run_with_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install(tmp_path, "newer_plugin", GOOD.replace("contract = 1", "contract = 2"))
+    with pytest.raises(CameraError, match=r"written for contract 2, this healthd speaks contract 1.*restart healthd"):
+        imported("newer_plugin:Source")
+
+
+def test_options_that_the_daemon_took_and_the_process_does_not_are_told_as_an_upgrade(nursery: Nursery) -> None:
+    wanted = CameraSettings(plugin="talking", options={"tell": "images"})
+    with pytest.raises(SettingsError, match=r"options\.tell: unknown key.*restart healthd"):
+        IsolatedCamera(Talking("gym"), wanted, nursery=nursery).camera().__enter__()
 
 
 def test_pixels_of_frames_that_nobody_wants_are_not_made(nursery: Nursery) -> None:

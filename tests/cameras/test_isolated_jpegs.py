@@ -34,6 +34,7 @@ class Options(SourceOptions):
 class Snapshots(CameraSource):
     """Delivers JPEGs; its options say what is wrong with the decoder of its process."""
 
+    contract = 1
     options_model = Options
     options: Options
 

@@ -75,7 +75,7 @@ def test_the_ten_minutes_of_the_document_work_word_for_word(tmp_path: Path, envi
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert "13 passed, 0 failed, 2 skipped" in done.stdout
+    assert "14 passed, 0 failed, 2 skipped" in done.stdout
     project = place / "healthd-clock-face"
     shown = cv2.imread(str(project / "card.jpg"))
     assert shown is not None

@@ -1,10 +1,13 @@
 """`healthd plugins check`: a line for each rule, and an exit code that a script can go by."""
 
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from healthd.plugin_check import CheckOptions, check_plugin
+from healthd.plugins import load_plugins
 from healthd.testing.family_rules import FAMILY_RULES
 from healthd_yolo import demo
 from tests.installing import GOOD, after, install
@@ -33,7 +36,7 @@ def test_a_family_without_faults_passes_with_a_line_for_each_rule(
     del lines[: lines.index("lamp, a family of models")]  # the log, which goes elsewhere in a process of its own
     assert [line.split()[1] for line in lines[1:-1]] == [rule.name for rule in FAMILY_RULES]
     assert "  skipped  boxes-in-pixels            it needs a picture in which the model finds something" in lines
-    assert lines[-1] == "11 passed, 0 failed, 3 skipped"
+    assert lines[-1] == "12 passed, 0 failed, 3 skipped"
 
 
 @pytest.mark.process
@@ -63,6 +66,19 @@ def test_a_broken_plugin_is_told_with_its_reason(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "ImportError: libwonder.so.1" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_plugin_whose_import_hangs_is_told_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(tmp_path, "hangs_at_import", "import threading\ngo_on = threading.Event()\ngo_on.wait(60)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(load_plugins.__kwdefaults__, "timeout_seconds", 0.3)
+    began = time.monotonic()
+    assert check_plugin(asked("hangs-at-import")) == 2
+    assert time.monotonic() - began < 30
+    assert "not imported within 0.3 s: open cameras and load models in camera() and model()" in capsys.readouterr().err
+    sys.modules["hangs_at_import"].go_on.set()
 
 
 def test_a_camera_of_the_configuration_is_tried_and_its_password_is_not_told(

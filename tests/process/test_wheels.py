@@ -112,6 +112,7 @@ def test_the_wheels_hold_every_file_of_their_packages(shelf: Shelf) -> None:
     assert "healthd_yolo/demo/gym-pose.onnx" in packed
 
 
+@pytest.mark.timeout(300)  # three daemons, and pip a dozen times
 def test_plugins_are_installed_upgraded_and_uninstalled_while_the_configuration_names_them(
     shelf: Shelf, tmp_path: Path
 ) -> None:
@@ -125,9 +126,10 @@ def test_plugins_are_installed_upgraded_and_uninstalled_while_the_configuration_
         house.python, "-c", "import healthd_yolo.demo as d; print(d.__path__[0])", folder=tmp_path
     ).stdout.strip()
     options = {"model": f"{demo}/gym-pose.onnx", "realtime": True, "loop": True}
-    settings = {"cameras": {**CAMERAS, "gym": {"plugin": "yolo-pose", "url": f"{demo}/gym.mp4", "options": options}}}
-    with Daemon(tmp_path, settings, python=house.python) as first:
-        for name in ("steps", "eyes", "gym"):
+    gym = {"plugin": "yolo-pose", "url": f"{demo}/gym.mp4", "options": options}
+    stairs = {**CAMERAS["steps"], "options": {"step": 4}}
+    with Daemon(tmp_path, {"cameras": {**CAMERAS, "gym": gym, "stairs": stairs}}, python=house.python) as first:
+        for name in ("steps", "eyes", "gym", "stairs"):
             first.until_state(name, "live")
             assert first.get(f"/api/v1/cameras/{name}/snapshot").headers["content-type"] == "image/jpeg"
         first.until_ready()
@@ -139,25 +141,31 @@ def test_plugins_are_installed_upgraded_and_uninstalled_while_the_configuration_
         for name in ("acme-steps", "acme-eyes", "yolo-pose", "snapshot-url", "faults"):
             assert (before[name]["state"], before[name]["notes"]) == ("loaded", [])
 
-        # Upgraded below a running daemon, which goes on with what it has imported.
+        # Upgraded below a running daemon, which goes on with what it has imported; so do the sessions that are open.
         house.install(
-            shelf.build_version("healthd-acme-steps", "2.0", **{"stride: int": "step: int", ".stride": ".step"})
+            shelf.build_version("healthd-acme-steps", "2.0", **{"stride: int": "step: int", ".stride": ".step"}),
+            shelf.build_version("healthd-acme-eyes", "3.0", **{"contract = 2": "contract = 1"}),
         )
         seen = first.camera("steps")["frame_id"]
         assert plugins(first)["acme-steps"] == before["acme-steps"]
         assert first.camera("steps")["state"] == "live"
         assert first.camera("steps")["frame_id"] >= seen
+        # A new session imports what is there now: what no longer fits the daemon is told, with the remedy.
+        remedy = "written for contract 2, this healthd speaks contract 1: upgrade healthd"
+        for name, state, told in (("eyes", "reconnecting", remedy), ("stairs", "failed", "step: unknown key")):
+            first.client.post(f"/api/v1/cameras/{name}/restart").raise_for_status()
+            reason = first.until_state(name, state)["reason"]
+            assert told in reason
+            assert "restart healthd" in reason
         assert first.stop()[0] == 0
 
-    house.install(shelf.build_version("healthd-acme-eyes", "3.0", **{"contract = 2": "contract = 1"}))
     with Daemon(tmp_path, {"cameras": CAMERAS}, python=house.python) as second:
         second.until_state("steps", "live")
-        told = plugins(second)
-        assert told["acme-steps"]["version"] == "2.0"
-        assert list(told["acme-steps"]["settings"]["properties"]) == ["stride"]
-        assert (told["acme-eyes"]["state"], told["acme-eyes"]["version"]) == ("broken", "3.0")
-        remedy = "written for contract 2, this healthd speaks contract 1: upgrade healthd"
-        assert told["acme-eyes"]["reason"] == remedy
+        listed = plugins(second)
+        assert listed["acme-steps"]["version"] == "2.0"
+        assert list(listed["acme-steps"]["settings"]["properties"]) == ["stride"]
+        assert (listed["acme-eyes"]["state"], listed["acme-eyes"]["version"]) == ("broken", "3.0")
+        assert listed["acme-eyes"]["reason"] == remedy
         assert remedy in second.until_state("eyes", "failed")["reason"]
         assert second.stop()[0] == 0
 

@@ -60,6 +60,11 @@ class StartsAThread(Good):
         threading.Thread(target=time.sleep, args=(3,), daemon=True).start()
 
 
+class Dawdles(Good):
+    def __init__(self) -> None:
+        time.sleep(0.6)
+
+
 class RaisesOnNames(Good):
     def serves(self, model_id: str) -> bool:
         return model_id.split(".")[1] == "good"

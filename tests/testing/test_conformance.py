@@ -1,5 +1,6 @@
 """The conformance suite finds what breaks the contract and says so; it lets pass what keeps it."""
 
+import importlib
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from healthd.cameras.source import CameraSource
 from healthd.models.model import ModelFamily
+from healthd.plugins import FAMILIES
 from healthd.printed import Printed
 from healthd.redact import SourceUrl
 from healthd.testing.case import FamilyCase, SourceCase
@@ -16,7 +18,8 @@ from healthd.testing.family_rules import FAMILY_RULES
 from healthd.testing.rules import judged, verdicts
 from healthd.testing.source_rules import SOURCE_RULES
 from healthd.testing.suites import FamilyConformance, SourceConformance
-from healthd.testing.watch import words_of
+from healthd.testing.watch import printed, words_of
+from tests.installing import IN_C, after, install
 from tests.testing import bad_families as families
 from tests.testing import bad_sources as sources
 
@@ -117,6 +120,37 @@ def test_a_constructor_is_not_blamed_for_a_moment_of_a_busy_machine() -> None:
     assert judged(constructor, source_case(sources.DawdlesOnce)).outcome == "passed"
 
 
+MEDDLING = f"import logging\nlogging.disable()\nprint('hello')\n{IN_C.format(number=12)}"
+DID = ("it changed how signals are handled (SIGUSR2)", "it changed logging.disable", "it printed 1 line: hello")
+
+
+def test_an_import_that_meddles_is_told_though_the_plugin_was_imported_here_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install(tmp_path, "meddling", after(MEDDLING))
+    install(tmp_path, "prints_at_import", after("import logging; logging.warning('this is logged')\nprint('hello')"))
+    (imports,) = [one for one in SOURCE_RULES if one.name == "imports-cleanly"]
+    verdict = judged(imports, SourceCase("meddling"))
+    assert verdict.outcome == "failed"
+    assert all(note in verdict.reason for note in DID), verdict.reason
+    assert "camera(), model() or load()" in verdict.remedy
+    with printed():
+        given = importlib.import_module("prints_at_import").Source
+    assert judged(imports, SourceCase(given)).reason == "while it is imported, it printed 1 line: hello"
+    assert judged(imports, SourceCase(sources.Good)).outcome == "passed"
+
+
+def test_a_family_whose_import_meddles_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = f"{MEDDLING}\nfrom healthd.testing.fakes import FakeFamily"
+    install(tmp_path, "lamps", code, group=FAMILIES, lamps="lamps:FakeFamily")
+    (imports,) = [one for one in FAMILY_RULES if one.name == "imports-cleanly"]
+    verdict = judged(imports, FamilyCase("lamps", model="a.fake"))
+    assert verdict.outcome == "failed"
+    assert all(note in verdict.reason for note in DID), verdict.reason
+
+
 def test_a_source_that_is_another_in_another_process_is_told_so() -> None:
     (elsewhere,) = [one for one in SOURCE_RULES if one.name == "made-again-elsewhere"]
     verdict = judged(elsewhere, source_case(sources.KnowsTooMuch))
@@ -152,6 +186,7 @@ def test_what_needs_an_open_camera_is_skipped_where_it_cannot_be_opened() -> Non
     [
         (families.UnhashableOptions, "options-documented", "cannot be hashed"),
         (families.StartsAThread, "constructor-does-nothing", "1 threads more"),
+        (families.Dawdles, "constructor-does-nothing", "the constructor takes "),
         (families.RaisesOnNames, "serves-by-name", "raised IndexError"),
         (families.ServesNothing, "serves-by-name", "says no"),
         (families.LoadsNoModel, "loads", "load() returned object, not a Model"),
@@ -206,4 +241,4 @@ def test_every_rule_has_a_source_or_a_family_that_breaks_it() -> None:
         for mark in test.pytestmark
         for number in range(len(mark.args[1]))
     }
-    assert {rule.name for rule in (*SOURCE_RULES, *FAMILY_RULES)} - tried == {"made-again-elsewhere"}
+    assert {rule.name for rule in (*SOURCE_RULES, *FAMILY_RULES)} - tried == {"made-again-elsewhere", "imports-cleanly"}

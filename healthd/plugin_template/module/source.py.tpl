@@ -1,4 +1,7 @@
-"""The camera source `{{plugin}}`: for now a grey picture that grows lighter."""
+"""The camera source `{{plugin}}`.
+
+For now it is a grey picture that grows lighter.
+"""
 
 import time
 from collections.abc import Iterator

@@ -4,7 +4,10 @@ from healthd.testing.house import RunningCamera
 from healthd.testing.session import opened
 from healthd.testing.suites import SourceConformance
 
-from {{module}}.source import {{class}}Camera, {{class}}Settings
+from {{module}}.source import (
+    {{class}}Camera,
+    {{class}}Settings,
+)
 
 
 class TestContract(SourceConformance):
@@ -15,7 +18,8 @@ class TestContract(SourceConformance):
 
 
 def test_each_picture_is_lighter_than_the_one_before() -> None:
-    source = {{class}}Camera("{{camera}}", options={{class}}Settings(step=3, fps=50))
+    options = {{class}}Settings(step=3, fps=50)
+    source = {{class}}Camera("{{camera}}", options=options)
     with opened(source) as session:
         shades = [int(taken.image[0, 0, 0]) for taken in session.images(3, seconds=2)]
     assert shades == [3, 6, 9]
