@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from healthd.metrics import Metrics
 from tests.api.house import open_house
 from tests.deploy.tools import CHART, case, one, run, tool
 
@@ -71,6 +72,19 @@ def test_the_dashboard_is_what_grafana_reads() -> None:
 STATES = ("starting", "live", "stalled", "reconnecting", "frozen", "ended", "failed", "paused", "stopped")
 
 
+def histograms(name: str, *, age: float, took: float) -> dict[str, str]:
+    """Return 150 predictions a minute in the buckets that the daemon has: all of frames that old, all that slow."""
+    metrics = Metrics()
+    metrics.predict_start_age_seconds.labels(name).observe(age)
+    metrics.predict_seconds.labels(name).observe(took)
+    return {
+        f'{sample.name}{{job="healthd",camera="{name}",le="{sample.labels["le"]}"}}': f"0+{150 * int(sample.value)}x60"
+        for family in (*metrics.predict_start_age_seconds.collect(), *metrics.predict_seconds.collect())
+        for sample in family.samples
+        if sample.name.endswith("_bucket")
+    }
+
+
 def camera(
     name: str,
     state: str,
@@ -78,7 +92,8 @@ def camera(
     predicted: str = "0+150x60",
     dropped: tuple[str, str] = ("replaced", "0+300x60"),
     idle: int = 0,
-    buckets: tuple[str, str] = ("0.1", "0+150x60"),
+    age: float = 0.07,
+    took: float = 0.05,
 ) -> dict[str, str]:
     """Series of a camera over an hour, a minute apart: 15 frames and 2.5 predictions a second unless said otherwise."""
     own = f'job="healthd",camera="{name}"'
@@ -88,10 +103,7 @@ def camera(
     series[f'healthd_camera_frames_dropped_total{{{own},reason="{dropped[0]}"}}'] = dropped[1]
     series[f"healthd_camera_idle{{{own}}}"] = f"{idle}x60"
     series[f"healthd_camera_workers_stuck{{{own}}}"] = "0x60"
-    for metric in ("healthd_predict_seconds", "healthd_predict_start_age_seconds"):
-        series[f'{metric}_bucket{{{own},le="{buckets[0]}"}}'] = buckets[1]
-        series[f'{metric}_bucket{{{own},le="+Inf"}}'] = buckets[1]
-    return series
+    return series | histograms(name, age=age, took=took)
 
 
 UP = {'up{job="healthd"}': "1x60", 'process_start_time_seconds{job="healthd"}': "1000x60"}
@@ -104,6 +116,8 @@ QUIET = {
     "nothing moves, and the model looks every 10 s": UP
     | camera("hall", "live", predicted="0+6x60", dropped=STILL, idle=1),
     "a slow rate that was asked for": UP | camera("gym", "live", predicted="0+6x60", dropped=("replaced", "0+894x60")),
+    "a model of a second, and frames that wait for it": UP | camera("gym", "live", age=0.9, took=0.9),
+    "frames that are a second old": UP | camera("gym", "live", age=1.2, took=0.1),
     "nobody analyses it": UP | camera("door", "live", predicted="0x60", dropped=("no_model", "0+900x60")),
     "somebody paused it": UP | camera("gym", "paused", predicted="0x60"),
     "a decoder crashed twice, and hung often": UP
@@ -123,7 +137,9 @@ LOUD: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "a network that stumbles": ("HealthdCameraDropping", UP | camera("gym", "live", dropped=("backlog", "0+150x60"))),
     "a model that hangs": ("HealthdPredictionsMissing", UP | camera("gym", "live", predicted="0x60")),
-    "a model of 5 s": ("HealthdPredictionsLate", UP | camera("gym", "live", buckets=("5", "0+12x60"))),
+    "a model of 4 s": ("HealthdPredictionsLate", UP | camera("gym", "live", took=4)),
+    "old frames, a fast model": ("HealthdPredictionsLate", UP | camera("gym", "live", age=3, took=0.1)),
+    "frames half a minute old": ("HealthdPredictionsLate", UP | camera("gym", "live", age=30, took=0.5)),
     "down and up and down": (
         "HealthdCameraDown",
         {
