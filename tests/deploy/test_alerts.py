@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from healthd.metrics import Metrics
@@ -126,6 +127,7 @@ QUIET = {
     "models come and go": UP
     | camera("gym", "live")
     | {UNLOADS.format("crashed"): "0x35 1 2x20", UNLOADS.format("room"): "0+1x60"},
+    "it was started anew four times": {**UP, 'process_start_time_seconds{job="healthd"}': "0x10 1x5 2x5 3x5 4x40"},
     "a recording is over": UP | camera("replay", "ended", predicted="0x60"),
 }
 LOUD: dict[str, tuple[str, dict[str, str]]] = {
@@ -187,5 +189,34 @@ def test_alerts_come_when_they_should_and_not_on_an_idle_night(tmp_path: Path) -
     ]
     file = tmp_path / "tests.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": tests}), encoding="utf-8")
+    done = run(tool("promtool"), "test", "rules", file)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("lives_seconds", [15, 60, 120])
+def test_a_crash_loop_is_told_without_a_break_at_the_pace_of_the_kubelet(lives_seconds: int, tmp_path: Path) -> None:
+    """It waits five minutes after each end, and Prometheus sees a run only while it lasts."""
+    period = 300 + lives_seconds
+    scrapes = range(0, 3 * 3600, 15)
+    runs = [(at // period, at % period < lives_seconds) for at in scrapes]
+    series = {
+        'up{job="healthd"}': " ".join(str(int(lives)) for _, lives in runs),
+        'process_start_time_seconds{job="healthd"}': " ".join(
+            str(1000 + run * period) if lives else "stale" for run, lives in runs
+        ),
+    }
+    firing = 'count(ALERTS{alertname="HealthdCrashLoop",alertstate="firing"}) or vector(0)'
+    expected = [{"labels": "{}", "value": 1}]
+    test = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {"expr": f"min_over_time(({firing})[2h:15s])", "eval_time": "175m", "exp_samples": expected}
+        ],
+    }
+    file = tmp_path / "tests.yaml"
+    file.write_text(
+        yaml.safe_dump({"rule_files": [str(ALERTS)], "evaluation_interval": "15s", "tests": [test]}), encoding="utf-8"
+    )
     done = run(tool("promtool"), "test", "rules", file)
     assert done.returncode == 0, done.stderr + done.stdout
