@@ -383,8 +383,16 @@ def test_the_start_may_take_as_long_as_loading_a_model() -> None:
         probe = pod(rendered(values))["containers"][0]["startupProbe"]
         assert probe["periodSeconds"] * probe["failureThreshold"] >= least + 30
     container = pod(case("default"))["containers"][0]
+    assert container["startupProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_the_reason_of_a_failed_start_is_the_message_of_its_container() -> None:
+    """The end of its log: that of pip, of check-config or of healthd itself."""
+    containers = [item for key in ("initContainers", "containers") for item in pod(case("full"))[key]]
+    assert [item["name"] for item in containers] == ["plugins", "check-config", "healthd"]
+    assert {item["terminationMessagePolicy"] for item in containers} == {"FallbackToLogsOnError"}
 
 
 def test_hardware_is_there_only_where_it_is_asked_for() -> None:
