@@ -163,7 +163,7 @@ class Metrics:
             "healthd_predict_start_age_seconds",
             "Age of a frame when its prediction starts.",
             ("camera",),
-            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.2, 0.5, 1),
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.07, 0.1, 0.2, 0.5, 1, 1.5, 2, 5, 10, 30),
             registry=self.registry,
         )
         self.infer_requests = Counter(

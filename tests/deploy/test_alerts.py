@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from healthd.metrics import Metrics
 from tests.api.house import open_house
 from tests.deploy.tools import CHART, case, one, run, tool
 
@@ -71,6 +73,19 @@ def test_the_dashboard_is_what_grafana_reads() -> None:
 STATES = ("starting", "live", "stalled", "reconnecting", "frozen", "ended", "failed", "paused", "stopped")
 
 
+def histograms(name: str, *, age: float, took: float) -> dict[str, str]:
+    """Return 150 predictions a minute in the buckets that the daemon has: all of frames that old, all that slow."""
+    metrics = Metrics()
+    metrics.predict_start_age_seconds.labels(name).observe(age)
+    metrics.predict_seconds.labels(name).observe(took)
+    return {
+        f'{sample.name}{{job="healthd",camera="{name}",le="{sample.labels["le"]}"}}': f"0+{150 * int(sample.value)}x60"
+        for family in (*metrics.predict_start_age_seconds.collect(), *metrics.predict_seconds.collect())
+        for sample in family.samples
+        if sample.name.endswith("_bucket")
+    }
+
+
 def camera(
     name: str,
     state: str,
@@ -78,7 +93,9 @@ def camera(
     predicted: str = "0+150x60",
     dropped: tuple[str, str] = ("replaced", "0+300x60"),
     idle: int = 0,
-    buckets: tuple[str, str] = ("0.1", "0+150x60"),
+    stuck: int = 0,
+    age: float = 0.07,
+    took: float = 0.05,
 ) -> dict[str, str]:
     """Series of a camera over an hour, a minute apart: 15 frames and 2.5 predictions a second unless said otherwise."""
     own = f'job="healthd",camera="{name}"'
@@ -87,11 +104,8 @@ def camera(
     series[f"healthd_camera_frames_predicted_total{{{own}}}"] = predicted
     series[f'healthd_camera_frames_dropped_total{{{own},reason="{dropped[0]}"}}'] = dropped[1]
     series[f"healthd_camera_idle{{{own}}}"] = f"{idle}x60"
-    series[f"healthd_camera_workers_stuck{{{own}}}"] = "0x60"
-    for metric in ("healthd_predict_seconds", "healthd_predict_start_age_seconds"):
-        series[f'{metric}_bucket{{{own},le="{buckets[0]}"}}'] = buckets[1]
-        series[f'{metric}_bucket{{{own},le="+Inf"}}'] = buckets[1]
-    return series
+    series[f"healthd_camera_workers_stuck{{{own}}}"] = f"{stuck}x60"
+    return series | histograms(name, age=age, took=took)
 
 
 UP = {'up{job="healthd"}': "1x60", 'process_start_time_seconds{job="healthd"}': "1000x60"}
@@ -104,6 +118,8 @@ QUIET = {
     "nothing moves, and the model looks every 10 s": UP
     | camera("hall", "live", predicted="0+6x60", dropped=STILL, idle=1),
     "a slow rate that was asked for": UP | camera("gym", "live", predicted="0+6x60", dropped=("replaced", "0+894x60")),
+    "a model of a second, and frames that wait for it": UP | camera("gym", "live", age=0.9, took=0.9),
+    "frames that are a second old": UP | camera("gym", "live", age=1.2, took=0.1),
     "nobody analyses it": UP | camera("door", "live", predicted="0x60", dropped=("no_model", "0+900x60")),
     "somebody paused it": UP | camera("gym", "paused", predicted="0x60"),
     "a decoder crashed twice, and hung often": UP
@@ -112,6 +128,7 @@ QUIET = {
     "models come and go": UP
     | camera("gym", "live")
     | {UNLOADS.format("crashed"): "0x35 1 2x20", UNLOADS.format("room"): "0+1x60"},
+    "it was started anew four times": {**UP, 'process_start_time_seconds{job="healthd"}': "0x10 1x5 2x5 3x5 4x40"},
     "a recording is over": UP | camera("replay", "ended", predicted="0x60"),
 }
 LOUD: dict[str, tuple[str, dict[str, str]]] = {
@@ -123,7 +140,10 @@ LOUD: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "a network that stumbles": ("HealthdCameraDropping", UP | camera("gym", "live", dropped=("backlog", "0+150x60"))),
     "a model that hangs": ("HealthdPredictionsMissing", UP | camera("gym", "live", predicted="0x60")),
-    "a model of 5 s": ("HealthdPredictionsLate", UP | camera("gym", "live", buckets=("5", "0+12x60"))),
+    "a model of 4 s": ("HealthdPredictionsLate", UP | camera("gym", "live", took=4)),
+    "old frames, a fast model": ("HealthdPredictionsLate", UP | camera("gym", "live", age=3, took=0.1)),
+    "frames half a minute old": ("HealthdPredictionsLate", UP | camera("gym", "live", age=30, took=0.5)),
+    "a thread that hangs in a driver": ("HealthdThreadsStuck", UP | camera("gym", "live", stuck=1)),
     "down and up and down": (
         "HealthdCameraDown",
         {
@@ -152,7 +172,7 @@ LOUD: dict[str, tuple[str, dict[str, str]]] = {
 
 def test_alerts_come_when_they_should_and_not_on_an_idle_night(tmp_path: Path) -> None:
     names = [rule["alert"] for rule in alerts()]
-    assert {name for name, _ in LOUD.values()} == set(names) - {"HealthdThreadsStuck"}
+    assert {name for name, _ in LOUD.values()} == set(names)
     tests = [
         {
             "name": what,
@@ -171,5 +191,34 @@ def test_alerts_come_when_they_should_and_not_on_an_idle_night(tmp_path: Path) -
     ]
     file = tmp_path / "tests.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": tests}), encoding="utf-8")
+    done = run(tool("promtool"), "test", "rules", file)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("lives_seconds", [15, 60, 120])
+def test_a_crash_loop_is_told_without_a_break_at_the_pace_of_the_kubelet(lives_seconds: int, tmp_path: Path) -> None:
+    """It waits five minutes after each end, and Prometheus sees a run only while it lasts."""
+    period = 300 + lives_seconds
+    scrapes = range(0, 3 * 3600, 15)
+    runs = [(at // period, at % period < lives_seconds) for at in scrapes]
+    series = {
+        'up{job="healthd"}': " ".join(str(int(lives)) for _, lives in runs),
+        'process_start_time_seconds{job="healthd"}': " ".join(
+            str(1000 + run * period) if lives else "stale" for run, lives in runs
+        ),
+    }
+    firing = 'count(ALERTS{alertname="HealthdCrashLoop",alertstate="firing"}) or vector(0)'
+    expected = [{"labels": "{}", "value": 1}]
+    test = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {"expr": f"min_over_time(({firing})[2h:15s])", "eval_time": "175m", "exp_samples": expected}
+        ],
+    }
+    file = tmp_path / "tests.yaml"
+    file.write_text(
+        yaml.safe_dump({"rule_files": [str(ALERTS)], "evaluation_interval": "15s", "tests": [test]}), encoding="utf-8"
+    )
     done = run(tool("promtool"), "test", "rules", file)
     assert done.returncode == 0, done.stderr + done.stdout

@@ -140,6 +140,23 @@ def test_values_that_are_wrong_are_refused_with_the_place_and_the_reason(
     assert "u:pw@" not in told
 
 
+def test_no_table_is_passed_over_where_a_file_of_ones_own_is_read() -> None:
+    """What the chart does not tell healthd by a variable is refused, in each table that healthd has."""
+    told = (CHART / "templates" / "_pod.tpl").read_text(encoding="utf-8")
+    asked = set()
+    defaults = Settings(auth={"mode": "none"}).model_dump(mode="json")  # type: ignore[arg-type]
+    for section, keys in {**defaults, "cameras": {"gym": {"plugin": "x"}}}.items():
+        for key, value in keys.items():
+            if value is None or f"- name: HEALTHD_{section.upper()}__{key.upper()}\n" in told:
+                continue
+            reason = refused({section: {key: value}, "existingConfig": {"secret": "s"}})
+            assert section in reason
+            assert "would not be read, because existingConfig is set" in reason
+            asked.add(section)
+            break
+    assert asked == set(Settings.model_fields) - {"shutdown"}, "of which the chart tells all"
+
+
 # -- the configuration -------------------------------------------------------------------------------------------------
 
 
@@ -366,8 +383,16 @@ def test_the_start_may_take_as_long_as_loading_a_model() -> None:
         probe = pod(rendered(values))["containers"][0]["startupProbe"]
         assert probe["periodSeconds"] * probe["failureThreshold"] >= least + 30
     container = pod(case("default"))["containers"][0]
+    assert container["startupProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_the_reason_of_a_failed_start_is_the_message_of_its_container() -> None:
+    """The end of its log: that of pip, of check-config or of healthd itself."""
+    containers = [item for key in ("initContainers", "containers") for item in pod(case("full"))[key]]
+    assert [item["name"] for item in containers] == ["plugins", "check-config", "healthd"]
+    assert {item["terminationMessagePolicy"] for item in containers} == {"FallbackToLogsOnError"}
 
 
 def test_hardware_is_there_only_where_it_is_asked_for() -> None:

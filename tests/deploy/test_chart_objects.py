@@ -5,31 +5,45 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.deploy.tools import CASES, case, one
-
-THEIRS = {"HTTPRoute", "ServiceMonitor", "PrometheusRule"}
-"""Not of Kubernetes itself: its schemas do not know them."""
+from tests.deploy.other_kinds import OTHERS
+from tests.deploy.tools import CASES, CHART, case, one
 
 
-def newest_versions() -> list[str]:
+def versions() -> list[str]:
+    """Return the oldest Kubernetes that the chart names, and the newest three."""
     if importlib.util.find_spec("kubernetes_validate") is None:
         return ["none"]
     from kubernetes_validate.utils import all_versions, major_minor  # noqa: PLC0415
 
-    return list(dict.fromkeys(major_minor(version) for version in all_versions()))[-3:]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    oldest = major_minor(chart["kubeVersion"].removeprefix(">="))
+    known = list(dict.fromkeys(major_minor(version) for version in all_versions()))
+    assert oldest in known
+    return [oldest, *known[-3:]]
 
 
-@pytest.mark.parametrize("version", newest_versions())
+@pytest.mark.parametrize("version", versions())
 def test_the_objects_are_valid(version: str) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate").validate
     seen = set()
-    for name in ("default", "full", "hardened"):
+    for name in CASES:
         for (kind, _), item in case(name).items():
-            if kind not in THEIRS and (text := json.dumps(item, sort_keys=True)) not in seen:
+            if kind not in OTHERS and (text := json.dumps(item, sort_keys=True)) not in seen:
                 seen.add(text)
                 validate(item, version, strict=True)
     assert len(seen) > 12
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_the_objects_that_kubernetes_itself_does_not_have_are_valid_too(kind: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="pip install kubernetes-validate")
+    check = jsonschema.Draft202012Validator(OTHERS[kind])
+    item = one(case("full"), kind)
+    assert [error.message for error in check.iter_errors(item)] == []
+    item = json.loads(json.dumps(item).replace('"name":', '"nmae":'))
+    assert any("'nmae' was unexpected" in error.message for error in check.iter_errors(item))
 
 
 def test_everything_that_can_be_made_is_made_and_the_default_makes_little() -> None:
@@ -38,7 +52,7 @@ def test_everything_that_can_be_made_is_made_and_the_default_makes_little() -> N
     }
     assert {kind for kind, _ in case("full")} == {
         *("ServiceAccount", "ConfigMap", "Service", "Deployment", "Pod", "PersistentVolumeClaim", "Ingress"),
-        *("NetworkPolicy", *THEIRS),
+        *("NetworkPolicy", *OTHERS),
     }
 
 

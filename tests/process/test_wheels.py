@@ -82,8 +82,8 @@ class Environment:
         pip("--python", self.python, "uninstall", "--yes", name, folder=self.folder)
 
     def healthd(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run a verb to its end."""
-        return run(self.python, "-m", "healthd", *arguments, folder=self.folder)
+        """Run a verb to its end, by the command that the wheel brings."""
+        return run(self.python.with_name("healthd"), *arguments, folder=self.folder)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@
 {{- fail "existingConfig: name a secret or a configMap, not both" -}}
 {{- end -}}
 {{- if or $existing.secret $existing.configMap -}}
-{{- range $section := list "auth" "log" "snapshots" "streams" "inference" "performance" "cameras" -}}
+{{- range $section := list "auth" "log" "config" "snapshots" "streams" "inference" "performance" "cameras" -}}
 {{- if index $values $section -}}
 {{- fail (printf "%s: would not be read, because existingConfig is set: write it into that file" $section) -}}
 {{- end -}}
