@@ -261,13 +261,12 @@ def _file(stage: Stage, spoil: Callable[[Path], object]) -> None:
     watched.goes_on()
     begun = time.monotonic()
     watched.end_process()
-    seen = stage.noticed(
+    stage.noticed(
         lambda seen: (
             seen["model"]["state"] not in {"ready", "loading"} and "SIGKILL" not in (seen["model"]["reason"] or "")
         )
     )
     stage.outcome.noticed = time.monotonic() - begun
-    stage.said(f"model {seen['model']['state']}", seen["model"]["reason"])
     other = watched.file.with_suffix(".whole")
     shutil.copy(DEMO / "gym-pose.onnx", other)
     other.replace(watched.file)
@@ -279,10 +278,10 @@ def _file(stage: Stage, spoil: Callable[[Path], object]) -> None:
 
 
 LOADED_SECONDS = 10.0
-MODEL_FILE: dict[str, Any] = {"noticed": LOADED_SECONDS, "recovered": LOADED_SECONDS, "event": None, "metric": None}
+MODEL_FILE: dict[str, Any] = {"noticed": LOADED_SECONDS, "recovered": LOADED_SECONDS, "metric": PREDICTOR}
 
 
-@fault("file deleted", **MODEL_FILE)
+@fault("file deleted", reason="there is no `model.onnx`", **MODEL_FILE)
 def model_deleted(stage: Stage) -> None:
     """The file goes while the model works, which goes on; then its process is killed, and it is loaded again: in vain.
 
@@ -291,13 +290,13 @@ def model_deleted(stage: Stage) -> None:
     _file(stage, Path.unlink)
 
 
-@fault("file replaced by garbage, in place", **MODEL_FILE)
+@fault("file replaced by garbage, in place", reason="not a model", **MODEL_FILE)
 def model_garbage(stage: Stage) -> None:
     """Noise is written over the file of a model that works; the rest as before."""
     _file(stage, lambda path: path.write_bytes(os.urandom(500_000)))
 
 
-@fault("file replaced by another model", noticed=LOADED_SECONDS, recovered=LOADED_SECONDS, event=None, metric=None)
+@fault("file replaced by another model", reason="`detect` model", **MODEL_FILE)
 def model_other(stage: Stage) -> None:
     """A detection model is moved over the file of a pose model that works; the rest as before, and it is unloaded."""
 
