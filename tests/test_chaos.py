@@ -1,7 +1,10 @@
 """`make chaos` tells the truth: what exceeds a bound, fails or is skipped is said, and the page is written whole."""
 
+import dataclasses
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +12,7 @@ from benchmarks.chaos import __main__ as chaos
 from benchmarks.chaos import page
 from benchmarks.chaos.beside import Beside, Seen
 from benchmarks.chaos.faults import GROUPS, Fault, Outcome, all_faults
+from benchmarks.chaos.mistakes import mistakes
 from benchmarks.chaos.stage import Stage
 from healthd.metrics import documented_names
 
@@ -118,6 +122,45 @@ def test_whoever_else_is_hurt_is_a_problem(seen: dict[str, float], problem: str 
     stage._judge_others()
     times = ["noticed in 9.0 s, bound 3 s", "not recovered"]
     assert stage.outcome.problems == [*times, *([f"others: {problem}"] if problem else [])]
+
+
+TRACEBACK = "Traceback (most recent call last):\n  ...\nKeyError: 3"
+BUG = json.dumps({"level": "error", "event": "jobs_bug", "exception": TRACEBACK})
+DIED = json.dumps({"level": "critical", "event": "camera_task_died", "reason": "it was a bug"})
+BROKEN = json.dumps({"level": "warning", "event": "plugin_broken", "exception": TRACEBACK})
+WARNED = json.dumps({"level": "warning", "event": "session_failed", "reason": "refused", "error": "CameraError"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([WARNED, "a line of a library", '"a string"'], []),
+        ([BUG, WARNED, BUG], ["`jobs_bug`: KeyError: 3 (2 times)"]),
+        ([DIED, BROKEN], ["`camera_task_died`: it was a bug", "`plugin_broken`: KeyError: 3"]),
+        (["Traceback (most recent call last):", "KeyError: 3"], ["Traceback (most recent call last):"]),
+        ([json.dumps({"level": "error", "event": "crash_loop"})], []),
+    ],
+)
+def test_errors_and_tracebacks_of_a_log_are_mistakes_but_for_those_that_are_named(
+    lines: list[str], found: list[str]
+) -> None:
+    assert mistakes("\n".join(lines), named={"crash_loop"}) == found
+
+
+def ended_daemon(log: str) -> SimpleNamespace:
+    return SimpleNamespace(returncode=0, stderr=log, until_read=lambda: None, events=list)
+
+
+@pytest.mark.parametrize("named", ["event", "errors"])
+def test_a_row_whose_log_holds_an_error_is_not_within_its_bounds_unless_the_fault_names_it(named: str) -> None:
+    plain = dataclasses.replace(FAULTS["hangs"], event=None)
+    bounds = {"noticed_within": None, "recovered_within": None}
+    naming = {**bounds, "event": "jobs_bug"} if named == "event" else {**bounds, "errors": ("jobs_bug",)}
+    for how, problems in ((bounds, ["log: `jobs_bug`: KeyError: 3"]), (naming, [])):
+        with Stage(dataclasses.replace(plain, **how)) as stage:  # type: ignore[arg-type]
+            stage.daemon = ended_daemon(BUG)  # type: ignore[assignment]
+            stage.outcome.log = "jobs_bug: found by the row"
+            assert stage.close().problems == problems
 
 
 def test_a_run_may_be_cut_into_several(tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ def log_disk_full(stage: Stage) -> None:
         seconds=5,
         what=lambda: f"log_lines_dropped in {(disk / 'log').read_text()[-2000:]}",
     )
+    stage.hold_log((disk / "log").read_text(encoding="utf-8"))
     stage.said("log_lines_dropped", f"{json.loads(told[0])['lines']} lines")
 
 

@@ -1,8 +1,10 @@
 """Faults of the start and the stop: signals at every moment, a port that is taken, descriptors and disks that lack."""
 
+import contextlib
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,14 @@ def _settings(url: str) -> dict[str, Any]:
     return {"cameras": {"patient": patient(url)}, "models": {"preload": ["slow"]}}
 
 
-def _started(stage: Stage, name: str, settings: dict[str, Any], **options: Any) -> Daemon:
+@contextlib.contextmanager
+def _started(stage: Stage, name: str, settings: dict[str, Any], **options: Any) -> Iterator[Daemon]:
+    """Start a daemon; whatever becomes of it, its log must tell of no error that the fault does not name."""
     folder = stage.folder / name
     folder.mkdir(exist_ok=True)
-    return Daemon(folder, settings, plugins=[PLUGIN], CHAOS_FAULT="", **options)
+    with Daemon(folder, settings, plugins=[PLUGIN], CHAOS_FAULT="", **options) as daemon:
+        yield daemon
+    stage.hold_log(daemon.stderr)
 
 
 def _until_started(stage: Stage, settings: dict[str, Any]) -> float:
@@ -159,9 +165,19 @@ def _in_time_wait(port: int) -> int:
 DESCRIPTORS = (10, 20, 40, 80)
 
 
-@fault("too few file descriptors at the start", noticed=START_SECONDS, recovered=None, limit=150, **QUIET)
+@fault(
+    "too few file descriptors at the start",
+    noticed=START_SECONDS,
+    recovered=None,
+    limit=150,
+    errors=("process_crashed", "exception_ignored"),
+    **QUIET,
+)
 def few_descriptors(stage: Stage) -> None:
-    """The daemon is started with 10, 20, 40 and 80 descriptors: it either works or ends and says what it lacks."""
+    """The daemon is started with 10, 20, 40 and 80 descriptors: it either works or ends and says what it lacks.
+
+    Without enough for an event loop it ends with an error in the log (`process_crashed`).
+    """
     settings, came, longest = _settings(stage.camera().url), [], 0.0
     for most in DESCRIPTORS:
         with _started(stage, f"few{most}", settings, prefix=["prlimit", f"--nofile={most}:{most}"]) as daemon:
@@ -171,6 +187,8 @@ def few_descriptors(stage: Stage) -> None:
             if daemon.returncode is not None:
                 came.append(f"{most}: exit {daemon.returncode}")
                 said = daemon.stderr.strip()
+                for crash in daemon.events("process_crashed"):
+                    stage.said("process_crashed", str(crash.get("exception", "")).strip().rpartition("\n")[2])
                 if daemon.returncode == 0 or ("Too many open files" not in said and "descriptor" not in said):
                     stage.problem(f"with {most} it ended with {daemon.returncode} and said {said[-200:]!r}")
                 continue
