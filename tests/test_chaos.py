@@ -13,7 +13,7 @@ from benchmarks.chaos import page
 from benchmarks.chaos.beside import Beside, Seen
 from benchmarks.chaos.faults import GROUPS, Fault, Outcome, all_faults
 from benchmarks.chaos.mistakes import mistakes
-from benchmarks.chaos.stage import Stage
+from benchmarks.chaos.stage import Stage, _is_of
 from healthd.metrics import documented_names
 
 FAULTS = all_faults()
@@ -69,7 +69,30 @@ def test_every_group_of_the_issue_has_a_table(tmp_path: Path) -> None:
 def test_every_fault_says_how_it_is_done_and_what_an_operator_sees(fault: Fault) -> None:
     assert fault.how.endswith(".")
     assert fault.metric is None or fault.metric.partition("{")[0] in documented_names()
+    assert (fault.event is not None and fault.metric is not None) or fault.unseen, "say why nothing is to be seen"
     assert fault.limit_seconds <= 300
+
+
+def test_a_row_says_why_the_log_or_the_metrics_tell_nothing() -> None:
+    fault = dataclasses.replace(FAULTS["server-killed"], unseen="it is no failure")
+    assert page.row(fault, outcome("server-killed", log=""))[-2:] == ("- (it is no failure)", "`m +1`")
+    assert page.row(fault, outcome("server-killed", metric=""))[-1] == "- (it is no failure)"
+    assert page.row(fault, outcome("server-killed", log="", metric=""))[-2:] == ("- (it is no failure)", "-")
+
+
+@pytest.mark.parametrize(
+    ("metric", "fits"),
+    [
+        ("healthd_http_requests_total", True),
+        ("healthd_http_req", True),
+        ('healthd_http_requests_total{status="413"}', True),
+        ('healthd_http_requests_total{route="/api/v1/jobs",status="413"}', True),
+        ('healthd_http_requests_total{status="431"}', False),
+        ("healthd_infer_requests_total", False),
+    ],
+)
+def test_a_sample_is_found_by_some_of_its_labels(metric: str, *, fits: bool) -> None:
+    assert _is_of('healthd_http_requests_total{route="/api/v1/jobs",status="413"}', metric) is fits
 
 
 def test_what_those_beside_saw_before_the_fault_is_told_from_what_they_saw_after_it() -> None:

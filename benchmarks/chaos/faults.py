@@ -58,7 +58,9 @@ class Fault:
     reason: str = ""
     """Regular expression that must be found in what that event says."""
     metric: str | None = 'healthd_camera_failures_total{camera="patient",task="reader"}'
-    """How a sample of `/metrics` begins that must have grown."""
+    """Name of a sample of `/metrics` that must have grown, or how it begins; with labels, those that it has."""
+    unseen: str = ""
+    """Why the log or the metrics tell nothing of it, where `event` or `metric` is None."""
     errors: tuple[str, ...] = ()
     """More events that may be errors of the log: any other one is a problem."""
     namespace: bool = False
@@ -71,6 +73,7 @@ class Told(TypedDict, total=False):
     event: str | None
     reason: str
     metric: str | None
+    unseen: str
     errors: tuple[str, ...]
     namespace: bool
 

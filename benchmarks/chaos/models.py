@@ -120,7 +120,14 @@ def returns_nan(stage: Stage) -> None:
     broken.recovered()
 
 
-@fault("predict returns ten thousand boxes", noticed=TOLD_SECONDS, recovered=AGAIN_SECONDS, event=None, metric=None)
+@fault(
+    "predict returns ten thousand boxes",
+    noticed=TOLD_SECONDS,
+    recovered=AGAIN_SECONDS,
+    event=None,
+    metric="healthd_model_detections_total",
+    unseen="no failure: each answer says how many were left out",
+)
 def returns_ten_thousand(stage: Stage) -> None:
     """For five seconds each prediction holds 10,000 boxes: clients get the 300 most confident ones."""
     broken = _Broken(stage)

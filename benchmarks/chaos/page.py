@@ -67,7 +67,8 @@ def row(fault: Fault, outcome: Outcome) -> tuple[str, ...]:
     own = [problem for problem in outcome.problems if not problem.startswith("others: ")]
     name += "".join(f"<br>**exceeded: {problem}**" for problem in own)
     event, _, reason = outcome.log.partition(": ")
-    log = f"`{event}`" + (f": {reason}" if reason else "") if event else "-"
+    log = f"`{event}`" + (f": {reason}" if reason else "") if event else f"- ({fault.unseen})"
+    metric = f"`{outcome.metric}`" if outcome.metric else f"- ({fault.unseen})" if event else "-"
     return (
         name,
         _bounded(outcome.noticed, fault.noticed_within),
@@ -75,7 +76,7 @@ def row(fault: Fault, outcome: Outcome) -> tuple[str, ...]:
         _others(outcome),
         _lost(outcome),
         log,
-        f"`{outcome.metric}`" if outcome.metric else "-",
+        metric,
     )
 
 

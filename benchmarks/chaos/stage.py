@@ -284,9 +284,7 @@ class Stage:
         after = daemon.samples()
         if self.fault.metric:
             grown = sum(
-                value - self._before.get(name, 0.0)
-                for name, value in after.items()
-                if name.startswith(self.fault.metric)
+                value - self._before.get(name, 0.0) for name, value in after.items() if _is_of(name, self.fault.metric)
             )
             self.outcome.metric = f"{self.fault.metric} +{grown:g}"
             if grown <= 0:
@@ -351,6 +349,12 @@ class Stage:
 
 def _is_live(camera: dict[str, Any]) -> bool:
     return bool(camera["state"] == "live")
+
+
+def _is_of(sample: str, metric: str) -> bool:
+    """Whether a sample is one of a metric: its name begins so, and it has the labels that are given."""
+    name, _, labels = metric.rstrip("}").partition("{")
+    return sample.startswith(name) and all(label in sample for label in labels.split(",") if label)
 
 
 def _unaccounted(samples: Mapping[str, float], camera: str) -> float:
