@@ -61,6 +61,21 @@ def test_the_page_is_written_between_its_marks_and_says_what_exceeded_and_what_w
     assert {len(re.findall(r" \|", row)) for row in rows} == {len(page.HEAD)}
 
 
+@pytest.mark.parametrize(
+    ("p99", "problems", "said"),
+    [
+        (6.0, [], "none; "),
+        (7.0, [], "within bounds; "),
+        (90.0, ["others: p99 of polls 90 ms"], "**p99 of polls 90 ms**; "),
+    ],
+)
+def test_others_whose_wait_more_than_doubled_were_affected_within_the_bounds(
+    p99: float, problems: list[str], said: str
+) -> None:
+    seen = outcome("server-killed", others={**OTHERS, "poll_p99_ms": p99}, problems=problems)
+    assert page.row(FAULTS["server-killed"], seen)[3].startswith(said)
+
+
 def test_every_group_of_the_issue_has_a_table(tmp_path: Path) -> None:
     assert {fault.group for fault in FAULTS.values()} == set(GROUPS)
 

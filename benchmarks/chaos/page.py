@@ -42,7 +42,8 @@ def _others(outcome: Outcome) -> str:
     if not seen:
         return "-"
     affected = [problem.removeprefix("others: ") for problem in outcome.problems if problem.startswith("others: ")]
-    said = "**" + ", ".join(affected) + "**" if affected else "none"
+    waited = seen["poll_p99_ms"] > 2 * seen["poll_p99_before_ms"]
+    said = "**" + ", ".join(affected) + "**" if affected else "within bounds" if waited else "none"
     gap = f"longest gap {seen['gap_ms']:.0f} ms (before: {seen['gap_before_ms']:.0f})"
     if seen["frames_skipped"]:
         gap += f", {seen['frames_skipped']:.0f} of {seen['frames']:.0f} frames skipped"
