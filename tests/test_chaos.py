@@ -208,6 +208,28 @@ def test_a_run_may_be_cut_into_several(tmp_path: Path) -> None:
     assert {name: one.noticed for name, one in together.items()} == {"server-killed": 0.5, "dns-hangs": 2.0}
 
 
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (("2026-01-02 03:04", "2026-01-02 03:04"), "Measured on 2026-01-02 03:04 UTC"),
+        (
+            ("2026-01-02 03:04", "2026-01-01 23:00"),
+            "Measured from 2026-01-01 23:00 UTC (the oldest row: `dns-hangs`) to 2026-01-02 03:04 UTC",
+        ),
+        (("2026-01-02 03:04", ""), "Measured on 2026-01-02 03:04 UTC, 1 of the rows at times that were not kept"),
+        (("", ""), "Measured at times that were not kept"),
+    ],
+)
+def test_the_page_says_of_when_its_oldest_row_is(times: tuple[str, str], said: str) -> None:
+    names = ("server-killed", "dns-hangs")
+    assert page.when({name: outcome(name, measured=at) for name, at in zip(names, times, strict=True)}) == said
+
+
+def test_an_outcome_keeps_when_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "_outcome", lambda fault, *, loud: outcome(fault.name))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", chaos.run(FAULTS["dns-hangs"], loud=False).measured)
+
+
 def test_faults_are_chosen_by_name_or_by_group() -> None:
     assert [fault.name for fault in chaos.chosen("dns-hangs,server-killed")] == ["server-killed", "dns-hangs"]
     assert {fault.group for fault in chaos.chosen("files")} == {"files"}

@@ -96,6 +96,8 @@ class Outcome:
     """Bounds that were exceeded, and what else must not be."""
     skipped: str = ""
     seconds: float = 0.0
+    measured: str = ""
+    """When it was done, in UTC: 2026-01-31 18:20."""
 
 
 FAULTS: dict[str, Fault] = {}

@@ -1,7 +1,6 @@
 """docs/reliability.md: a table for each group of faults, between two marks."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.chaos.faults import GROUPS, Fault, Outcome, all_faults
@@ -106,11 +105,24 @@ def summary(outcomes: Mapping[str, Outcome]) -> str:
     )
 
 
+def when(outcomes: Mapping[str, Outcome]) -> str:
+    """Say when the rows were measured, the oldest first: they may be of several runs (`--keep`)."""
+    times = sorted((outcome.measured, name) for name, outcome in outcomes.items() if outcome.measured)
+    unknown = len(outcomes) - len(times)
+    if not times:
+        return "Measured at times that were not kept"
+    (oldest, name), (newest, _) = times[0], times[-1]
+    said = f"Measured on {oldest} UTC"
+    if oldest != newest:
+        said = f"Measured from {oldest} UTC (the oldest row: `{name}`) to {newest} UTC"
+    return f"{said}, {unknown} of the rows at times that were not kept" if unknown else said
+
+
 def write(outcomes: Mapping[str, Outcome], machine: Mapping[str, str], page: Path = PAGE) -> Path:
     """Write the tables into the page, between its two marks; return the page."""
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     about = f"{machine['processor']}, {machine['cores']}; {machine['memory']}; {machine['system']}"
-    said = f"Measured on {datetime.now(UTC).date()}: {about}. {summary(outcomes)}"
+    said = f"{when(outcomes)}: {about}. {summary(outcomes)}"
     page.write_text(f"{before}{BEGIN}\n\n{said}\n\n{tables(outcomes)}\n\n{END}{after}", encoding="utf-8")
     return page
