@@ -168,7 +168,11 @@ def _hangs(stage: Stage, **models: Any) -> _Broken:
     "predict hangs", noticed=HUNG_SECONDS, recovered=HUNG_SECONDS + AGAIN_SECONDS, reason="stalled", metric=PREDICTOR
 )
 def hangs(stage: Stage) -> None:
-    """A prediction does not return (`predict_timeout_seconds = 2`); the model is loaded anew on another thread."""
+    """A prediction does not return (`predict_timeout_seconds = 2`); the model is loaded anew on another thread.
+
+    It sleeps. A call that hangs with Python's lock in its hands would stop the whole daemon here
+    (`models.isolation = "thread"`, the default): only a process of its own can be ended then.
+    """
     _hangs(stage).recovered()
 
 
@@ -207,7 +211,8 @@ LEAKED_MB, LEAK_SECONDS = 250, 30.0
 def leaks(stage: Stage) -> None:
     """Each prediction keeps 8 MB, in a control group with room for 250 MB more: the kernel has to kill something.
 
-    It must be the process of that model (`models.isolation = "process"`), and nothing else.
+    It must be the process of that model (`models.isolation = "process"`), and nothing else. With the default, `thread`,
+    the memory is the daemon's own, and the kernel ends the daemon.
     """
     _needs_processes()
     group = stage.enter(Cgroup("memory"))
