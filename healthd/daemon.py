@@ -30,6 +30,7 @@ from healthd.children import NURSERY
 from healthd.cpus import set_thread_budget
 from healthd.http_server import StartError, listen, load_tls, make_server, take_server, url_of
 from healthd.jobs.service import Jobs
+from healthd.loop_watch import LoopWatch
 from healthd.metrics import Metrics, Sample
 from healthd.models.factory import make_manager
 from healthd.models.inference import Inference
@@ -239,6 +240,9 @@ async def serve(
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http")
         housekeeping = asyncio.create_task(_keep_house(services), name="housekeeping")
         history = asyncio.create_task(services.history.keep(), name="history")
+        watch = LoopWatch()
+        services.metrics.read_from(watch.samples)
+        looking = asyncio.create_task(watch.keep(), name="loop-watch")
         following = asyncio.create_task(reloader.follow(reload), name="reload")
         watching = asyncio.create_task(reloader.watch(), name="config-watch")
         certificate = [asyncio.create_task(tls.keep(), name="tls")] if tls is not None else []
@@ -246,7 +250,7 @@ async def serve(
         crashed = serving.done() and not stop.is_set()
         if crashed:
             log.error("http_server_died", exc_info=serving.exception() if not serving.cancelled() else None)
-        for task in (housekeeping, history, stopping, following, watching, *certificate):
+        for task in (housekeeping, history, looking, stopping, following, watching, *certificate):
             task.cancel()
         await _stop(services, server=server, serving=serving)
     return 1 if crashed else 0

@@ -363,10 +363,10 @@ class DroppableProtocol(HttpToolsProtocol):
             return
         transport, cycle = self.transport, self.cycle
         self._refused, self._head_at = True, None
+        self._on_refused(status)
         if cycle is not None and not cycle.response_complete:  # there is no place for it in the middle of an answer
             transport.abort()
             return
-        self._on_refused(status)
         transport.write(bad_request(detail, status))
         if not transport.can_write_eof() or transport.is_closing():
             transport.close()

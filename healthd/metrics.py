@@ -42,6 +42,8 @@ READ_METRICS = (
     Read("healthd_config_reloads_total", "counter", ("outcome",), "Reloads of the configuration: ok or failed."),
     Read("healthd_config_restart_needed", "gauge", (), "Settings of the file that wait for a restart of healthd."),
     Read("healthd_ready", "gauge", (), "1 when /readyz answers 200."),
+    Read("healthd_loop_late_total", "counter", (), "Times that the event loop got its turn more than a second late."),
+    Read("healthd_clock_jumps_total", "counter", (), "Times that the wall clock jumped by more than two seconds."),
     Read("healthd_native_output_lines_total", "counter", (), "Lines that C libraries wrote to standard error."),
     Read("healthd_camera_state", "gauge", ("camera", "state"), "1 for the state the camera is in, 0 for the others."),
     Read("healthd_camera_model_state", "gauge", ("camera", "state"), "1 for the state its model is in, else 0."),

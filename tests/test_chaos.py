@@ -1,7 +1,10 @@
 """`make chaos` tells the truth: what exceeds a bound, fails or is skipped is said, and the page is written whole."""
 
+import dataclasses
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +12,8 @@ from benchmarks.chaos import __main__ as chaos
 from benchmarks.chaos import page
 from benchmarks.chaos.beside import Beside, Seen
 from benchmarks.chaos.faults import GROUPS, Fault, Outcome, all_faults
-from benchmarks.chaos.stage import Stage
+from benchmarks.chaos.mistakes import mistakes
+from benchmarks.chaos.stage import Stage, _is_of
 from healthd.metrics import documented_names
 
 FAULTS = all_faults()
@@ -57,6 +61,21 @@ def test_the_page_is_written_between_its_marks_and_says_what_exceeded_and_what_w
     assert {len(re.findall(r" \|", row)) for row in rows} == {len(page.HEAD)}
 
 
+@pytest.mark.parametrize(
+    ("p99", "problems", "said"),
+    [
+        (6.0, [], "none; "),
+        (7.0, [], "within bounds; "),
+        (90.0, ["others: p99 of polls 90 ms"], "**p99 of polls 90 ms**; "),
+    ],
+)
+def test_others_whose_wait_more_than_doubled_were_affected_within_the_bounds(
+    p99: float, problems: list[str], said: str
+) -> None:
+    seen = outcome("server-killed", others={**OTHERS, "poll_p99_ms": p99}, problems=problems)
+    assert page.row(FAULTS["server-killed"], seen)[3].startswith(said)
+
+
 def test_every_group_of_the_issue_has_a_table(tmp_path: Path) -> None:
     assert {fault.group for fault in FAULTS.values()} == set(GROUPS)
 
@@ -65,7 +84,30 @@ def test_every_group_of_the_issue_has_a_table(tmp_path: Path) -> None:
 def test_every_fault_says_how_it_is_done_and_what_an_operator_sees(fault: Fault) -> None:
     assert fault.how.endswith(".")
     assert fault.metric is None or fault.metric.partition("{")[0] in documented_names()
+    assert (fault.event is not None and fault.metric is not None) or fault.unseen, "say why nothing is to be seen"
     assert fault.limit_seconds <= 300
+
+
+def test_a_row_says_why_the_log_or_the_metrics_tell_nothing() -> None:
+    fault = dataclasses.replace(FAULTS["server-killed"], unseen="it is no failure")
+    assert page.row(fault, outcome("server-killed", log=""))[-2:] == ("- (it is no failure)", "`m +1`")
+    assert page.row(fault, outcome("server-killed", metric=""))[-1] == "- (it is no failure)"
+    assert page.row(fault, outcome("server-killed", log="", metric=""))[-2:] == ("- (it is no failure)", "-")
+
+
+@pytest.mark.parametrize(
+    ("metric", "fits"),
+    [
+        ("healthd_http_requests_total", True),
+        ("healthd_http_req", True),
+        ('healthd_http_requests_total{status="413"}', True),
+        ('healthd_http_requests_total{route="/api/v1/jobs",status="413"}', True),
+        ('healthd_http_requests_total{status="431"}', False),
+        ("healthd_infer_requests_total", False),
+    ],
+)
+def test_a_sample_is_found_by_some_of_its_labels(metric: str, *, fits: bool) -> None:
+    assert _is_of('healthd_http_requests_total{route="/api/v1/jobs",status="413"}', metric) is fits
 
 
 def test_what_those_beside_saw_before_the_fault_is_told_from_what_they_saw_after_it() -> None:
@@ -120,11 +162,72 @@ def test_whoever_else_is_hurt_is_a_problem(seen: dict[str, float], problem: str 
     assert stage.outcome.problems == [*times, *([f"others: {problem}"] if problem else [])]
 
 
+TRACEBACK = "Traceback (most recent call last):\n  ...\nKeyError: 3"
+BUG = json.dumps({"level": "error", "event": "jobs_bug", "exception": TRACEBACK})
+DIED = json.dumps({"level": "critical", "event": "camera_task_died", "reason": "it was a bug"})
+BROKEN = json.dumps({"level": "warning", "event": "plugin_broken", "exception": TRACEBACK})
+WARNED = json.dumps({"level": "warning", "event": "session_failed", "reason": "refused", "error": "CameraError"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ([WARNED, "a line of a library", '"a string"'], []),
+        ([BUG, WARNED, BUG], ["`jobs_bug`: KeyError: 3 (2 times)"]),
+        ([DIED, BROKEN], ["`camera_task_died`: it was a bug", "`plugin_broken`: KeyError: 3"]),
+        (["Traceback (most recent call last):", "KeyError: 3"], ["Traceback (most recent call last):"]),
+        ([json.dumps({"level": "error", "event": "crash_loop"})], []),
+    ],
+)
+def test_errors_and_tracebacks_of_a_log_are_mistakes_but_for_those_that_are_named(
+    lines: list[str], found: list[str]
+) -> None:
+    assert mistakes("\n".join(lines), named={"crash_loop"}) == found
+
+
+def ended_daemon(log: str) -> SimpleNamespace:
+    return SimpleNamespace(returncode=0, stderr=log, until_read=lambda: None, events=list)
+
+
+@pytest.mark.parametrize("named", ["event", "errors"])
+def test_a_row_whose_log_holds_an_error_is_not_within_its_bounds_unless_the_fault_names_it(named: str) -> None:
+    plain = dataclasses.replace(FAULTS["hangs"], event=None)
+    bounds = {"noticed_within": None, "recovered_within": None}
+    naming = {**bounds, "event": "jobs_bug"} if named == "event" else {**bounds, "errors": ("jobs_bug",)}
+    for how, problems in ((bounds, ["log: `jobs_bug`: KeyError: 3"]), (naming, [])):
+        with Stage(dataclasses.replace(plain, **how)) as stage:  # type: ignore[arg-type]
+            stage.daemon = ended_daemon(BUG)  # type: ignore[assignment]
+            stage.outcome.log = "jobs_bug: found by the row"
+            assert stage.close().problems == problems
+
+
 def test_a_run_may_be_cut_into_several(tmp_path: Path) -> None:
     file = tmp_path / "kept.json"
     chaos.kept(file, [outcome("server-killed")])
     together = chaos.kept(file, [outcome("dns-hangs", noticed=2.0)])
     assert {name: one.noticed for name, one in together.items()} == {"server-killed": 0.5, "dns-hangs": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (("2026-01-02 03:04", "2026-01-02 03:04"), "Measured on 2026-01-02 03:04 UTC"),
+        (
+            ("2026-01-02 03:04", "2026-01-01 23:00"),
+            "Measured from 2026-01-01 23:00 UTC (the oldest row: `dns-hangs`) to 2026-01-02 03:04 UTC",
+        ),
+        (("2026-01-02 03:04", ""), "Measured on 2026-01-02 03:04 UTC, 1 of the rows at times that were not kept"),
+        (("", ""), "Measured at times that were not kept"),
+    ],
+)
+def test_the_page_says_of_when_its_oldest_row_is(times: tuple[str, str], said: str) -> None:
+    names = ("server-killed", "dns-hangs")
+    assert page.when({name: outcome(name, measured=at) for name, at in zip(names, times, strict=True)}) == said
+
+
+def test_an_outcome_keeps_when_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "_outcome", lambda fault, *, loud: outcome(fault.name))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", chaos.run(FAULTS["dns-hangs"], loud=False).measured)
 
 
 def test_faults_are_chosen_by_name_or_by_group() -> None:

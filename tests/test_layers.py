@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
             "settings_references",
             "settings_tree",
         ),
-        *("settings_options", "settings_view", "settings_changes", "config_watch", "tls"),
+        *("settings_options", "settings_view", "settings_changes", "config_watch", "loop_watch", "tls"),
         *("metrics", "logs", "native_log", "log_writer", "log_ring", "printed", "signal_actions"),
         *("children", "child_side", "child_logs", "nursery"),
     ),

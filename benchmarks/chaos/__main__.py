@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -49,6 +50,12 @@ def become_reaper() -> None:
 
 def run(fault: Fault, *, loud: bool) -> Outcome:
     """Run one fault in a process of its own, and leave nothing of it behind."""
+    outcome = _outcome(fault, loud=loud)
+    outcome.measured = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+    return outcome
+
+
+def _outcome(fault: Fault, *, loud: bool) -> Outcome:
     command = [sys.executable, "-m", "benchmarks.chaos.inside", fault.name]
     outcome = Outcome(fault.name)
     try:

@@ -22,7 +22,9 @@ CUT_SECONDS = HEADER_SECONDS + 2.0
 CUT = "healthd_connections_cut_total"
 KNOWS_DOORS = "max_connections" in ServerSettings.model_fields
 DOORS: Mapping[str, Any] = {"server": {"header_timeout_seconds": HEADER_SECONDS}} if KNOWS_DOORS else {}
-QUIET: dict[str, Any] = {"event": None, "metric": None}
+NO_LOG: dict[str, Any] = {"event": None, "unseen": "strangers write no log: requests are counted"}
+UNKNOWN = 'healthd_http_requests_total{route="unknown",status="400"}'
+ANSWERED = 'healthd_http_requests_total{{status="{}"}}'
 MOST_GROWN_MB = 60.0
 
 
@@ -74,7 +76,7 @@ def _dripped(stage: Stage, asked: Mapping[str, tuple[bytes, bytes]], daemon: Dae
     stage.note(f"{len(asked)} connections, answered {', '.join(map(str, kinds))}.")
 
 
-@fault("slowloris on every route: the head", noticed=CUT_SECONDS, recovered=None, event=None, metric=CUT)
+@fault("slowloris on every route: the head", noticed=CUT_SECONDS, recovered=None, metric=CUT, **NO_LOG)
 def slow_heads(stage: Stage) -> None:
     """For each method and path of the OpenAPI document a head that never ends, a byte every 0.2 s, all at a time."""
     daemon = stage.open(settings=DOORS)
@@ -88,7 +90,14 @@ def slow_heads(stage: Stage) -> None:
         _dripped(stage, asked, daemon, CUT_SECONDS)
 
 
-@fault("slowloris on every route: the body", noticed=CUT_SECONDS + 1, recovered=None, limit=90, **QUIET)
+@fault(
+    "slowloris on every route: the body",
+    noticed=CUT_SECONDS + 1,
+    recovered=None,
+    limit=90,
+    metric=ANSWERED.format(408),
+    **NO_LOG,
+)
 def slow_bodies(stage: Stage) -> None:
     """For each method and path of the OpenAPI document a body that comes a byte every 0.2 s, all at a time.
 
@@ -109,7 +118,13 @@ SLOW_UPLOADS, SHARE, SLOW_CLIENT = 100, 16, "127.0.0.2"
 """More than `inference.max_uploads`; what of them one client gets; and an address that nobody else has here."""
 
 
-@fault("slow uploads of one client", noticed=CUT_SECONDS + 1, recovered=None, **QUIET)
+@fault(
+    "slow uploads of one client",
+    noticed=CUT_SECONDS + 1,
+    recovered=None,
+    metric='healthd_infer_requests_total{outcome="timeout"}',
+    **NO_LOG,
+)
 def slow_uploads(stage: Stage) -> None:
     """One address sends 100 pictures at once to `/infer` and `/detect`, a byte of each every 0.2 s.
 
@@ -140,7 +155,7 @@ POURED_SECONDS = 5.0
 """Until it is refused at its limit, and two seconds in which what still comes is thrown away."""
 
 
-@fault("header of 1 MB", noticed=3.0, recovered=None, **QUIET)
+@fault("header of 1 MB", noticed=3.0, recovered=None, metric=ANSWERED.format(431), **NO_LOG)
 def huge_header(stage: Stage) -> None:
     """Twenty connections send a head of 1 MB at once, in one header and in thousands: each is refused and closed."""
     daemon = stage.open(settings=DOORS)
@@ -186,7 +201,7 @@ ENDLESS = {
 """By path and type: what must be said, and after how many bytes of the body. A load takes none: it is done."""
 
 
-@fault("body that never ends", noticed=POURED_SECONDS, recovered=None, **QUIET)
+@fault("body that never ends", noticed=POURED_SECONDS, recovered=None, metric=ANSWERED.format(413), **NO_LOG)
 def endless_body(stage: Stage) -> None:
     """Chunked bodies without an end to `/infer`, `/detect`, `/jobs`, the log-in and the load of a model.
 
@@ -225,7 +240,7 @@ CROWD_SECONDS = 0.2
 """So much longer the others may wait while they are let in."""
 
 
-@fault("5,000 idle connections", noticed=None, recovered=5.0, event=None, metric=CUT)
+@fault("5,000 idle connections", noticed=None, recovered=5.0, metric=CUT, **NO_LOG)
 def idle_connections(stage: Stage) -> None:
     """5,000 connections that ask for nothing are opened and kept for six seconds: who comes new is answered at once."""
     daemon = stage.open(settings=DOORS)
@@ -255,7 +270,7 @@ def idle_connections(stage: Stage) -> None:
 PIPELINED, MODEST = 1000, 80
 
 
-@fault("pipelining", noticed=None, recovered=None, **QUIET)
+@fault("pipelining", noticed=None, recovered=None, metric=UNKNOWN, **NO_LOG)
 def pipelined(stage: Stage) -> None:
     """Requests for pictures and camera lists in one piece: 80 on each of ten connections, 1,000 on each of twenty.
 
@@ -294,7 +309,14 @@ def pipelined(stage: Stage) -> None:
 HALF_CLOSED = 200
 
 
-@fault("half-closed sockets", noticed=None, recovered=8.0, **QUIET)
+@fault(
+    "half-closed sockets",
+    noticed=None,
+    recovered=8.0,
+    event="viewer_ended",
+    reason="client",
+    metric='healthd_viewers_ended_total{reason="client"}',
+)
 def half_closed(stage: Stage) -> None:
     """Clients that send no more: 200 before they ask, 200 after they asked for a snapshot, 50 with a stream each.
 

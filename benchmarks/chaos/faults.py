@@ -7,7 +7,7 @@ for people, and stands in the table. `@fault(...)` puts it into the list.
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from benchmarks.chaos.stage import Stage
@@ -52,16 +52,31 @@ class Fault:
     """Seconds; None: there is nothing to notice."""
     recovered_within: float | None
     """Seconds after it is mended; None: there is nothing to recover from."""
-    event: str | None
-    """Event of the log that tells of it."""
-    reason: str
-    """Regular expression that must be found in what that event says."""
-    metric: str | None
-    """How a sample of `/metrics` begins that must have grown."""
-    namespace: bool
-    """It has a network and mounts of its own."""
     limit_seconds: float
     """When it is given up, whatever it does."""
+    event: str | None = "session_failed"
+    """Event of the log that tells of it."""
+    reason: str = ""
+    """Regular expression that must be found in what that event says."""
+    metric: str | None = 'healthd_camera_failures_total{camera="patient",task="reader"}'
+    """Name of a sample of `/metrics` that must have grown, or how it begins; with labels, those that it has."""
+    unseen: str = ""
+    """Why the log or the metrics tell nothing of it, where `event` or `metric` is None."""
+    errors: tuple[str, ...] = ()
+    """More events that may be errors of the log: any other one is a problem."""
+    namespace: bool = False
+    """It has a network and mounts of its own."""
+
+
+class Told(TypedDict, total=False):
+    """What of a fault has a default; see there."""
+
+    event: str | None
+    reason: str
+    metric: str | None
+    unseen: str
+    errors: tuple[str, ...]
+    namespace: bool
 
 
 @dataclass(slots=True)
@@ -82,6 +97,8 @@ class Outcome:
     """Bounds that were exceeded, and what else must not be."""
     skipped: str = ""
     seconds: float = 0.0
+    measured: str = ""
+    """When it was done, in UTC: 2026-01-31 18:20."""
 
 
 FAULTS: dict[str, Fault] = {}
@@ -89,15 +106,7 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    title: str,
-    *,
-    noticed: float | None,
-    recovered: float | None,
-    event: str | None = "session_failed",
-    reason: str = "",
-    metric: str | None = 'healthd_camera_failures_total{camera="patient",task="reader"}',
-    namespace: bool = False,
-    limit: float = 60.0,
+    title: str, *, noticed: float | None, recovered: float | None, limit: float = 60.0, **told: Unpack[Told]
 ) -> Callable[[Run], Run]:
     """Put a fault into the list; it is called as its function, and its group as the function's module."""
 
@@ -111,11 +120,8 @@ def fault(
             run=run,
             noticed_within=noticed,
             recovered_within=recovered,
-            event=event,
-            reason=reason,
-            metric=metric,
-            namespace=namespace,
             limit_seconds=limit,
+            **told,
         )
         return run
 

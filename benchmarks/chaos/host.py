@@ -15,16 +15,14 @@ import cv2
 import httpx
 import numpy as np
 
-from benchmarks.chaos.faults import SkippedError, fault
-from benchmarks.chaos.host_tools import Cgroup, WallClock, fill, remount, small_disk
+from benchmarks.chaos.faults import fault
+from benchmarks.chaos.host_tools import Ages, Cgroup, WallClock, fill, remount, small_disk
 from benchmarks.chaos.stage import NOTICED_SECONDS, RECOVERED_SECONDS, STALE_SECONDS, Stage, patient
 from healthd.settings import ServerSettings
-from tests.clips import COUNTER_H264_PICTURES, number_of
 from tests.process.daemon import Daemon, until
 
 HOUR = 3600
-QUIET: dict[str, Any] = {"event": None, "metric": None}
-"""There is nothing to say."""
+JUMPED: dict[str, Any] = {"event": "clock_jumped", "reason": "clock", "metric": "healthd_clock_jumps_total"}
 SLOW_TOO: dict[str, Any] = {"models": {"preload": ["slow"]}}
 FPS = 15
 UNAVAILABLE = "healthd_jobs_unavailable_total"
@@ -93,7 +91,7 @@ def _results(daemon: Daemon, asked: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@fault("clock jumps an hour forward", noticed=None, recovered=RECOVERED_SECONDS, **QUIET)
+@fault("clock jumps an hour forward", noticed=None, recovered=RECOVERED_SECONDS, **JUMPED)
 def clock_forward(stage: Stage) -> None:
     """The wall clock of the daemon jumps, its monotonic clock goes on; eight seconds later a camera is killed and back.
 
@@ -102,7 +100,7 @@ def clock_forward(stage: Stage) -> None:
     _clock_jumps(stage, HOUR)
 
 
-@fault("clock jumps an hour back", noticed=None, recovered=RECOVERED_SECONDS, **QUIET)
+@fault("clock jumps an hour back", noticed=None, recovered=RECOVERED_SECONDS, **JUMPED)
 def clock_back(stage: Stage) -> None:
     """The same, the other way."""
     _clock_jumps(stage, -HOUR)
@@ -163,6 +161,7 @@ def _each_once(stage: Stage, daemon: Daemon, asked: httpx.Response, count: int) 
     recovered=RECOVERED_SECONDS,
     event="log_lines_dropped",
     metric=None,
+    unseen="the first line that can be written tells how many are missing",
     namespace=True,
 )
 def log_disk_full(stage: Stage) -> None:
@@ -190,6 +189,7 @@ def log_disk_full(stage: Stage) -> None:
         seconds=5,
         what=lambda: f"log_lines_dropped in {(disk / 'log').read_text()[-2000:]}",
     )
+    stage.hold_log((disk / "log").read_text(encoding="utf-8"))
     stage.said("log_lines_dropped", f"{json.loads(told[0])['lines']} lines")
 
 
@@ -251,7 +251,14 @@ def no_descriptors(stage: Stage) -> None:
 SPARE_BYTES = 32 << 20
 
 
-@fault("memory limit of the control group close", noticed=None, recovered=RECOVERED_SECONDS, **QUIET)
+@fault(
+    "memory limit of the control group close",
+    noticed=None,
+    recovered=RECOVERED_SECONDS,
+    event=None,
+    metric=None,
+    unseen="nothing lacks memory; had a process been killed for it, `healthd_camera_process_ends_total` would say so",
+)
 def memory_close(stage: Stage) -> None:
     """The control group of the daemon may have 32 MB more than it has; a camera is killed meanwhile, and comes back.
 
@@ -278,7 +285,14 @@ DEMO_MODEL = YOLO / "healthd_yolo" / "demo" / "gym-pose.onnx"
 CORES, PERIOD_SECONDS = 0.5, 0.1
 
 
-@fault("CPU quota of half a core", noticed=None, recovered=RECOVERED_SECONDS + 2, **QUIET)
+@fault(
+    "CPU quota of half a core",
+    noticed=None,
+    recovered=RECOVERED_SECONDS + 2,
+    event=None,
+    metric=None,
+    unseen="nothing is a second late; how often the kernel took its turn away, the control group counts (`cpu.stat`)",
+)
 def half_a_core(stage: Stage) -> None:
     """The control group of the daemon gets half a core, in slices of 100 ms, while a model takes all it can get.
 
@@ -312,40 +326,13 @@ SHOWN_AGE_SECONDS = 1.0
 """Older than this no picture may be, by the camera's own count, with what the machine itself was late."""
 
 
-class _Ages:
-    """How old a camera's pictures are, by the number that each carries."""
-
-    def __init__(self) -> None:
-        self._phase = 0.0
-
-    def begin(self, jpeg: bytes, at: float) -> None:
-        """Take the freshest of the first pictures as new."""
-        phase = (at - _number(jpeg) / FPS) % _CYCLE
-        if self._phase == 0.0 or (phase - self._phase) % _CYCLE > _CYCLE / 2:
-            self._phase = phase
-
-    def of(self, jpeg: bytes, at: float) -> float:
-        """Return how old it is, in seconds."""
-        age = (at - _number(jpeg) / FPS - self._phase) % _CYCLE
-        return age if age < _CYCLE - 1 else age - _CYCLE
-
-
-_CYCLE = COUNTER_H264_PICTURES / FPS
-
-
-def _number(jpeg: bytes) -> int:
-    found = number_of(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
-    if found is None:
-        raise SkippedError("a picture carries no number")
-    return found
-
-
 @fault(
     "10 s of SIGSTOP, and SIGCONT",
     noticed=None,
     recovered=NOTICED_SECONDS + RECOVERED_SECONDS,
-    event=None,
-    metric=None,
+    event="loop_late",
+    reason="stopped",
+    metric="healthd_loop_late_total",
 )
 def asleep(stage: Stage) -> None:
     """SIGSTOP to the daemon, SIGCONT ten seconds later. A snapshot is asked for meanwhile, and 50 a second after it.
@@ -354,7 +341,7 @@ def asleep(stage: Stage) -> None:
     """
     camera = stage.camera(fps=FPS)
     daemon = stage.open({"patient": patient(camera.url)})
-    path, ages = "/api/v1/cameras/patient/snapshot", _Ages()
+    path, ages = "/api/v1/cameras/patient/snapshot", Ages(FPS)
     for _ in range(FPS):
         answer = daemon.get(path)
         ages.begin(answer.content, time.monotonic())

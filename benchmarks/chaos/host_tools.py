@@ -1,4 +1,4 @@
-"""What changes the host under a daemon: its clock, its disk, its share of memory and CPU."""
+"""What changes the host under a daemon (its clock, its disk, its share of memory and CPU), and how old pictures are."""
 
 import contextlib
 import errno
@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+import cv2
+import numpy as np
 import psutil
 
 from benchmarks.chaos.faults import SkippedError
+from tests.clips import COUNTER_H264_PICTURES, number_of
 
 CGROUPS = Path("/sys/fs/cgroup")
 _CLOCK_SOURCE = r"""
@@ -185,3 +188,30 @@ class Cgroup:
 
     def _write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text, encoding="ascii")
+
+
+class Ages:
+    """How old a camera's pictures are, by the number that each carries."""
+
+    def __init__(self, fps: float) -> None:
+        self._fps = fps
+        self._cycle = COUNTER_H264_PICTURES / fps
+        self._phase = 0.0
+
+    def begin(self, jpeg: bytes, at: float) -> None:
+        """Take the freshest of the first pictures as new."""
+        phase = (at - _number(jpeg) / self._fps) % self._cycle
+        if self._phase == 0.0 or (phase - self._phase) % self._cycle > self._cycle / 2:
+            self._phase = phase
+
+    def of(self, jpeg: bytes, at: float) -> float:
+        """Return how old it is, in seconds."""
+        age = (at - _number(jpeg) / self._fps - self._phase) % self._cycle
+        return age if age < self._cycle - 1 else age - self._cycle
+
+
+def _number(jpeg: bytes) -> int:
+    found = number_of(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+    if found is None:
+        raise SkippedError("a picture carries no number")
+    return found

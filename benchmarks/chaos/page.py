@@ -1,7 +1,6 @@
 """docs/reliability.md: a table for each group of faults, between two marks."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.chaos.faults import GROUPS, Fault, Outcome, all_faults
@@ -42,7 +41,8 @@ def _others(outcome: Outcome) -> str:
     if not seen:
         return "-"
     affected = [problem.removeprefix("others: ") for problem in outcome.problems if problem.startswith("others: ")]
-    said = "**" + ", ".join(affected) + "**" if affected else "none"
+    waited = seen["poll_p99_ms"] > 2 * seen["poll_p99_before_ms"]
+    said = "**" + ", ".join(affected) + "**" if affected else "within bounds" if waited else "none"
     gap = f"longest gap {seen['gap_ms']:.0f} ms (before: {seen['gap_before_ms']:.0f})"
     if seen["frames_skipped"]:
         gap += f", {seen['frames_skipped']:.0f} of {seen['frames']:.0f} frames skipped"
@@ -67,7 +67,8 @@ def row(fault: Fault, outcome: Outcome) -> tuple[str, ...]:
     own = [problem for problem in outcome.problems if not problem.startswith("others: ")]
     name += "".join(f"<br>**exceeded: {problem}**" for problem in own)
     event, _, reason = outcome.log.partition(": ")
-    log = f"`{event}`" + (f": {reason}" if reason else "") if event else "-"
+    log = f"`{event}`" + (f": {reason}" if reason else "") if event else f"- ({fault.unseen})"
+    metric = f"`{outcome.metric}`" if outcome.metric else f"- ({fault.unseen})" if event else "-"
     return (
         name,
         _bounded(outcome.noticed, fault.noticed_within),
@@ -75,7 +76,7 @@ def row(fault: Fault, outcome: Outcome) -> tuple[str, ...]:
         _others(outcome),
         _lost(outcome),
         log,
-        f"`{outcome.metric}`" if outcome.metric else "-",
+        metric,
     )
 
 
@@ -104,11 +105,24 @@ def summary(outcomes: Mapping[str, Outcome]) -> str:
     )
 
 
+def when(outcomes: Mapping[str, Outcome]) -> str:
+    """Say when the rows were measured, the oldest first: they may be of several runs (`--keep`)."""
+    times = sorted((outcome.measured, name) for name, outcome in outcomes.items() if outcome.measured)
+    unknown = len(outcomes) - len(times)
+    if not times:
+        return "Measured at times that were not kept"
+    (oldest, name), (newest, _) = times[0], times[-1]
+    said = f"Measured on {oldest} UTC"
+    if oldest != newest:
+        said = f"Measured from {oldest} UTC (the oldest row: `{name}`) to {newest} UTC"
+    return f"{said}, {unknown} of the rows at times that were not kept" if unknown else said
+
+
 def write(outcomes: Mapping[str, Outcome], machine: Mapping[str, str], page: Path = PAGE) -> Path:
     """Write the tables into the page, between its two marks; return the page."""
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     about = f"{machine['processor']}, {machine['cores']}; {machine['memory']}; {machine['system']}"
-    said = f"Measured on {datetime.now(UTC).date()}: {about}. {summary(outcomes)}"
+    said = f"{when(outcomes)}: {about}. {summary(outcomes)}"
     page.write_text(f"{before}{BEGIN}\n\n{said}\n\n{tables(outcomes)}\n\n{END}{after}", encoding="utf-8")
     return page

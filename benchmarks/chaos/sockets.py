@@ -5,6 +5,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,16 @@ async def _gathered(*parts: Awaitable[object]) -> list[object]:
     return await asyncio.gather(*parts, return_exceptions=True)
 
 
-@fault("WebSocket flood", noticed=None, recovered=5.0, event=None, metric="healthd_socket_frames_dropped_total")
+LEFT: dict[str, Any] = {"event": "viewer_ended", "metric": 'healthd_viewers_ended_total{reason="client"}'}
+
+
+@fault(
+    "WebSocket flood",
+    noticed=None,
+    recovered=5.0,
+    event="viewer_ended",
+    metric="healthd_socket_frames_dropped_total",
+)
 def socket_flood(stage: Stage) -> None:
     """Eight sockets send small pictures as fast as they can for five seconds, half of them without ever reading.
 
@@ -67,7 +77,7 @@ def _accounts_close(daemon: Daemon) -> bool:
     return known == samples["healthd_socket_frames_received_total"]
 
 
-@fault("WebSocket fragments", noticed=FLOOD_SECONDS + 1, recovered=5.0, event="viewer_ended", metric=None)
+@fault("WebSocket fragments", noticed=FLOOD_SECONDS + 1, recovered=5.0, **LEFT)
 def socket_fragments(stage: Stage) -> None:
     """A message in fragments of one byte without an end, and one in fragments of 64 KB: both sockets are closed."""
     daemon = stage.open(settings=DOORS)
@@ -97,7 +107,7 @@ def socket_fragments(stage: Stage) -> None:
     stage.recovered(lambda _: viewers(daemon) <= 1)
 
 
-@fault("WebSocket pings and pongs", noticed=2.0, recovered=5.0, event="viewer_ended", metric=None)
+@fault("WebSocket pings and pongs", noticed=2.0, recovered=5.0, **LEFT)
 def socket_pings(stage: Stage) -> None:
     """Four clients send nothing but empty pings, four nothing but pongs, as fast as they can: their sockets are closed.
 

@@ -17,6 +17,7 @@ import psutil
 
 from benchmarks.chaos.beside import Beside
 from benchmarks.chaos.faults import Fault, LateError, Outcome
+from benchmarks.chaos.mistakes import mistakes
 from benchmarks.chaos.servers import Camera
 from tests.process.daemon import Daemon
 
@@ -185,6 +186,11 @@ class Stage:
         """Something is not as it must be."""
         self.outcome.problems.append(text)
 
+    def hold_log(self, text: str) -> None:
+        """Hold that a log tells of no error that the fault does not name: what breaks outside is no bug of healthd."""
+        for mistake in mistakes(text, named={self.fault.event or "", *self.fault.errors}):
+            self.problem(f"log: {self._plain(mistake)}")
+
     def process(self) -> psutil.Process:
         """Return the daemon's process."""
         return psutil.Process(self._running().pid)
@@ -236,6 +242,8 @@ class Stage:
             left = daemon.left_behind()
             if code != 0 or seconds > STOP_SECONDS or left:
                 self.problem(f"its stop: exit code {code} after {seconds:.1f} s, left behind: {', '.join(left) or '-'}")
+        daemon.until_read()
+        self.hold_log(daemon.stderr)
         return outcome
 
     def _judge_times(self) -> None:
@@ -276,9 +284,7 @@ class Stage:
         after = daemon.samples()
         if self.fault.metric:
             grown = sum(
-                value - self._before.get(name, 0.0)
-                for name, value in after.items()
-                if name.startswith(self.fault.metric)
+                value - self._before.get(name, 0.0) for name, value in after.items() if _is_of(name, self.fault.metric)
             )
             self.outcome.metric = f"{self.fault.metric} +{grown:g}"
             if grown <= 0:
@@ -343,6 +349,12 @@ class Stage:
 
 def _is_live(camera: dict[str, Any]) -> bool:
     return bool(camera["state"] == "live")
+
+
+def _is_of(sample: str, metric: str) -> bool:
+    """Whether a sample is one of a metric: its name begins so, and it has the labels that are given."""
+    name, _, labels = metric.rstrip("}").partition("{")
+    return sample.startswith(name) and all(label in sample for label in labels.split(",") if label)
 
 
 def _unaccounted(samples: Mapping[str, float], camera: str) -> float:

@@ -1,17 +1,24 @@
 """Faults of the start and the stop: signals at every moment, a port that is taken, descriptors and disks that lack."""
 
+import contextlib
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from benchmarks.chaos.faults import SkippedError, fault
+from benchmarks.chaos.host import UNAVAILABLE, begin_job
 from benchmarks.chaos.host_tools import fill, remount, small_disk
 from benchmarks.chaos.stage import PLUGIN, Stage, patient
 from tests.process.daemon import Daemon, run_verb, to_toml, until
 
 QUIET: dict[str, Any] = {"event": None, "metric": None}
+ASKED = "it ends because it was asked to: `stopped`, its last line, is no warning, and what has ended has no metrics"
+NOT_STARTED = "what does not start has no metrics"
 SIGNALS = 12
 STOPPED_SECONDS = 4.0
 START_SECONDS = 20.0
@@ -21,10 +28,14 @@ def _settings(url: str) -> dict[str, Any]:
     return {"cameras": {"patient": patient(url)}, "models": {"preload": ["slow"]}}
 
 
-def _started(stage: Stage, name: str, settings: dict[str, Any], **options: Any) -> Daemon:
+@contextlib.contextmanager
+def _started(stage: Stage, name: str, settings: dict[str, Any], **options: Any) -> Iterator[Daemon]:
+    """Start a daemon; whatever becomes of it, its log must tell of no error that the fault does not name."""
     folder = stage.folder / name
     folder.mkdir(exist_ok=True)
-    return Daemon(folder, settings, plugins=[PLUGIN], CHAOS_FAULT="", **options)
+    with Daemon(folder, settings, plugins=[PLUGIN], CHAOS_FAULT="", **options) as daemon:
+        yield daemon
+    stage.hold_log(daemon.stderr)
 
 
 def _until_started(stage: Stage, settings: dict[str, Any]) -> float:
@@ -36,7 +47,7 @@ def _until_started(stage: Stage, settings: dict[str, Any]) -> float:
     return took
 
 
-@fault("SIGTERM at every phase of the start", noticed=None, recovered=None, limit=180, **QUIET)
+@fault("SIGTERM at every phase of the start", noticed=None, recovered=None, limit=180, unseen=ASKED, **QUIET)
 def term_while_starting(stage: Stage) -> None:
     """The daemon is started twelve times and sent SIGTERM, from the first moment to when its camera is live.
 
@@ -66,7 +77,7 @@ def term_while_starting(stage: Stage) -> None:
 RELOADS = 6
 
 
-@fault("SIGTERM during a reload", noticed=None, recovered=None, limit=180, **QUIET)
+@fault("SIGTERM during a reload", noticed=None, recovered=None, limit=180, unseen=ASKED, **QUIET)
 def term_while_reloading(stage: Stage) -> None:
     """A configuration with three cameras more is read again, and SIGTERM comes 0 to 500 ms later, six times.
 
@@ -100,7 +111,7 @@ def term_while_reloading(stage: Stage) -> None:
 REFUSED_SECONDS = 5.0
 
 
-@fault("two daemons on one port", noticed=REFUSED_SECONDS, recovered=None, **QUIET)
+@fault("two daemons on one port", noticed=REFUSED_SECONDS, recovered=None, unseen=NOT_STARTED, **QUIET)
 def two_on_a_port(stage: Stage) -> None:
     """A second daemon is started on the port of the first: it says so in a line and ends with exit code 1.
 
@@ -121,7 +132,7 @@ def two_on_a_port(stage: Stage) -> None:
     time.sleep(2)
 
 
-@fault("a port in TIME_WAIT", noticed=None, recovered=START_SECONDS, **QUIET)
+@fault("a port in TIME_WAIT", noticed=None, recovered=START_SECONDS, unseen="the port can be had at once", **QUIET)
 def time_wait(stage: Stage) -> None:
     """The daemon closes 50 connections first, ends, and is started on the same port while they are in TIME_WAIT."""
     settings = {**_settings(stage.camera().url), "server": {"port": _free_port()}}
@@ -159,9 +170,20 @@ def _in_time_wait(port: int) -> int:
 DESCRIPTORS = (10, 20, 40, 80)
 
 
-@fault("too few file descriptors at the start", noticed=START_SECONDS, recovered=None, limit=150, **QUIET)
+@fault(
+    "too few file descriptors at the start",
+    noticed=START_SECONDS,
+    recovered=None,
+    limit=150,
+    unseen=NOT_STARTED,
+    errors=("process_crashed", "exception_ignored"),
+    **QUIET,
+)
 def few_descriptors(stage: Stage) -> None:
-    """The daemon is started with 10, 20, 40 and 80 descriptors: it either works or ends and says what it lacks."""
+    """The daemon is started with 10, 20, 40 and 80 descriptors: it either works or ends and says what it lacks.
+
+    Without enough for an event loop it ends with an error in the log (`process_crashed`).
+    """
     settings, came, longest = _settings(stage.camera().url), [], 0.0
     for most in DESCRIPTORS:
         with _started(stage, f"few{most}", settings, prefix=["prlimit", f"--nofile={most}:{most}"]) as daemon:
@@ -171,6 +193,8 @@ def few_descriptors(stage: Stage) -> None:
             if daemon.returncode is not None:
                 came.append(f"{most}: exit {daemon.returncode}")
                 said = daemon.stderr.strip()
+                for crash in daemon.events("process_crashed"):
+                    stage.said("process_crashed", str(crash.get("exception", "")).strip().rpartition("\n")[2])
                 if daemon.returncode == 0 or ("Too many open files" not in said and "descriptor" not in said):
                     stage.problem(f"with {most} it ended with {daemon.returncode} and said {said[-200:]!r}")
                 continue
@@ -205,15 +229,37 @@ def _bad_disk(stage: Stage, how: str) -> dict[str, Any]:
     }
 
 
-@fault("disk full or read-only at the start", noticed=None, recovered=START_SECONDS, namespace=True, limit=120, **QUIET)
+def _refuses_jobs(stage: Stage, daemon: Daemon) -> None:
+    status = begin_job(daemon, 1).status_code
+    if status not in {httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.INSUFFICIENT_STORAGE}:
+        stage.problem(f"a job got {status}")
+        return
+    told = until(lambda: daemon.events("jobs_unavailable"), seconds=5, what="jobs_unavailable in the log")
+    stage.said("jobs_unavailable", told[0]["reason"])
+    stage.outcome.metric = f"{UNAVAILABLE} +{daemon.samples()[UNAVAILABLE]:g}"
+
+
+@fault(
+    "disk full or read-only at the start",
+    noticed=None,
+    recovered=START_SECONDS,
+    event="jobs_unavailable",
+    metric=UNAVAILABLE,
+    namespace=True,
+    limit=120,
+)
 def bad_disk_at_start(stage: Stage) -> None:
-    """The folder of jobs, models and caches is full, then read-only, when the daemon starts: its camera is live."""
+    """The folder of jobs, models and caches is full, then read-only, when the daemon starts: its camera is live.
+
+    The first job is refused, and the log says why.
+    """
     url = stage.camera().url
     slowest = 0.0
     for how in ("full", "read-only"):
         with _started(stage, how, {**_settings(url), **_bad_disk(stage, how)}) as daemon:
             daemon.until_state("patient", "live")
             slowest = max(slowest, time.monotonic() - daemon.started_at)
+            _refuses_jobs(stage, daemon)
             code, seconds = daemon.stop()
             if code != 0 or seconds > STOPPED_SECONDS:
                 stage.problem(f"{how}: exit {code} in {seconds:.1f} s")

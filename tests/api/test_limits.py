@@ -92,6 +92,15 @@ async def test_a_target_without_end_is_refused_too() -> None:
         assert 'healthd_http_requests_total{route="unknown",status="431"} 1.0' in metrics
 
 
+async def test_who_asks_for_hundreds_of_answers_at_once_is_cut_and_counted() -> None:
+    """In the middle of an answer there is no place for a refusal; whoever looks at the metrics sees it all the same."""
+    async with house() as opened:
+        talk = await connect(opened)
+        talk[1].write(b"GET /api/v1/cameras HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
+        assert (await end_of(talk)).count(b"HTTP/1.1 200") < 1000
+        assert 'healthd_http_requests_total{route="unknown",status="400"} 1.0' in (await opened.get("/metrics")).text
+
+
 CHUNKED = b"PATCH /api/v1/cameras/gym HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
 SLOW = {
     b"": b"",

@@ -243,6 +243,11 @@ class Daemon:
         """Everything it has written to standard error: the log."""
         return "".join(self._lines["stderr"])
 
+    def until_read(self, *, seconds: float = 2.0) -> None:
+        """Wait, after its end, until all that it has written is read; no longer than so where somebody still writes."""
+        for thread in self._readers:
+            thread.join(timeout=seconds)
+
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
         """Return the log, parsed; of one event, if it is named."""
         parsed = []
