@@ -48,6 +48,15 @@ class ModelCrashed(ModelError):  # noqa: N818  it did
     """The process in which the model was has ended by itself; the message says how."""
 
     crash = True
+    sent_in = False
+    """A picture that somebody had sent was in it: no camera is to blame."""
+
+
+class ModelLost(ModelError):  # noqa: N818  it is
+    """The process in which the model was has ended, and this caller is not to blame.
+
+    It came after that, or a picture that somebody had sent was in it too.
+    """
 
 
 class UnknownModelError(SettingsError):

@@ -21,7 +21,9 @@ from healthd.utf8 import is_utf8
 
 PREFIX = "HEALTHD_"
 
-NOT_SETTINGS = frozenset({"HEALTHD_ALL_FRAMES", "HEALTHD_API_KEY", "HEALTHD_FUZZ_EXAMPLES", "HEALTHD_TEST_ASSETS"})
+NOT_SETTINGS = frozenset(
+    f"HEALTHD_{name}" for name in ("ALL_FRAMES", "API_KEY", "FUZZ_EXAMPLES", "FUZZ_SEED", "TEST_ASSETS")
+)
 """Variables of ours that are no settings: the key of `healthd top`, and what tests need."""
 
 _SERVICE = re.compile(r"HEALTHD_(?:[A-Z0-9_]+_)?SERVICE_(?:HOST|PORT(?:_[A-Z0-9_]+)?)")

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 from healthd.redact import SCRUBBER
 
 MORE = int(os.environ.get("HEALTHD_FUZZ_EXAMPLES", "0"))
+SEED = int(os.environ.get("HEALTHD_FUZZ_SEED", "1"))
+"""Of what hypothesis does not choose: the same in CI, so that a failure is nobody's bad luck; another by hand."""
 
 
 def fuzzed(examples: int) -> Any:

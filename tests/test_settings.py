@@ -297,10 +297,11 @@ def test_what_kubernetes_injects_is_ignored() -> None:
         "HEALTHD_PORT_8080_TCP_ADDR": "10.0.0.1",
         "HEALTHD_TEST_ASSETS": "/x",
         "HEALTHD_FUZZ_EXAMPLES": "9",
+        "HEALTHD_FUZZ_SEED": "9",
         "HEALTHD_API_KEY": "of healthd top",
     }
     second = {name.replace("HEALTHD_", "HEALTHD_METRICS_", 1): value for name, value in service.items()}
-    for name in ("TEST_ASSETS", "FUZZ_EXAMPLES", "API_KEY"):
+    for name in ("TEST_ASSETS", "FUZZ_EXAMPLES", "FUZZ_SEED", "API_KEY"):
         del second[f"HEALTHD_METRICS_{name}"]
     assert load_settings(None, {**service, **second}) == Settings()
 

@@ -204,7 +204,7 @@ LEAKED_MB, LEAK_SECONDS = 250, 30.0
     "predict leaks, in a process of its own",
     noticed=LEAK_SECONDS,
     recovered=AGAIN_SECONDS,
-    reason="SIGKILL|memory",
+    reason="SIGKILL .out of memory",
     metric=PREDICTOR,
     limit=120,
 )

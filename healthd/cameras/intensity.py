@@ -12,7 +12,7 @@ import structlog
 
 from healthd.cameras.control import Task
 from healthd.clock import Clock
-from healthd.errors import BusyError, HealthdError, SettingsError
+from healthd.errors import BusyError, HealthdError, ModelLost, SettingsError
 from healthd.settings import CameraSettings
 from healthd.worker import WorkerTimeout
 
@@ -95,11 +95,11 @@ def is_crash(exc: Exception, *, good_seconds: float | None, settings: CameraSett
     """Whether a session that failed with this has crashed.
 
     Silence is no crash (a read that gives up says so a little before the stall timeout), nor is a model without room,
-    nor a wrong setting, which has its own way.
+    nor one that others broke, nor a wrong setting, which has its own way.
     """
     if not isinstance(exc, HealthdError):
         return True
-    if isinstance(exc, SettingsError | BusyError | WorkerTimeout):
+    if isinstance(exc, SettingsError | BusyError | ModelLost | WorkerTimeout):
         return False
     if exc.crash:
         return True

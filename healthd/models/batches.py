@@ -1,12 +1,13 @@
 """One batch: what several callers ask of one model at once, and what each of them gets."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
 import structlog
 
-from healthd.errors import HealthdError
+from healthd.errors import HealthdError, ModelCrashed, ModelLost
 from healthd.frames import Image
 from healthd.models.model import InferenceParams, Model, Prediction
 
@@ -38,7 +39,10 @@ class Batches:
             said = _said(model, asks)
         except Exception as exc:  # noqa: BLE001  whichever image it was, the others shall have their answer
             self._note(exc, len(asks))
-            yield from (_alone(model, ask) for ask in asks)
+            if isinstance(exc, ModelCrashed | ModelLost):  # nobody is left to try it, and each was in it
+                yield from (copy.copy(exc) for _ in asks)
+            else:
+                yield from (_alone(model, ask) for ask in asks)
             return
         self._note(None, len(asks))
         milliseconds = (perf_counter() - begun) * 1e3

@@ -19,6 +19,7 @@ from healthd.errors import (
     HealthdError,
     InUseError,
     LoadError,
+    ModelCrashed,
     ModelError,
     NotLoadedError,
     ParameterError,
@@ -29,6 +30,7 @@ from healthd.frames import Image
 from healthd.metrics import Metrics, Sample
 from healthd.models.batches import Ask
 from healthd.models.catalog import Catalog, Entry
+from healthd.models.crashes import Crashes
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams, ModelFamily, ModelOptions, Prediction
 from healthd.models.preloads import Preloads
@@ -122,6 +124,7 @@ class Inference:
         self._queue_timeout_seconds = queue_timeout_seconds
         self._clock = clock
         self._pool = WorkerPool("request", patient=True)
+        self._crashes = Crashes(clock)
         self._loads: dict[_Wish, asyncio.Task[None]] = {}
         self._found: dict[str, Entry] = {}
         """Models of the directory that were found before."""
@@ -139,9 +142,10 @@ class Inference:
         Raises:
             UnknownModelError, ParameterError: as the words say.
             LoadError: it cannot be loaded.
-            BusyError: its queue is full, or there is no room to load it.
+            BusyError: its queue is full, there is no room to load it, or requests broke it too often.
         """
         entry = await self._find(model_id)
+        self._crashes.check((entry.family, entry.spec_id))
         shared, waited = await self._held(entry, params)
         try:
             if self._stopping.is_set():
@@ -198,6 +202,7 @@ class Inference:
     async def load(self, model_id: str) -> Entry:
         """Load a model now, also when its last load has just failed. Raises as `seat` does."""
         entry = await self._find(model_id)
+        self._crashes.forget((entry.family, entry.spec_id))
         self._models.forgive(entry.family, entry.spec_id)
         shared, _ = await self._held(entry, InferenceParams())
         self._models.release(shared, close_with=_on_a_thread)
@@ -334,12 +339,15 @@ class Inference:
 
     async def _predict(self, seat: Seat, turn: Turn) -> Prediction:
         """Predict on a thread that holds the model and ends the turn by itself, also when nobody waits any more."""
-        model_id = seat.entry.model_id
+        entry, model_id = seat.entry, seat.entry.model_id
         self._models.retain(seat.model)
 
         def predict() -> Prediction:
             try:
                 return seat.model.predict_in_turn(turn)
+            except ModelCrashed as exc:  # here: whoever sent it may have left
+                self._crashes.note(seat.model, (entry.family, entry.spec_id), model_id, str(exc))
+                raise
             finally:
                 self._models.release(seat.model)
 

@@ -1,6 +1,7 @@
 """Models in processes of their own: whatever a driver does to one, it can be ended, and hurts nobody else."""
 
 import contextlib
+import copy
 import functools
 import os
 import queue
@@ -16,13 +17,13 @@ import structlog
 from healthd.channel import Channel, Gone, packed, raised, unpacked_reply
 from healthd.children import Child, ChildEnded, ChildTimeout, StartFailed
 from healthd.endings import Ending
-from healthd.errors import CameraError, ModelCrashed, ModelError, StalledError
+from healthd.errors import CameraError, ModelCrashed, ModelError, ModelLost, StalledError
 from healthd.frames import Image
 from healthd.models.catalog import shown_id
 from healthd.models.isolated_words import Answer, Answers, Ask, Facts, LoadOrder, Picture
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelOptions, ModelSpec, Prediction
 from healthd.models.prepare import PreparedModel, PrepareProgress, PrepareRequest
-from healthd.models.turns import allowed
+from healthd.models.turns import allowed, sent_in
 from healthd.shared_images import SharedImages, Slot
 
 log = structlog.get_logger(__name__)
@@ -97,6 +98,8 @@ class IsolatedModel(Model):
         self._lock = threading.Lock()
         self._error: ModelError | None = None
         """Why nobody can use it any more."""
+        self._sent_in = 0
+        """How many of those in the process now have a picture that somebody sent."""
         self._held = contextlib.ExitStack()
         try:
             self._images = SharedImages()
@@ -200,7 +203,7 @@ class IsolatedModel(Model):
 
     def _ask(self, images: Sequence[Image], params: Sequence[InferenceParams]) -> list[Prediction | Exception]:
         if self._error is not None:
-            raise self._again()
+            raise self._again(blamed=False)
         for image in images:
             _check(image)
         slots = list[Slot]()
@@ -208,7 +211,8 @@ class IsolatedModel(Model):
         try:
             for image in images:
                 slots.append(self._images.put(image))
-            said = self._said(lane, slots, images, params)
+            with self._counted():
+                said = self._said(lane, slots, images, params)
             slots = [slot for number, slot in enumerate(slots) if number not in said.kept]
         except CameraError as exc:
             raise ModelError(str(exc)) from None
@@ -234,7 +238,18 @@ class IsolatedModel(Model):
             self._end(seconds)
         except Gone:
             self._end(None)
-        raise self._again()
+        raise self._again(blamed=True)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Whoever notices the end of the process finds all here who were in it: each leaves after that."""
+        with self._lock:
+            self._sent_in += sent_in.get()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sent_in -= sent_in.get()
 
     def _end(self, hung_seconds: float | None) -> None:
         """End the process, which has hung for so long or has ended by itself; all who wait for it are told."""
@@ -249,12 +264,13 @@ class IsolatedModel(Model):
             else:
                 ending = self._child.look(within=_LOOK_SECONDS) or self._child.stop(grace_seconds=0)
                 reason, output = f"the process of {self._shown} {ending}", _last_words(ending)
-                self._error = ModelCrashed(reason)
+                self._error = crashed = ModelCrashed(reason)
+                crashed.sent_in = self._sent_in > 0
         log.warning("model_process_ended", model=self._shown, pid=self._child.pid, reason=reason, output=output)
 
-    def _again(self) -> ModelError:
+    def _again(self, *, blamed: bool) -> ModelError:
         error = self._error or ModelError(f"{self._shown} is not loaded")
-        return type(error)(str(error))
+        return ModelLost(str(error)) if error.crash and not blamed else copy.copy(error)
 
 
 def _last_words(ending: Ending) -> tuple[str, ...]:

@@ -10,14 +10,23 @@ from typing import Any, Literal
 import structlog
 
 from healthd.clock import Clock
-from healthd.errors import BusyError, LoadError, ModelError, ParameterError, SettingsError, StalledError
+from healthd.errors import (
+    BusyError,
+    LoadError,
+    ModelCrashed,
+    ModelError,
+    ModelLost,
+    ParameterError,
+    SettingsError,
+    StalledError,
+)
 from healthd.frames import Image
 from healthd.models.batches import Ask, Batches
 from healthd.models.catalog import without_paths
 from healthd.models.envelope import checked
 from healthd.models.isolated import IsolatedModel
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
-from healthd.models.turns import LEAD, Rank, Turn, Turns, allowed, captured, patience
+from healthd.models.turns import LEAD, Rank, Turn, Turns, allowed, captured, patience, sent_in
 
 log = structlog.get_logger(__name__)
 _TICK_SECONDS = 0.001
@@ -139,6 +148,7 @@ class SharedModel:
 
         Raises:
             StalledError: there was no turn, or no answer, in time; whoever uses a model that hangs anew gets another.
+            ModelCrashed, ModelLost: its process has ended, and this camera is to blame, or is not.
             ModelError: the model cannot predict on this image.
         """
         self._loaded()
@@ -151,6 +161,10 @@ class SharedModel:
             # Who waited in line is waited for no longer on that account, as far as that is fair to the model.
             allowed.set(max(left, (1 - _WAITED_SHARE) * seconds) if seconds == self.patience_seconds else seconds)
             return self._predict_or_wait(turn, left)
+        except ModelCrashed as exc:
+            if exc.sent_in:
+                raise ModelLost(str(exc)) from None
+            raise
         finally:
             self.last_used = self._clock.monotonic()
             self.turns.leave(turn)
@@ -261,6 +275,7 @@ class SharedModel:
                 prediction: Prediction = said
                 return prediction
         led = self.turns.begin(turn)
+        sent_in.set(any(one.rank is Rank.REQUEST for one in (turn, *led)))
         if self.turns.batch_size > 1:
             self._on_batch(self, 1 + len(led))
         if led:

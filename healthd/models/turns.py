@@ -34,6 +34,8 @@ patience: ContextVar[float] = ContextVar("patience", default=math.inf)
 """How many seconds the caller waits for a turn and its prediction; a model may be used by more patient ones too."""
 allowed: ContextVar[float] = ContextVar("allowed", default=10.0)
 """How many seconds the prediction that begins now may take, before it is said to hang."""
+sent_in: ContextVar[bool] = ContextVar("sent_in", default=False)
+"""Whether a picture that somebody sent is in what is predicted now: if the model breaks, that is no camera's doing."""
 LEAD: Any = object()
 """The answer to one who was led and now leads, because the one who did has left before it began."""
 

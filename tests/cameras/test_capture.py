@@ -1,6 +1,9 @@
 """Cameras through OpenCV: real servers, real files, and pictures that tell how old they are."""
 
+import contextlib
 import ctypes
+import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,13 +16,18 @@ import cv2
 import numpy as np
 import pytest
 
-from healthd.cameras.capture import CaptureOptions, Transport, is_recording, open_camera
+from healthd.cameras.camera_child import _Camera
+from healthd.cameras.capture import CaptureOptions, DirectRead, Transport, is_recording, open_camera
 from healthd.cameras.ffmpeg import LARGEST_BLOCK_BYTES
+from healthd.cameras.isolated_wire import Grab, Take, Taken
 from healthd.cameras.source import PredictOptions, Read
+from healthd.channel import Channel
+from healthd.children import SUPPORTED
 from healthd.cpus import set_thread_budget
 from healthd.errors import CameraError, EndOfStream, SettingsError
-from healthd.frames import CapturedImage, StreamInfo, published_image
+from healthd.frames import CapturedImage, Image, StreamInfo, published_image
 from healthd.redact import SourceUrl
+from healthd.shared_images import SharedImages, SharedMemory
 from tests.clips import (
     COUNTER_MP4,
     COUNTER_MP4_FPS,
@@ -374,6 +382,42 @@ def test_each_image_is_an_array_of_its_own_that_is_published_without_a_copy() ->
     assert published_image(first.image) is first.image
     assert first.info is second.info
     assert first.info == StreamInfo(320, 192, 25.0, "h264")
+
+
+def test_an_image_is_made_where_it_is_wanted_if_it_has_that_shape() -> None:
+    """A process of a camera saves a copy by this. It is OpenCV that keeps to it, or does not any more."""
+    with open_camera(SourceUrl(str(COUNTER_MP4)), LIVE) as read:
+        assert isinstance(read, DirectRead)
+        read.target = np.zeros((192, 320, 3), np.uint8)
+        first = taken(read)
+        assert first.image is read.target
+        assert number_of(first.image) == 0
+        read.target = np.zeros((48, 64, 3), np.uint8)
+        second = taken(read)
+        assert (second.image is read.target, second.image.shape) == (False, (192, 320, 3))
+        assert not read.target.any()
+
+
+@pytest.mark.skipif(not SUPPORTED, reason="processes are Linux' alone")
+def test_the_process_of_a_camera_copies_no_image_but_the_first_of_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = SharedImages()
+    memory = SharedMemory(os.dup(images.descriptor))
+    written = list[Image]()
+    monkeypatch.setattr(memory, "write", lambda _place, image: written.append(image))
+    near, far = socket.socketpair()
+    with contextlib.ExitStack() as session, near, far, open_camera(SourceUrl(str(COUNTER_MP4)), LIVE) as read:
+        session.callback(images.close)
+        camera = _Camera(memory, Channel(far), session)
+        camera._read = read
+        for number in range(4):
+            assert camera.answer(Grab()) is True
+            slot = images.room(192 * 320 * 3)
+            answer = camera.answer(Take((slot.place.offset, slot.place.size)))
+            assert isinstance(answer, Taken)
+            assert (answer.kind, answer.height, answer.width) == ("pixels", 192, 320)
+            if number > 0:
+                assert number_of(images.lease(slot, 192, 320)) == number
+        assert len(written) == 1
 
 
 def test_a_looped_recording_begins_again_without_losing_an_image() -> None:

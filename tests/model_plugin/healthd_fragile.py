@@ -49,6 +49,7 @@ ORDERS: dict[str, Callable[[], object]] = {
     "many": lambda: (BOX,) * 10_000,
     "keep": lambda: None,
     "slow": lambda: time.sleep(0.2),
+    "slow-segv": lambda: (time.sleep(0.1), ctypes.string_at(0)),
 }
 WORDS = tuple(ORDERS)
 

@@ -20,13 +20,29 @@ import pytest
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.source import Predict
 from healthd.children import NURSERY, SUPPORTED
-from healthd.errors import BusyError, HealthdError, ModelError, ParameterError, StalledError
+from healthd.errors import (
+    BusyError,
+    HealthdError,
+    ModelCrashed,
+    ModelError,
+    ModelLost,
+    ParameterError,
+    PredictError,
+    StalledError,
+)
 from healthd.frames import Image
+from healthd.metrics import Metrics
+from healthd.models.batches import Ask
+from healthd.models.catalog import Catalog
+from healthd.models.crashes import MOST_CRASHES
+from healthd.models.inference import Inference
 from healthd.models.isolated import PRELOAD, IsolatedModel, isolated
 from healthd.models.isolated_words import LoadOrder
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams, ModelSpec
 from healthd.models.shared import SharedModel
+from healthd.models.turns import Rank
+from healthd.testing.fakes import FakeClock
 from tests.eventually import eventually
 from tests.fakes import FakeSource, make_runner
 from tests.models.test_manager import Thread, until
@@ -149,6 +165,71 @@ def test_a_crash_fails_the_prediction_with_its_signal_and_the_next_user_gets_a_f
     assert gone(process)
     assert house.manager.counts["unload", "crashed"] == 1
     assert house.manager.counts["load", "ok"] == 2
+
+
+def test_who_comes_after_a_crash_is_not_to_blame_for_it(house: House) -> None:
+    with house.manager.use("fragile", "fragile") as shared:
+        with pytest.raises(ModelCrashed, match="SIGSEGV"):
+            house.ask(shared, "segv")
+        with pytest.raises(ModelLost, match="SIGSEGV"):
+            house.ask(shared, "fine")
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_camera_is_not_charged_for_a_crash_while_a_picture_that_was_sent_was_in(fragile: Any, batch: int) -> None:
+    lanes = 3 - batch
+    house = House(fragile, lanes=lanes, batch_window_seconds=0.0)
+    with house.manager.use("fragile", "fragile", fragile.Options(batch=batch, lanes=lanes)) as shared:
+        places = [shared.turns.enter(Rank.CAMERA) for _ in range(lanes)]  # those who come meanwhile go in together
+        camera = Thread(lambda: house.ask(shared, "slow"))
+        until(lambda: len(shared.turns._lines[Rank.CAMERA]) == 1)
+        ask = Ask(house.picture("slow-segv"), PARAMS)
+        sent = shared.turns.enter(Rank.REQUEST, ask=ask)
+        shared.turns._credit = 1.0  # it need not wait for the cameras
+        for place in places:
+            shared.turns.begin(place)
+            shared.turns.leave(place)
+        assert sent.wait(5)
+        with pytest.raises(ModelCrashed, match="SIGSEGV"):
+            shared.predict_in_turn(sent)
+        assert isinstance(camera.ended(seconds=5).error, ModelLost)
+
+
+async def test_pictures_that_break_their_model_again_and_again_are_refused_until_it_has_rested(
+    fragile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("healthd.models.crashes.MOST_CRASHES", 2)
+    assert MOST_CRASHES == 10, "as a camera has it"
+    (tmp_path / "fragile").touch()
+    house, clock = House(fragile, directory=tmp_path), FakeClock()
+    catalog = Catalog(house.manager.families, directory=tmp_path)
+    inference = Inference(house.manager, catalog, metrics=Metrics(), clock=clock.clock)
+
+    async def infer(word: str) -> None:
+        async with inference.seat("fragile", PARAMS) as seat:
+            await seat.predict(house.picture(word))
+
+    async def broken_twice() -> None:
+        for _ in range(2):
+            await infer("fine")
+            with pytest.raises(PredictError, match=r"ModelCrashed: .*SIGSEGV"):
+                await infer("segv")
+
+    try:
+        await broken_twice()
+        with pytest.raises(BusyError, match=r"fragile crashed 2 times within .* SIGSEGV.* rest for 600 s") as caught:
+            await infer("fine")
+        assert caught.value.retry_after_seconds == 600
+        with house.manager.use("fragile", "fragile", fragile.Options()) as shared:
+            house.ask(shared, "fine")  # a camera goes on
+        clock.advance(601)
+        await infer("fine")
+        await broken_twice()
+        await inference.load("fragile")
+        await infer("fine")
+    finally:
+        inference.stop()
+        house.manager.unload("fragile", str(tmp_path / "fragile"))
 
 
 def test_one_that_dies_while_nobody_uses_it_is_noticed(house: House) -> None:

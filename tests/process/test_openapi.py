@@ -14,13 +14,13 @@ import httpx
 import pytest
 
 from tests.api.house import ADMIN, ADMIN_KEY, KEYS, METHODS
+from tests.fuzzing import MORE, SEED
 from tests.process.daemon import TESTS, Daemon
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+EXAMPLES = MORE or 8
+SECONDS = 180.0 * max(1.0, EXAMPLES / 8)
+pytestmark = [pytest.mark.process, pytest.mark.timeout(SECONDS + 60)]
 
-SECONDS = 180.0
-SEED = 1
-EXAMPLES = int(os.environ.get("HEALTHD_FUZZ_EXAMPLES", "8"))
 ENDLESS = {"/api/v1/cameras/{name}/stream", "/api/v1/events/stream", "/api/v1/logs/stream"}
 CONFIG = """
 seed = {seed}
