@@ -1,12 +1,16 @@
 """What children print and log, as events of the daemon's own log: scrubbed, with the name of whose child it is."""
 
+import array
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import select
 import socket
+import termios
 import threading
+import time
 from collections import deque
 from typing import Any
 
@@ -14,13 +18,14 @@ import msgspec
 import structlog
 
 from healthd.log_ring import LEVELS
-from healthd.native_log import LineLog
+from healthd.native_log import LineLog, RateLimit
 from healthd.redact import SCRUBBER
 
 _CHUNK_BYTES = 64 * 1024
 LAST_LINES = 20
 MOST_SECRETS = 1000
 """Of one child: each makes every line of the log a little slower to scrub."""
+EVENTS_PER_SECOND = 100
 _EOF_SECONDS = 0.3
 _OURS = frozenset({"timestamp", "level", "event", "logger", "exc_info", "stack_info"})
 
@@ -40,6 +45,7 @@ class ChildLog:
         self._fields = fields
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         self._secrets = 0
+        self._limit = RateLimit(EVENTS_PER_SECOND, time.monotonic)
         self._lines = LineLog(structlog.get_logger("healthd.native").bind(**fields), kept=self._last)
 
     def last_output(self) -> tuple[str, ...]:
@@ -60,8 +66,12 @@ class ChildLog:
         return bool(chunk)
 
     def read_logged(self) -> bool:
-        """Log what was logged, all that is there; False at the end of it."""
-        while True:
+        """Log what was logged, as much as is there now; False at the end of it.
+
+        No more than that: one that logs without end would keep the thread from all others.
+        """
+        left = _waiting_bytes(self.socket)
+        while left >= 0:
             try:
                 message = self.socket.recv(_CHUNK_BYTES * 4, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -70,19 +80,25 @@ class ChildLog:
                 return False
             if not message:
                 return False
+            left -= len(message)
             with contextlib.suppress(ValueError, TypeError, RecursionError, msgspec.MsgspecError):
                 self._take(message[:1], message[1:])
+        return True
 
     def seconds_to_report(self) -> float | None:
         """Return how long to wait until `report`; None when there is nothing to report."""
-        return self._lines.seconds_to_report()
+        waits = (self._limit.seconds_to_report(), self._lines.seconds_to_report())
+        return min((wait for wait in waits if wait is not None), default=None)
 
-    def report(self) -> None:
-        """Say how many lines were left out, where it is time to."""
+    def report(self, *, last: bool = False) -> None:
+        """Say how many events and lines were left out, where it is time to."""
+        if dropped := self._limit.take_dropped(now=last):
+            structlog.get_logger(__name__).warning("child_events_dropped", events=dropped, **self._fields)
         self._lines.feed(b"")
 
     def close(self) -> None:
         """Close both."""
+        self.report(last=True)
         os.close(self.descriptor)
         self.socket.close()
         self.ended.set()
@@ -93,7 +109,7 @@ class ChildLog:
             self._secrets += 1
             if self._secrets <= MOST_SECRETS:
                 SCRUBBER.register(secret, before=before, after=after)
-        elif mark == b"e":
+        elif mark == b"e" and self._limit.admit():
             event = json.loads(body)
             if isinstance(event, dict):
                 self._log(event)
@@ -107,6 +123,12 @@ class ChildLog:
             str(event.get("event", "")),
             **{**rest, **self._fields},
         )
+
+
+def _waiting_bytes(logged: socket.socket) -> int:
+    number = array.array("i", [0])
+    fcntl.ioctl(logged, termios.FIONREAD, number)
+    return number[0]
 
 
 class ChildLogs:

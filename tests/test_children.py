@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from healthd.channel import Channel, ChildBug, Gone
+from healthd.child_logs import EVENTS_PER_SECOND
 from healthd.children import Child, ChildEnded, ChildTimeout, Nursery
 from healthd.errors import BusyError, CameraError
 
@@ -50,6 +51,13 @@ def gone_within(seconds: float, *pids: int) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_it_answers_and_ends_when_it_is_asked(child: Child) -> None:
@@ -142,6 +150,25 @@ def test_many_lines_of_a_decoder_are_warned_of_once_and_name_the_camera(child: C
             time.sleep(0.01)
     (warned,) = (event for event in events if event["log_level"] == "warning")
     assert (warned["event"], warned["camera"]) == ("native_output_many", "gym")
+
+
+def test_one_that_logs_without_end_is_cut_short_and_keeps_the_log_from_nobody(child: Child, nursery: Nursery) -> None:
+    other = Child.start(ENTRY, name="hall", fields={"camera": "hall"}, nursery=nursery)
+    with capture_logs() as events:
+        child.call(["log_without_end", None], reply=object, timeout=5)
+        began = time.monotonic()
+        wait_until(lambda: any(event["event"] == "again" for event in events))
+        other.call(["speak", "rtsp://cam/1"], reply=object, timeout=5)
+        wait_until(lambda: any(event["event"] == "camera_spoke" for event in events))
+        wait_until(lambda: any(event["event"] == "child_events_dropped" for event in events))
+        seconds = time.monotonic() - began
+        child.stop(grace_seconds=0, term_seconds=0)
+        other.stop()
+    again = sum(event["event"] == "again" for event in events)
+    assert again <= EVENTS_PER_SECOND * (seconds + 3)
+    (told, *_) = (event for event in events if event["event"] == "child_events_dropped")
+    assert told["camera"] == "gym"
+    assert told["events"] > 0
 
 
 def test_fifty_children_leave_no_descriptor_thread_or_process(nursery: Nursery) -> None:
