@@ -11,7 +11,7 @@ import socket
 import termios
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 import msgspec
@@ -24,7 +24,8 @@ from healthd.redact import SCRUBBER
 _CHUNK_BYTES = 64 * 1024
 LAST_LINES = 20
 MOST_SECRETS = 1000
-"""Of one child: each makes every line of the log a little slower to scrub."""
+"""Of one camera or model, all its processes together, for the life of the daemon: each of them makes every line of the
+log a little slower to scrub, and none is ever forgotten."""
 EVENTS_PER_SECOND = 100
 _EOF_SECONDS = 0.3
 _OURS = frozenset({"timestamp", "level", "event", "logger", "exc_info", "stack_info"})
@@ -38,13 +39,15 @@ def current_level() -> str:
 class ChildLog:
     """What one child prints into a pipe, and sends over the socket of its log."""
 
-    def __init__(self, printed: int, logged: socket.socket, fields: dict[str, str]) -> None:
+    def __init__(self, printed: int, logged: socket.socket, fields: dict[str, str], secrets: Counter[str]) -> None:
+        """`secrets`: how many each camera or model has had hidden so far."""
         self.descriptor = printed
         self.socket = logged
         self.ended = threading.Event()
         self._fields = fields
         self._last: deque[str] = deque(maxlen=LAST_LINES)
-        self._secrets = 0
+        self._secrets = secrets
+        self._whose = " ".join(fields.values())
         self._limit = RateLimit(EVENTS_PER_SECOND, time.monotonic)
         self._lines = LineLog(structlog.get_logger("healthd.native").bind(**fields), kept=self._last)
 
@@ -106,9 +109,13 @@ class ChildLog:
     def _take(self, mark: bytes, body: bytes) -> None:
         if mark == b"s":
             secret, before, after = msgspec.msgpack.decode(body, type=tuple[str, str, str])
-            self._secrets += 1
-            if self._secrets <= MOST_SECRETS:
+            if SCRUBBER.knows(secret, before=before, after=after):  # from the session before, most often
+                return
+            self._secrets[self._whose] += 1
+            if self._secrets[self._whose] <= MOST_SECRETS:
                 SCRUBBER.register(secret, before=before, after=after)
+            elif self._secrets[self._whose] == MOST_SECRETS + 1:
+                structlog.get_logger(__name__).warning("child_secrets_spent", secrets=MOST_SECRETS, **self._fields)
         elif mark == b"e" and self._limit.admit():
             event = json.loads(body)
             if isinstance(event, dict):
@@ -137,11 +144,12 @@ class ChildLogs:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._new: deque[ChildLog] = deque()
+        self._secrets: Counter[str] = Counter()
         self._waking = -1
 
     def watch(self, printed: int, logged: socket.socket, fields: dict[str, str]) -> ChildLog:
         """Read these two, until the child that holds their other ends has ended; they are closed then."""
-        child = ChildLog(printed, logged, fields)
+        child = ChildLog(printed, logged, fields, self._secrets)
         with self._lock:
             if self._waking < 0:
                 self._waking = self._started()

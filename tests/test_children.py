@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
+from healthd import child_logs
 from healthd.channel import Channel, ChildBug, Gone
 from healthd.child_logs import EVENTS_PER_SECOND
 from healthd.children import Child, ChildEnded, ChildTimeout, Nursery
 from healthd.errors import BusyError, CameraError
+from healthd.redact import SCRUBBER
+from tests.fuzzing import no_secrets_left
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are Linux' alone")
 ENTRY = "tests.child_entries:answers"
@@ -140,6 +144,22 @@ def test_what_it_prints_and_logs_is_logged_with_its_fields_and_without_secrets_i
     assert {event["event"] for event in events} == {"camera_spoke", "native_output"}
     assert [event for event in events if event.get("text", "").startswith("FFmpeg says rtsp://***@cam/1")]
     assert "only-the-child-knows" not in str(events)
+
+
+def test_secrets_of_one_camera_are_bounded_over_all_its_sessions(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_logs, "MOST_SECRETS", 6)
+    monkeypatch.setattr(child_logs.CHILD_LOGS, "_secrets", Counter())
+    with no_secrets_left(), capture_logs() as events:
+        for session in range(4):
+            again = Child.start(ENTRY, name="gym", fields={"camera": "gym"}, nursery=nursery)
+            for word in ("same", f"word-{session}", f"other-{session}"):
+                again.call(["speak", f"rtsp://admin:only-{word}@cam/1"], reply=object, timeout=5)
+            again.stop()
+            wait_until(again._log.ended.is_set)
+        assert len(SCRUBBER._known) == 6, "more than one session named, less than all"
+    assert [event["camera"] for event in events if event["event"] == "child_secrets_spent"] == ["gym"]
 
 
 def test_many_lines_of_a_decoder_are_warned_of_once_and_name_the_camera(child: Child) -> None:
