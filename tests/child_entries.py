@@ -84,6 +84,7 @@ def _total(arg: list[Any], memory: SharedMemory | None) -> int:
     return int(memory.image(Place(*place), height, width).sum())
 
 
+_BACKGROUND = "setsid sleep 1000 >/dev/null & echo $!"
 _ANSWERS: dict[str, Any] = {
     "echo": lambda arg, _: arg,
     "imported_by": lambda _, __: IMPORTED_BY,
@@ -96,6 +97,8 @@ _ANSWERS: dict[str, Any] = {
     "hang": lambda _, __: hang(),
     "speak": _speak,
     "start": lambda _, __: subprocess.Popen(["sleep", "1000"]).pid,
+    "start_session": lambda _, __: subprocess.Popen(["sleep", "1000"], start_new_session=True, env={}).pid,
+    "start_background": lambda _, __: int(subprocess.check_output(["sh", "-c", _BACKGROUND])),
     "fill": _fill,
     "total": _total,
     "descriptors": lambda _, __: len(list(Path("/proc/self/fd").iterdir())) - 1,

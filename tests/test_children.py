@@ -134,6 +134,25 @@ def test_what_it_started_ends_with_it(child: Child) -> None:
         time.sleep(0.01)
 
 
+def test_what_it_started_in_a_session_of_its_own_ends_with_it_too(child: Child) -> None:
+    started = child.call(["start_session", None], reply=int, timeout=5)
+    assert alive(started)
+    child.kill()
+    assert gone_within(2, started)
+    wait_until(child._log.ended.is_set)
+
+
+def test_what_one_has_in_the_background_ends_with_it_and_not_with_another(child: Child, nursery: Nursery) -> None:
+    started = child.call(["start_background", None], reply=int, timeout=5)
+    other = Child.start(ENTRY, name="hall", nursery=nursery)
+    others = other.call(["start_session", None], reply=int, timeout=5)
+    other.stop()
+    assert gone_within(2, others)
+    assert alive(started)
+    child.stop()
+    assert gone_within(2, started)
+
+
 def test_what_it_prints_and_logs_is_logged_with_its_fields_and_without_secrets_it_alone_knew(child: Child) -> None:
     with capture_logs() as events:
         child.call(["speak", "rtsp://admin:only-the-child-knows@cam/1"], reply=object, timeout=5)
