@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import select
 import socket
@@ -28,6 +29,8 @@ MOST_SECRETS = 1000
 log a little slower to scrub, and none is ever forgotten."""
 EVENTS_PER_SECOND = 100
 _EOF_SECONDS = 0.3
+_LINGER_SECONDS = 2.0
+"""How long what a child left behind is heard after its end; what lives longer would keep two descriptors each."""
 _OURS = frozenset({"timestamp", "level", "event", "logger", "exc_info", "stack_info"})
 
 
@@ -44,6 +47,8 @@ class ChildLog:
         self.descriptor = printed
         self.socket = logged
         self.ended = threading.Event()
+        self.until = math.inf
+        """When to stop reading, whoever still holds the other ends."""
         self._fields = fields
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         self._secrets = secrets
@@ -89,8 +94,9 @@ class ChildLog:
         return True
 
     def seconds_to_report(self) -> float | None:
-        """Return how long to wait until `report`; None when there is nothing to report."""
-        waits = (self._limit.seconds_to_report(), self._lines.seconds_to_report())
+        """Return how long to wait until `report`, or until it is over; None when there is nothing to wait for."""
+        left = None if self.until == math.inf else max(0.0, self.until - time.monotonic())
+        waits = (left, self._limit.seconds_to_report(), self._lines.seconds_to_report())
         return min((wait for wait in waits if wait is not None), default=None)
 
     def report(self, *, last: bool = False) -> None:
@@ -138,6 +144,15 @@ def _waiting_bytes(logged: socket.socket) -> int:
     return number[0]
 
 
+def _close_left(readers: dict[int, ChildLog], waiting: select.poll) -> None:
+    """Hear no more of those whose time is over."""
+    for child in {child for child in readers.values() if child.until <= time.monotonic()}:
+        for end in [end for end, one in readers.items() if one is child]:
+            waiting.unregister(end)
+            del readers[end]
+        child.close()
+
+
 class ChildLogs:
     """The thread that reads for all children of this process."""
 
@@ -154,9 +169,18 @@ class ChildLogs:
             if self._waking < 0:
                 self._waking = self._started()
             self._new.append(child)
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._waking, b".")
+            self._wake()
         return child
+
+    def leave(self, child: ChildLog) -> None:
+        """Say that the process has ended: what it left behind is heard for a moment, no longer."""
+        with self._lock:
+            child.until = min(child.until, time.monotonic() + _LINGER_SECONDS)
+            self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._waking, b".")
 
     def _started(self) -> int:
         """Start the thread; return where it is woken."""
@@ -192,6 +216,7 @@ class ChildLogs:
                     ended = readers.pop(descriptor)
                     if ended not in readers.values():
                         ended.close()
+            _close_left(readers, waiting)
 
     def _pass_on(self, child: ChildLog, descriptor: int) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -181,6 +182,22 @@ def test_secrets_of_one_camera_are_bounded_over_all_its_sessions(
     assert [event["camera"] for event in events if event["event"] == "child_secrets_spent"] == ["gym"]
 
 
+def test_what_outlives_a_child_and_holds_its_pipes_is_not_heard_for_ever(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_logs, "_LINGER_SECONDS", 0.1)
+    (printed, printing), (logged, logging) = os.pipe(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with logging, capture_logs() as events:
+        left = child_logs.CHILD_LOGS.watch(printed, logged, {"camera": "gym"})
+        child_logs.CHILD_LOGS.leave(left)
+        os.write(printing, b"its last words\n")
+        assert left.ended.wait(5)
+        os.close(printing)
+        assert [event.get("text") for event in events] == ["its last words"]
+        child.call(["speak", "rtsp://cam/1"], reply=object, timeout=5)
+        wait_until(lambda: any(event["event"] == "camera_spoke" for event in events))
+
+
 def test_many_lines_of_a_decoder_are_warned_of_once_and_name_the_camera(child: Child) -> None:
     with capture_logs() as events:
         child.call(["flood", 60], reply=object, timeout=5)
@@ -282,8 +299,6 @@ def test_nothing_is_left_of_a_daemon_that_was_killed_with_children_that_hang_or_
 
 
 def test_a_message_that_is_none_is_refused() -> None:
-    import socket  # noqa: PLC0415
-
     near, far = socket.socketpair()
     with near, far:
         channel = Channel(near)
