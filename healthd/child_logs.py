@@ -1,27 +1,36 @@
 """What children print and log, as events of the daemon's own log: scrubbed, with the name of whose child it is."""
 
+import array
 import contextlib
+import fcntl
 import json
 import logging
+import math
 import os
 import select
 import socket
+import termios
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from typing import Any
 
 import msgspec
 import structlog
 
 from healthd.log_ring import LEVELS
-from healthd.native_log import LineLog
+from healthd.native_log import LineLog, RateLimit
 from healthd.redact import SCRUBBER
 
 _CHUNK_BYTES = 64 * 1024
 LAST_LINES = 20
 MOST_SECRETS = 1000
-"""Of one child: each makes every line of the log a little slower to scrub."""
+"""Of one camera or model, all its processes together, for the life of the daemon: each of them makes every line of the
+log a little slower to scrub, and none is ever forgotten."""
+EVENTS_PER_SECOND = 100
 _EOF_SECONDS = 0.3
+_LINGER_SECONDS = 2.0
+"""How long what a child left behind is heard after its end; what lives longer would keep two descriptors each."""
 _OURS = frozenset({"timestamp", "level", "event", "logger", "exc_info", "stack_info"})
 
 
@@ -33,13 +42,18 @@ def current_level() -> str:
 class ChildLog:
     """What one child prints into a pipe, and sends over the socket of its log."""
 
-    def __init__(self, printed: int, logged: socket.socket, fields: dict[str, str]) -> None:
+    def __init__(self, printed: int, logged: socket.socket, fields: dict[str, str], secrets: Counter[str]) -> None:
+        """`secrets`: how many each camera or model has had hidden so far."""
         self.descriptor = printed
         self.socket = logged
         self.ended = threading.Event()
+        self.until = math.inf
+        """When to stop reading, whoever still holds the other ends."""
         self._fields = fields
         self._last: deque[str] = deque(maxlen=LAST_LINES)
-        self._secrets = 0
+        self._secrets = secrets
+        self._whose = " ".join(fields.values())
+        self._limit = RateLimit(EVENTS_PER_SECOND, time.monotonic)
         self._lines = LineLog(structlog.get_logger("healthd.native").bind(**fields), kept=self._last)
 
     def last_output(self) -> tuple[str, ...]:
@@ -60,8 +74,12 @@ class ChildLog:
         return bool(chunk)
 
     def read_logged(self) -> bool:
-        """Log what was logged, all that is there; False at the end of it."""
-        while True:
+        """Log what was logged, as much as is there now; False at the end of it.
+
+        No more than that: one that logs without end would keep the thread from all others.
+        """
+        left = _waiting_bytes(self.socket)
+        while left >= 0:
             try:
                 message = self.socket.recv(_CHUNK_BYTES * 4, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -70,19 +88,26 @@ class ChildLog:
                 return False
             if not message:
                 return False
+            left -= len(message)
             with contextlib.suppress(ValueError, TypeError, RecursionError, msgspec.MsgspecError):
                 self._take(message[:1], message[1:])
+        return True
 
     def seconds_to_report(self) -> float | None:
-        """Return how long to wait until `report`; None when there is nothing to report."""
-        return self._lines.seconds_to_report()
+        """Return how long to wait until `report`, or until it is over; None when there is nothing to wait for."""
+        left = None if self.until == math.inf else max(0.0, self.until - time.monotonic())
+        waits = (left, self._limit.seconds_to_report(), self._lines.seconds_to_report())
+        return min((wait for wait in waits if wait is not None), default=None)
 
-    def report(self) -> None:
-        """Say how many lines were left out, where it is time to."""
+    def report(self, *, last: bool = False) -> None:
+        """Say how many events and lines were left out, where it is time to."""
+        if dropped := self._limit.take_dropped(now=last):
+            structlog.get_logger(__name__).warning("child_events_dropped", events=dropped, **self._fields)
         self._lines.feed(b"")
 
     def close(self) -> None:
         """Close both."""
+        self.report(last=True)
         os.close(self.descriptor)
         self.socket.close()
         self.ended.set()
@@ -90,10 +115,14 @@ class ChildLog:
     def _take(self, mark: bytes, body: bytes) -> None:
         if mark == b"s":
             secret, before, after = msgspec.msgpack.decode(body, type=tuple[str, str, str])
-            self._secrets += 1
-            if self._secrets <= MOST_SECRETS:
+            if SCRUBBER.knows(secret, before=before, after=after):  # from the session before, most often
+                return
+            self._secrets[self._whose] += 1
+            if self._secrets[self._whose] <= MOST_SECRETS:
                 SCRUBBER.register(secret, before=before, after=after)
-        elif mark == b"e":
+            elif self._secrets[self._whose] == MOST_SECRETS + 1:
+                structlog.get_logger(__name__).warning("child_secrets_spent", secrets=MOST_SECRETS, **self._fields)
+        elif mark == b"e" and self._limit.admit():
             event = json.loads(body)
             if isinstance(event, dict):
                 self._log(event)
@@ -109,24 +138,49 @@ class ChildLog:
         )
 
 
+def _waiting_bytes(logged: socket.socket) -> int:
+    number = array.array("i", [0])
+    fcntl.ioctl(logged, termios.FIONREAD, number)
+    return number[0]
+
+
+def _close_left(readers: dict[int, ChildLog], waiting: select.poll) -> None:
+    """Hear no more of those whose time is over."""
+    for child in {child for child in readers.values() if child.until <= time.monotonic()}:
+        for end in [end for end, one in readers.items() if one is child]:
+            waiting.unregister(end)
+            del readers[end]
+        child.close()
+
+
 class ChildLogs:
     """The thread that reads for all children of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._new: deque[ChildLog] = deque()
+        self._secrets: Counter[str] = Counter()
         self._waking = -1
 
     def watch(self, printed: int, logged: socket.socket, fields: dict[str, str]) -> ChildLog:
         """Read these two, until the child that holds their other ends has ended; they are closed then."""
-        child = ChildLog(printed, logged, fields)
+        child = ChildLog(printed, logged, fields, self._secrets)
         with self._lock:
             if self._waking < 0:
                 self._waking = self._started()
             self._new.append(child)
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._waking, b".")
+            self._wake()
         return child
+
+    def leave(self, child: ChildLog) -> None:
+        """Say that the process has ended: what it left behind is heard for a moment, no longer."""
+        with self._lock:
+            child.until = min(child.until, time.monotonic() + _LINGER_SECONDS)
+            self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._waking, b".")
 
     def _started(self) -> int:
         """Start the thread; return where it is woken."""
@@ -162,6 +216,7 @@ class ChildLogs:
                     ended = readers.pop(descriptor)
                     if ended not in readers.values():
                         ended.close()
+            _close_left(readers, waiting)
 
     def _pass_on(self, child: ChildLog, descriptor: int) -> bool:
         try:

@@ -356,6 +356,7 @@ class Child:
             handle, self._handle = self._handle, None
             status, self._status = self._status, -1
         self._channel.close()
+        CHILD_LOGS.leave(self._log)
         for descriptor in (handle, status):
             if descriptor is not None and descriptor >= 0:
                 os.close(descriptor)

@@ -44,7 +44,7 @@ from healthd.reload import Reloader, make_catalog, take_auth
 from healthd.settings import CameraSettings, Settings
 from healthd.settings_changes import ConfigFile
 from healthd.signals import own_signals
-from healthd.worker import Worker, WorkerTimeout
+from healthd.worker import WorkerPool, WorkerTimeout
 
 log = structlog.get_logger(__name__)
 __all__ = ["InstalledPlugins", "StartError", "build", "load_installed_plugins", "serve"]
@@ -294,20 +294,22 @@ async def _stop(services: Services, *, server: uvicorn.Server, serving: asyncio.
 
 
 async def _keep_house(services: Services) -> None:
-    """Unload models that nobody uses, now and then."""
+    """Unload models that nobody uses, and look at the memory of processes, now and then."""
+    chores = (
+        (services.models.unload_idle, "models not unloaded", WorkerPool("housekeeping", keep=0)),
+        (services.supervisor.measure, "memory not looked at", WorkerPool("housekeeping", keep=0)),
+    )
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
-        worker = Worker("housekeeping")
-        worker.start()
-        try:
-            await worker.call(services.models.unload_idle, timeout=HOUSEKEEPING_SECONDS, late="models not unloaded")
-            await worker.call(services.supervisor.measure, timeout=HOUSEKEEPING_SECONDS, late="memory not looked at")
-        except WorkerTimeout as exc:
-            log.warning("housekeeping_stuck", reason=str(exc))
-        except Exception:
-            log.exception("housekeeping_bug")
-        finally:
-            worker.close()
+        for chore, late, threads in chores:
+            if threads.stuck:  # one that hangs is enough; it may come back
+                continue
+            try:
+                await threads.call(chore, timeout=HOUSEKEEPING_SECONDS, late=late)
+            except WorkerTimeout as exc:
+                log.warning("housekeeping_stuck", reason=str(exc))
+            except Exception:
+                log.exception("housekeeping_bug")
 
 
 def _samples(services: Services) -> Iterator[Sample]:

@@ -131,7 +131,7 @@ class LineLog:
     ) -> None:
         """`kept`: gets each line that is logged, scrubbed, as well."""
         self._logger = logger
-        self._limit = _RateLimit(lines_per_second, clock)
+        self._limit = RateLimit(lines_per_second, clock)
         self._flood = _Flood(clock)
         self._lines = _Lines()
         self._last = kept
@@ -233,7 +233,7 @@ class _Lines:
         return [(self._begun, False)] if self._begun else []
 
 
-class _RateLimit:
+class RateLimit:
     """Admits so many a second; counts the others."""
 
     def __init__(self, per_second: int, clock: Callable[[], float]) -> None:

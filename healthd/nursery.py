@@ -17,6 +17,7 @@ import signal
 import socket
 import struct
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from healthd.memory import limit_arenas
@@ -25,6 +26,8 @@ LONGEST_ORDER = 64 * 1024
 MOST_DESCRIPTORS = 128
 STATUS = struct.Struct("<i")
 """What is written, once, into the pipe of a child that has ended: as `os.waitstatus_to_exitcode` says it."""
+MARK = "_HEALTHD_CHILD"
+"""Variable with the pid of the child whose environment this is: it tells whose a program is that left its group."""
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 
@@ -87,6 +90,19 @@ def _ended_child() -> int | None:
     return ended.si_pid if ended is not None else None
 
 
+def _adopted(nursery: int) -> dict[int, str]:
+    """Return the children of this process, and what their environment says whose they are; "" where it does not."""
+    found = {}
+    with contextlib.suppress(OSError):  # a kernel without that file
+        for pid in Path(f"/proc/{nursery}/task/{nursery}/children").read_text(encoding="ascii").split():
+            variables = b""
+            with contextlib.suppress(OSError):
+                variables = Path(f"/proc/{pid}/environ").read_bytes()
+            marks = [one[len(MARK) + 1 :] for one in variables.split(b"\0") if one.startswith(f"{MARK}=".encode())]
+            found[int(pid)] = marks[0].decode("ascii", "replace") if marks else ""
+    return found
+
+
 class _Nursery:
     def __init__(self, parent: socket.socket) -> None:
         self._parent = parent
@@ -115,6 +131,7 @@ class _Nursery:
                 OSError
             ):  # whatever it started; it is not reaped yet, so the group is still its own
                 os.killpg(pid, signal.SIGKILL)
+            self._end_strays(pid)
             _, status = os.waitpid(pid, 0)
             pipes = self._pipes.pop(pid, None)
             if pipes is not None:
@@ -122,6 +139,17 @@ class _Nursery:
                     os.write(pipes[0], STATUS.pack(os.waitstatus_to_exitcode(status)))
                 for pipe in pipes:
                     os.close(pipe)
+
+    def _end_strays(self, ended: int) -> None:
+        """End what has left the group of a child that has ended: it is ours now, as whatever somebody left behind.
+
+        What a child has that lives, because it started it in the background, goes on.
+        """
+        living = {str(pid) for pid in self._pipes.keys() - {ended}}
+        for pid, whose in _adopted(os.getpid()).items():
+            if pid != ended and pid not in self._pipes and whose not in living:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _obey(self) -> None:
         order, descriptors, _, _ = socket.recv_fds(self._parent, LONGEST_ORDER, MOST_DESCRIPTORS)
@@ -171,6 +199,7 @@ class _Nursery:
         try:
             die_with(nursery)
             os.setpgid(0, 0)
+            os.environ[MARK] = str(os.getpid())
             _die_together(leash)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -17,7 +17,6 @@ from healthd.cameras.records import Tuning
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.source import CameraSource, PredictOptions
 from healthd.config_watch import FileWatch
-from healthd.crew import Crew
 from healthd.errors import BusyError, HealthdError, NotHereError
 from healthd.models.catalog import Catalog, wrong_models
 from healthd.models.model import InferenceParams, ModelFamily
@@ -33,7 +32,7 @@ from healthd.settings_changes import (
     section_differences,
 )
 from healthd.settings_tree import ConfigError, Problem
-from healthd.worker import Worker, WorkerTimeout
+from healthd.worker import WorkerPool, WorkerTimeout
 
 log = structlog.get_logger(__name__)
 READ_SECONDS = 30.0
@@ -77,6 +76,7 @@ class Reloader:
         self._file = file
         self._on_changed = on_changed
         self._turn = asyncio.Lock()
+        self._threads = WorkerPool("config-reload", keep=0)
 
     async def reload(self, trigger: Trigger = "api") -> Reloaded:
         """Read the file as a whole, and take into effect what differs; all of it or nothing.
@@ -123,12 +123,16 @@ class Reloader:
         """Reload when the file has changed and stays as it is, while `config.watch` says so; until cancelled."""
         if self._file is None:
             return
-        watch, crew = FileWatch(self._file), Crew("config-watch", threads=1)
+        watch, threads = FileWatch(self._file), WorkerPool("config-watch", keep=1)
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if not self._services.settings.config.watch:
+            if not self._services.settings.config.watch or threads.stuck:
                 continue
-            seen = await crew.run(watch.look)
+            try:
+                seen = await threads.call(watch.look, timeout=READ_SECONDS, late="the configuration was not looked at")
+            except WorkerTimeout as exc:
+                log.warning("config_watch_stuck", file=self._file.path.name, reason=str(exc))
+                continue
             if seen == "gone":
                 log.warning("config_file_gone", file=self._file.path.name)
             elif seen == "changed":
@@ -172,14 +176,16 @@ class Reloader:
     async def _read(self) -> Settings:
         if self._file is None:
             raise NotHereError(NO_FILE)
-        worker = Worker("config-reload")
-        worker.start()
+        if self._threads.stuck:
+            raise BusyError(
+                "the configuration cannot be read: its file, or one that it refers to, still does not answer"
+            )
         try:
-            return await worker.call(self._file.load, timeout=READ_SECONDS, late="the configuration was not read")
+            return await self._threads.call(
+                self._file.load, timeout=READ_SECONDS, late="the configuration was not read"
+            )
         except WorkerTimeout as exc:
             raise BusyError(f"{exc}: its file, or one that it refers to, does not answer") from None
-        finally:
-            worker.close()
 
     def _problems(self, plan: _Plan) -> Iterator[Problem]:
         """Say what plugins refuse, and which models cannot be; what was wrong before keeps nothing from changing."""

@@ -110,6 +110,12 @@ _SECRET_KEYS = frozenset(
 )
 
 
+def _forms(secret: str, before: str, after: str) -> set[tuple[str, str, str]]:
+    """Return what is searched for to hide a secret."""
+    forms = {(before, form, after) for form in (secret, unquote(secret), unquote_plus(secret)) if form.strip("*")}
+    return {form for form in forms if sum(map(len, form)) >= SHORTEST_PART}
+
+
 class Scrubber:
     """Knows secrets and takes them out of texts and objects. Safe to share between threads; forgets nothing."""
 
@@ -129,9 +135,8 @@ class Scrubber:
 
         A secret that has fewer than `SHORTEST_PART` characters together with its neighbours is left out.
         """
-        forms = {(before, form, after) for form in (secret, unquote(secret), unquote_plus(secret)) if form.strip("*")}
         with self._lock:
-            new = {form for form in forms if sum(map(len, form)) >= SHORTEST_PART} - self._known.keys()
+            new = _forms(secret, before, after) - self._known.keys()
             if not new:
                 return
             if self._watcher is not None:
@@ -143,6 +148,10 @@ class Scrubber:
             longest_first = sorted(self._known, key=lambda form: len(form[1]), reverse=True)
             self._patterns = tuple(self._known[form] for form in longest_first)
             self._labels = {}  # after the patterns: whoever still holds the old one fills what nobody reads any more
+
+    def knows(self, secret: str, *, before: str = "", after: str = "") -> bool:
+        """Whether to register it would change nothing."""
+        return _forms(secret, before, after) <= self._known.keys()
 
     def scrub(self, text: str) -> str:
         """Return the text with `***` wherever a known secret, or something in the place of one, stood."""

@@ -8,10 +8,12 @@ one call at a time, and it can be abandoned.
 import asyncio
 import contextlib
 import contextvars
+import math
 import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, TypeVar
@@ -170,7 +172,7 @@ class WorkerPool:
     """Workers lent for one call each: as many as are needed at a time, some kept for the next. Event loop only.
 
     Whoever uses it bounds how many calls there are at a time. A worker that does not answer is given up, and counted
-    as stuck until it comes back.
+    as stuck until it comes back; so is one that nobody waits for any more, once its time is over.
     """
 
     def __init__(self, name: str, *, keep: int = 4, patient: bool = False) -> None:
@@ -180,12 +182,20 @@ class WorkerPool:
         self._keep = keep
         self._idle: list[Worker] = []
         self._given_up: list[Worker] = []
+        self._left: list[tuple[float, Worker]] = []
+        """Those whose callers have gone, and the time by which they should have come back."""
 
     @property
     def stuck(self) -> int:
-        """How many workers were given up and have not come back."""
+        """How many workers were given up, or were left and are late, and have not come back."""
         self._given_up = [worker for worker in self._given_up if worker.alive]
-        return len(self._given_up)
+        late = time.monotonic()
+        return len(self._given_up) + sum(until <= late for until in self._left_until())
+
+    @property
+    def left(self) -> int:
+        """How many are in a call that nobody waits for any more, late or not."""
+        return len(self._left_until())
 
     async def call(
         self,
@@ -203,10 +213,15 @@ class WorkerPool:
             WorkerTimeout: `late` within `timeout` seconds; the thread is given up.
         """
         worker = self._idle.pop() if self._idle else self._started()
+        until = math.inf if timeout is None else time.monotonic() + timeout + grace
         try:
             return await worker.call(function, timeout=timeout, late=late, grace=grace)
         except WorkerTimeout:
             self._given_up.append(worker)
+            raise
+        except asyncio.CancelledError:
+            if worker.busy:
+                self._left.append((until, worker))
             raise
         finally:
             if worker.abandoned or worker.busy:
@@ -220,6 +235,10 @@ class WorkerPool:
         """End the threads that do nothing; those in a call end after it."""
         while self._idle:
             self._idle.pop().close()
+
+    def _left_until(self) -> list[float]:
+        self._left = [left for left in self._left if left[1].alive]
+        return [until for until, _ in self._left]
 
     def _started(self) -> Worker:
         worker = Worker(self._name, patient=self._patient)

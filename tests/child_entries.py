@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,21 @@ def _flood(lines: int, _: object) -> None:
     os.write(2, b"[h264] error while decoding MB 18 8\n" * lines)
 
 
+def _log_without_end(_: object, __: object) -> None:
+    """Fill the socket of the log from three processes, faster than anybody reads it."""
+    (log,) = (
+        end
+        for entry in Path("/proc/self/fd").iterdir()
+        if entry.is_socket()
+        if (end := socket.socket(fileno=os.dup(int(entry.name)))).type == socket.SOCK_SEQPACKET
+    )
+    log.setblocking(True)
+    for _ in range(3):
+        if os.fork() == 0:
+            while True:
+                log.send(b'e{"event": "again"}')
+
+
 def _fail(kind: str, _: object) -> None:
     raise {
         "camera": CameraError("no answer from rtsp://admin:hunter22@cam/1"),
@@ -68,17 +84,21 @@ def _total(arg: list[Any], memory: SharedMemory | None) -> int:
     return int(memory.image(Place(*place), height, width).sum())
 
 
+_BACKGROUND = "setsid sleep 1000 >/dev/null & echo $!"
 _ANSWERS: dict[str, Any] = {
     "echo": lambda arg, _: arg,
     "imported_by": lambda _, __: IMPORTED_BY,
     "fail": _fail,
     "flood": _flood,
+    "log_without_end": _log_without_end,
     "segv": lambda _, __: ctypes.string_at(0),
     "abort": lambda _, __: os.abort(),
     "leave": lambda arg, _: os._exit(arg),
     "hang": lambda _, __: hang(),
     "speak": _speak,
     "start": lambda _, __: subprocess.Popen(["sleep", "1000"]).pid,
+    "start_session": lambda _, __: subprocess.Popen(["sleep", "1000"], start_new_session=True, env={}).pid,
+    "start_background": lambda _, __: int(subprocess.check_output(["sh", "-c", _BACKGROUND])),
     "fill": _fill,
     "total": _total,
     "descriptors": lambda _, __: len(list(Path("/proc/self/fd").iterdir())) - 1,

@@ -2,19 +2,25 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from structlog.testing import capture_logs
 
+from healthd import child_logs
 from healthd.channel import Channel, ChildBug, Gone
+from healthd.child_logs import EVENTS_PER_SECOND
 from healthd.children import Child, ChildEnded, ChildTimeout, Nursery
 from healthd.errors import BusyError, CameraError
+from healthd.redact import SCRUBBER
+from tests.fuzzing import no_secrets_left
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are Linux' alone")
 ENTRY = "tests.child_entries:answers"
@@ -50,6 +56,13 @@ def gone_within(seconds: float, *pids: int) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_it_answers_and_ends_when_it_is_asked(child: Child) -> None:
@@ -122,6 +135,25 @@ def test_what_it_started_ends_with_it(child: Child) -> None:
         time.sleep(0.01)
 
 
+def test_what_it_started_in_a_session_of_its_own_ends_with_it_too(child: Child) -> None:
+    started = child.call(["start_session", None], reply=int, timeout=5)
+    assert alive(started)
+    child.kill()
+    assert gone_within(2, started)
+    wait_until(child._log.ended.is_set)
+
+
+def test_what_one_has_in_the_background_ends_with_it_and_not_with_another(child: Child, nursery: Nursery) -> None:
+    started = child.call(["start_background", None], reply=int, timeout=5)
+    other = Child.start(ENTRY, name="hall", nursery=nursery)
+    others = other.call(["start_session", None], reply=int, timeout=5)
+    other.stop()
+    assert gone_within(2, others)
+    assert alive(started)
+    child.stop()
+    assert gone_within(2, started)
+
+
 def test_what_it_prints_and_logs_is_logged_with_its_fields_and_without_secrets_it_alone_knew(child: Child) -> None:
     with capture_logs() as events:
         child.call(["speak", "rtsp://admin:only-the-child-knows@cam/1"], reply=object, timeout=5)
@@ -134,6 +166,38 @@ def test_what_it_prints_and_logs_is_logged_with_its_fields_and_without_secrets_i
     assert "only-the-child-knows" not in str(events)
 
 
+def test_secrets_of_one_camera_are_bounded_over_all_its_sessions(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_logs, "MOST_SECRETS", 6)
+    monkeypatch.setattr(child_logs.CHILD_LOGS, "_secrets", Counter())
+    with no_secrets_left(), capture_logs() as events:
+        for session in range(4):
+            again = Child.start(ENTRY, name="gym", fields={"camera": "gym"}, nursery=nursery)
+            for word in ("same", f"word-{session}", f"other-{session}"):
+                again.call(["speak", f"rtsp://admin:only-{word}@cam/1"], reply=object, timeout=5)
+            again.stop()
+            wait_until(again._log.ended.is_set)
+        assert len(SCRUBBER._known) == 6, "more than one session named, less than all"
+    assert [event["camera"] for event in events if event["event"] == "child_secrets_spent"] == ["gym"]
+
+
+def test_what_outlives_a_child_and_holds_its_pipes_is_not_heard_for_ever(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_logs, "_LINGER_SECONDS", 0.1)
+    (printed, printing), (logged, logging) = os.pipe(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with logging, capture_logs() as events:
+        left = child_logs.CHILD_LOGS.watch(printed, logged, {"camera": "gym"})
+        child_logs.CHILD_LOGS.leave(left)
+        os.write(printing, b"its last words\n")
+        assert left.ended.wait(5)
+        os.close(printing)
+        assert [event.get("text") for event in events] == ["its last words"]
+        child.call(["speak", "rtsp://cam/1"], reply=object, timeout=5)
+        wait_until(lambda: any(event["event"] == "camera_spoke" for event in events))
+
+
 def test_many_lines_of_a_decoder_are_warned_of_once_and_name_the_camera(child: Child) -> None:
     with capture_logs() as events:
         child.call(["flood", 60], reply=object, timeout=5)
@@ -142,6 +206,25 @@ def test_many_lines_of_a_decoder_are_warned_of_once_and_name_the_camera(child: C
             time.sleep(0.01)
     (warned,) = (event for event in events if event["log_level"] == "warning")
     assert (warned["event"], warned["camera"]) == ("native_output_many", "gym")
+
+
+def test_one_that_logs_without_end_is_cut_short_and_keeps_the_log_from_nobody(child: Child, nursery: Nursery) -> None:
+    other = Child.start(ENTRY, name="hall", fields={"camera": "hall"}, nursery=nursery)
+    with capture_logs() as events:
+        child.call(["log_without_end", None], reply=object, timeout=5)
+        began = time.monotonic()
+        wait_until(lambda: any(event["event"] == "again" for event in events))
+        other.call(["speak", "rtsp://cam/1"], reply=object, timeout=5)
+        wait_until(lambda: any(event["event"] == "camera_spoke" for event in events))
+        wait_until(lambda: any(event["event"] == "child_events_dropped" for event in events))
+        seconds = time.monotonic() - began
+        child.stop(grace_seconds=0, term_seconds=0)
+        other.stop()
+    again = sum(event["event"] == "again" for event in events)
+    assert again <= EVENTS_PER_SECOND * (seconds + 3)
+    (told, *_) = (event for event in events if event["event"] == "child_events_dropped")
+    assert told["camera"] == "gym"
+    assert told["events"] > 0
 
 
 def test_fifty_children_leave_no_descriptor_thread_or_process(nursery: Nursery) -> None:
@@ -216,8 +299,6 @@ def test_nothing_is_left_of_a_daemon_that_was_killed_with_children_that_hang_or_
 
 
 def test_a_message_that_is_none_is_refused() -> None:
-    import socket  # noqa: PLC0415
-
     near, far = socket.socketpair()
     with near, far:
         channel = Channel(near)

@@ -4,6 +4,7 @@ import io
 import json
 import socket
 import struct
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ HOSTILE = (
 def test_what_a_child_logs_is_logged_or_left_out(message: bytes) -> None:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with near, far, no_secrets_left(), capture_logs():
-        log = ChildLog(-1, near, {"camera": "gym"})
+        log = ChildLog(-1, near, {"camera": "gym"}, Counter())
         far.send(message or b"e")
         assert log.read_logged(), "it is read on"
 

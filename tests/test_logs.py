@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from healthd.log_writer import QueuedWriter, patient
 from healthd.logs import configure_logging
-from healthd.native_log import _Flood, _Lines, _RateLimit
+from healthd.native_log import RateLimit, _Flood, _Lines
 from healthd.redact import SCRUBBER, SourceUrl
 
 RAW = "rtsp://admin:hunter22@cam.lan/live?token=Qz7Kx9vW"
@@ -481,7 +481,7 @@ def test_lines_are_split_and_bounded_however_they_come() -> None:
 
 def test_what_is_too_much_is_counted_and_told_when_the_second_is_over() -> None:
     now = 0.0
-    limit = _RateLimit(2, lambda: now)
+    limit = RateLimit(2, lambda: now)
     assert [limit.admit() for _ in range(5)] == [True, True, False, False, False]
     assert (limit.seconds_to_report(), limit.take_dropped(now=False)) == (1.0, 0)
     now = 1.0

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from healthd.worker import PATIENCE, EnterTimeout, Worker, WorkerTimeout, entered
+from healthd.worker import PATIENCE, EnterTimeout, Worker, WorkerPool, WorkerTimeout, entered
+from tests.eventually import eventually
 
 
 @pytest.fixture
@@ -222,3 +223,23 @@ async def test_what_an_error_went_through_is_let_go_of_at_once() -> None:
     finally:
         gc.enable()
         worker.close()
+
+
+async def test_a_call_that_its_caller_has_left_counts_as_stuck_once_it_is_late_until_it_comes_back() -> None:
+    hang, pool = threading.Event(), WorkerPool("t")
+    tasks = [asyncio.create_task(pool.call(hang.wait, timeout=timeout)) for timeout in (0.1, 30)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert pool.left == 2
+    await eventually(lambda: pool.stuck == 1)
+    hang.set()
+    await eventually(lambda: pool.stuck == pool.left == 0)
+
+
+async def test_a_call_that_has_answered_is_left_by_nobody() -> None:
+    pool = WorkerPool("t")
+    assert await pool.call(lambda: 1, timeout=None) == 1
+    assert pool.stuck == pool.left == 0
+    pool.close()

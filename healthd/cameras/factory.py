@@ -66,12 +66,21 @@ def _complete(source: object) -> CameraSource:
     return source
 
 
+_HUNG: dict[tuple[str, str], Worker] = {}
+"""By camera and plugin: the thread that did not come back from making it. Event loop only."""
+
+
 async def make_sources(
     plugins: Plugins[type[CameraSource]], cameras: Mapping[str, CameraSettings]
 ) -> dict[str, CameraSource | str]:
     """Make the sources of all cameras; in place of one that cannot be made stands the reason."""
     made: dict[str, CameraSource | str] = {}
     for name, settings in cameras.items():
+        hung = _HUNG.pop((name, settings.plugin), None)
+        if hung is not None and hung.alive:  # each reload would cost one more thread
+            _HUNG[name, settings.plugin] = hung
+            made[name] = SCRUBBER.scrub(f"plugin `{settings.plugin}` still hangs in making its camera: restart healthd")
+            continue
         worker = Worker(f"{name}-make")
         worker.start()
         try:
@@ -86,6 +95,8 @@ async def make_sources(
             made[name] = SCRUBBER.scrub(f"plugin `{settings.plugin}` failed: {exc}")
         finally:
             worker.close()
+            if worker.busy:
+                _HUNG[name, settings.plugin] = worker
     return made
 
 

@@ -1,6 +1,7 @@
 """A video in a process of its own: what somebody sent in may crash a decoder, not the daemon."""
 
 import contextlib
+import math
 import os
 from pathlib import Path
 from typing import TypeVar
@@ -43,12 +44,14 @@ class IsolatedVideo(Video):
             if opened.facts is None:
                 raise MediaError(opened.reason)
             self.facts = opened.facts
+            _check_numbers(*opened.facts)
             held.pop_all()
 
     def grab(self) -> float | None:
         """Have the next frame decoded."""
         position_ms = self._call(Grab(), Grabbed).position_ms
         self._frame += 1
+        _check_numbers(position_ms or 0.0)
         return position_ms
 
     def retrieve(self) -> Image | None:
@@ -84,3 +87,8 @@ class IsolatedVideo(Video):
             raise MediaError(f"the process that decodes the video {exc.ending}, at frame {self._frame}") from None
         except (HealthdError, ChildBug) as exc:
             raise MediaError(f"frame {self._frame} of the video cannot be decoded: {exc}") from None
+
+
+def _check_numbers(*numbers: float) -> None:
+    if not all(map(math.isfinite, numbers)):
+        raise MediaError("the process that decodes the video said what cannot be: a number that is none")

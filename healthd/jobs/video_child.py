@@ -3,7 +3,7 @@
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import cv2
 import msgspec
@@ -49,10 +49,13 @@ class Retrieve(msgspec.Struct, frozen=True, tag="retrieve"):
     """Offset and size of where they are to be written."""
 
 
+Side: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Retrieved(msgspec.Struct, frozen=True):
     """Height and width; None: the pixels cannot be made."""
 
-    shape: tuple[int, int] | None
+    shape: tuple[Side, Side] | None
 
 
 Request: TypeAlias = Open | Grab | Retrieve

@@ -45,6 +45,8 @@ DISK_SECONDS = 5.0
 UNLOAD_SECONDS = 30.0
 MOST_HUNG = 8
 """So many threads hang in a disk or a model, and no further one is risked for looking a model up."""
+MOST_LEFT = 32
+"""So many are in calls whose clients have gone, late or not: neither."""
 STOPS = "healthd stops"
 _Wish = tuple[str, str, ModelOptions]
 T = TypeVar("T")
@@ -263,8 +265,7 @@ class Inference:
         yield Sample("healthd_model_workers_stuck", self._pool.stuck)
 
     async def _loaded_for_good(self, entry: Entry) -> SharedModel:
-        shared, _ = await self._held(entry, InferenceParams())
-        return shared
+        return (await self._held(entry, InferenceParams()))[0]
 
     async def _find(self, model_id: str | None) -> Entry:
         entry = self.catalog.configured(model_id)
@@ -280,10 +281,10 @@ class Inference:
         return entry
 
     async def _from_disk(self, function: Callable[[], T]) -> T:
-        if self._pool.stuck >= MOST_HUNG:
-            raise BusyError(
-                f"{self._pool.stuck} threads hang in a disk or a model: restart healthd", retry_after_seconds=60
-            )
+        if (stuck := self._pool.stuck) >= MOST_HUNG:
+            raise BusyError(f"{stuck} threads hang in a disk or a model: restart healthd", retry_after_seconds=60)
+        if self._pool.left >= MOST_LEFT:
+            raise BusyError("too many requests were given up while a disk or a model works", retry_after_seconds=5)
         try:
             return await self._pool.call(function, timeout=DISK_SECONDS, late="the models directory did not answer")
         except WorkerTimeout as exc:

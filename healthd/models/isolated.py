@@ -120,7 +120,7 @@ class IsolatedModel(Model):
             raise
         self.task = facts.task
         self.labels: Mapping[int, str] = facts.labels
-        self.concurrency = facts.concurrency
+        self.concurrency = min(facts.concurrency, len(self._lanes))
         self.batch_size = facts.batch_size
         self._own_bytes = facts.memory_bytes
         self._free: queue.SimpleQueue[Channel] = queue.SimpleQueue()
@@ -150,7 +150,10 @@ class IsolatedModel(Model):
             StalledError: there was no answer in time; its process is ended.
             ModelError: its process has ended, or as the model's own.
         """
-        (answer,) = self._ask([image], [params])
+        answers = self._ask([image], [params])
+        if len(answers) != 1:
+            raise ModelError(f"the process of {self._shown} gave {len(answers)} answers for one image")
+        answer = answers[0]
         if isinstance(answer, Exception):
             raise answer
         return answer

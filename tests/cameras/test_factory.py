@@ -14,6 +14,7 @@ from healthd.errors import PluginError, SettingsError
 from healthd.plugins import SOURCES, Plugin, Plugins
 from healthd.redact import SourceUrl
 from healthd.settings import CameraSettings
+from tests.eventually import eventually
 
 
 class Steps(CameraSource):
@@ -136,3 +137,28 @@ async def test_a_constructor_that_hangs_is_given_up_and_the_next_camera_is_made(
     hang.set()
     assert made["slow"] == "plugin `slow` did not make its camera within 0.2 s"
     assert isinstance(made["gym"], Steps)
+
+
+async def test_a_constructor_that_hangs_is_not_tried_again_until_it_has_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(factory, "MAKE_SECONDS", 0.05)
+    hang, tries = threading.Event(), list[str]()
+
+    class Slow(Steps):
+        def __init__(self, name: str, **_: Any) -> None:
+            tries.append(name)
+            hang.wait(10)
+            super().__init__(name)
+
+    async def make() -> CameraSource | str:
+        return (await make_sources(plugins(Slow), {"slow": settings("slow")}))["slow"]
+
+    for _ in range(3):
+        assert isinstance(await make(), str)
+    assert tries == ["slow"]
+    assert "still hangs" in str(await make())
+    hang.set()
+    await eventually(lambda: not factory._HUNG["slow", "slow"].alive)
+    monkeypatch.setattr(factory, "MAKE_SECONDS", 10)
+    assert isinstance(await make(), Steps)

@@ -12,11 +12,14 @@ import numpy as np
 import psutil
 import pytest
 
+from healthd import children
+from healthd.channel import packed_reply, unpacked_reply
 from healthd.children import Nursery
 from healthd.jobs import isolated_video
 from healthd.jobs.errors import MediaError, MediaTooLargeError
 from healthd.jobs.isolated_video import IsolatedVideo
 from healthd.jobs.media import Limits, VideoMedia, check_media, open_media
+from healthd.jobs.video_child import Grabbed, Retrieved
 from tests.eventually import until_true
 from tests.jobs.pictures import video
 
@@ -117,3 +120,23 @@ def test_nothing_is_left_behind(nursery: Nursery, tmp_path: Path) -> None:
         once()
     until_true(lambda: psutil.Process().num_fds() <= before)
     until_true(lambda: not psutil.Process(nursery.pid).children())
+
+
+@pytest.mark.parametrize("shape", [(-1, -1), (0, 4), (4, -2)])
+def test_a_process_that_says_what_no_image_can_be_is_an_error_of_the_video(
+    opened: IsolatedVideo, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(
+        children, "unpacked_reply", lambda _, kind: unpacked_reply(packed_reply(Retrieved(shape)), kind)
+    )
+    with pytest.raises(MediaError):
+        opened.retrieve()
+
+
+def test_times_that_are_no_numbers_are_an_error_of_the_video(
+    opened: IsolatedVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = packed_reply(Grabbed(float("nan")))
+    monkeypatch.setattr(children, "unpacked_reply", lambda _, kind: unpacked_reply(said, kind))
+    with pytest.raises(MediaError, match="what cannot be"):
+        opened.grab()

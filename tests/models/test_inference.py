@@ -21,6 +21,7 @@ from healthd.errors import (
     UnknownModelError,
 )
 from healthd.metrics import Metrics
+from healthd.models import inference
 from healthd.models.catalog import Catalog
 from healthd.models.inference import Inference
 from healthd.models.manager import ModelManager
@@ -498,6 +499,39 @@ async def test_loads_that_came_back_late_and_failed_are_not_counted_as_hung_for_
             return
         await asyncio.sleep(0.02)
     pytest.fail("it is still said to hang")
+
+
+async def test_requests_that_leave_before_a_hung_disk_is_given_up_are_bounded_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, gate, begun = Place(tmp_path), threading.Event(), list[object]()
+
+    def hang(model_id: str | None) -> Any:
+        begun.append(model_id)
+        gate.wait(20)
+
+    monkeypatch.setattr(place.catalog, "find", hang)
+    monkeypatch.setattr(inference, "DISK_SECONDS", 0.2)
+
+    def stuck() -> float:
+        return next(s.value for s in place.inference.samples() if s.name == "healthd_model_workers_stuck")
+
+    async def leave() -> None:
+        asking = asyncio.create_task(place.infer("a"))
+        await asyncio.wait([asking], timeout=0.002)
+        asking.cancel()
+        await asyncio.wait([asking])
+
+    for _ in range(2 * inference.MOST_LEFT):
+        await leave()
+    assert len(begun) <= inference.MOST_LEFT
+    with pytest.raises(BusyError):
+        await place.infer("a")
+    await eventually(lambda: stuck() == len(begun))
+    with pytest.raises(BusyError, match="threads hang in a disk"):
+        await place.infer("a")
+    gate.set()
+    await eventually(lambda: stuck() == 0)
 
 
 async def test_a_model_of_the_start_that_hung_is_held_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

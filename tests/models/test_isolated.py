@@ -19,6 +19,7 @@ import pytest
 
 from healthd.cameras.runner import CameraRunner
 from healthd.cameras.source import Predict
+from healthd.channel import packed_reply, unpacked_reply
 from healthd.children import NURSERY, SUPPORTED
 from healthd.errors import (
     BusyError,
@@ -32,12 +33,13 @@ from healthd.errors import (
 )
 from healthd.frames import Image
 from healthd.metrics import Metrics
+from healthd.models import isolated as isolated_module
 from healthd.models.batches import Ask
 from healthd.models.catalog import Catalog
 from healthd.models.crashes import MOST_CRASHES
 from healthd.models.inference import Inference
 from healthd.models.isolated import PRELOAD, IsolatedModel, isolated
-from healthd.models.isolated_words import LoadOrder
+from healthd.models.isolated_words import Answer, Answers, LoadOrder
 from healthd.models.manager import ModelManager
 from healthd.models.model import InferenceParams, ModelSpec
 from healthd.models.shared import SharedModel
@@ -300,6 +302,18 @@ def test_a_batch_crosses_as_one_and_each_gets_its_own_answer(fragile: Any) -> No
         assert [type(one).__name__ for one in said] == ["Prediction", "ModelError", "ModelError", "Prediction"]
         assert (said[3].metadata["height"], said[3].metadata["confidence"]) == (30, 0.5)  # type: ignore[union-attr]
     house.manager.unload("fragile", "fragile")
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_process_that_gives_another_number_of_answers_is_an_error_of_the_model(
+    house: House, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    said = packed_reply(Answers(tuple(Answer() for _ in range(number))))
+    with house.manager.use("fragile", "fragile") as shared:
+        model = shared._model
+        monkeypatch.setattr(isolated_module, "unpacked_reply", lambda _, kind: unpacked_reply(said, kind))
+        with pytest.raises(ModelError, match=f"gave {number} answers for one image"):
+            model.predict(house.picture(house.words[0]), PARAMS)
 
 
 def test_an_image_that_the_model_keeps_is_not_written_over(house: House) -> None:
