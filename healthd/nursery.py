@@ -143,11 +143,13 @@ class _Nursery:
     def _end_strays(self, ended: int) -> None:
         """End what has left the group of a child that has ended: it is ours now, as whatever somebody left behind.
 
-        What a child has that lives, because it started it in the background, goes on.
+        What a child has that lives, because it started it in the background, goes on; so does, while one lives, what
+        does not tell whose it is.
         """
         living = {str(pid) for pid in self._pipes.keys() - {ended}}
+        spared = living | {""} if living else living
         for pid, whose in _adopted(os.getpid()).items():
-            if pid != ended and pid not in self._pipes and whose not in living:
+            if pid != ended and pid not in self._pipes and whose not in spared:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
 

@@ -97,7 +97,7 @@ _ANSWERS: dict[str, Any] = {
     "hang": lambda _, __: hang(),
     "speak": _speak,
     "start": lambda _, __: subprocess.Popen(["sleep", "1000"]).pid,
-    "start_session": lambda _, __: subprocess.Popen(["sleep", "1000"], start_new_session=True, env={}).pid,
+    "start_session": lambda _, __: subprocess.Popen(["sleep", "1000"], start_new_session=True).pid,
     "start_background": lambda _, __: int(subprocess.check_output(["sh", "-c", _BACKGROUND])),
     "fill": _fill,
     "total": _total,
