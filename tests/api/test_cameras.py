@@ -280,6 +280,7 @@ class NasOptions(SourceOptions):
 class Nas(CameraSource):
     """Tells its secrets in its errors."""
 
+    contract = 1
     options_model = NasOptions
 
     @contextmanager

@@ -30,6 +30,7 @@ pytestmark = [
 
 
 class Filmed(CameraSource):
+    contract = 1
     options_model = CaptureOptions
     options: CaptureOptions
 
