@@ -32,7 +32,7 @@ types: $(VENV)/full ## mypy, strict
 
 # Much of their time they wait: more at once than cores. One that fails is tried once more, and told as RERUN: look into
 # it when you see it. They run in the order that tests/conftest.py gives them: those that start daemons last.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --reruns 1 -rR
+PYTEST := $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder --reruns 1 -rR
 pytest: $(VENV)/full ## the tests; all but those that try more of the same for minutes
 	$(PYTEST) -m 'not thorough'
 

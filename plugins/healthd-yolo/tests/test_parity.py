@@ -143,6 +143,7 @@ def test_a_fixed_export_says_at_the_shape_of_the_picture_what_the_checkpoint_say
     check(model, Reference(vendor, weights / f"{name}.pt"), images, f"{name} on .pt")
 
 
+@pytest.mark.thorough
 def test_same_onnx_file_same_detections_for_a_fresh_export(
     export: Callable[..., Path],
     vendor: Any,
@@ -156,7 +157,7 @@ def test_same_onnx_file_same_detections_for_a_fresh_export(
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("yolo11n", {"dynamic": True}),
+        pytest.param("yolo11n", {"dynamic": True}, marks=pytest.mark.thorough),
         pytest.param("yolo11n-pose", {"dynamic": True, "simplify": True}, marks=pytest.mark.thorough),
         ("yolo11n", {"nms": True, "imgsz": 480}),
         ("yolo26n-pose", {"nms": False}),

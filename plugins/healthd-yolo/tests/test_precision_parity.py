@@ -78,7 +78,7 @@ def say(weights: Path, vendor: Any, load: Load, images: list[Image]) -> Say:
         pytest.param("yolo11n.onnx", "yolo11n.pt", "f32", 0.0, 0.9999, marks=pytest.mark.thorough),
         pytest.param("yolov8n-pose.onnx", "yolov8n-pose.pt", "auto", 0.02, 0.97, marks=pytest.mark.thorough),
         pytest.param("yolo11n.onnx", "yolo11n.pt", "auto", 0.03, 0.97, marks=pytest.mark.thorough),
-        ("yolo26n-pose.onnx", "yolo26n-pose.pt", "auto", 0.03, 0.97),
+        pytest.param("yolo26n-pose.onnx", "yolo26n-pose.pt", "auto", 0.03, 0.97, marks=pytest.mark.thorough),
         ("yolov8n-pose_int8_openvino_model", "yolov8n-pose.pt", "int8", 0.06, 0.95),
         ("yolov8n-pose_int8_openvino_model", "yolov8n-pose.pt", "auto", 0.06, 0.95),
     ],

@@ -156,6 +156,7 @@ def stages(house: House) -> set[str]:
 
 @pytest.mark.assets
 @pytest.mark.process
+@pytest.mark.thorough
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("checkpoint", "vendor")
 def test_what_is_made_of_a_checkpoint_survives_kills_and_runs_without_torch(
