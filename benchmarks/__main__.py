@@ -35,9 +35,10 @@ PARTS = (
     "snapshots",
     "polling",
     "idle",
+    "isolation",
     "soak",
 )
-SLOW = {"held", "streams", "leaving", "soak"}
+SLOW = {"held", "streams", "leaving", "isolation", "soak"}
 """Parts that tell nothing in a few seconds: left out when in a hurry, unless they are asked for by name."""
 MUST_HOLD = {"soak"}
 """Parts whose goals say that nothing is broken; those of the others say how fast it is."""

@@ -20,6 +20,9 @@ ASSETS = Path(os.environ.get("HEALTHD_TEST_ASSETS", Path(__file__).parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "healthd-benchmarks"
 POSE = "yolo11n-pose"
 STREET = "people_walking_720p.mp4"
+STREET_1080P = "people_street_1080p.mp4"
+MOST_REFERENCES = 4
+"""So many pictures of 1080p may be referred to at level 4.0 (ITU-T H.264, table A-1: 32,768 macroblocks of 8,160)."""
 QUIET = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
 """Environment in which ultralytics asks nobody for anything."""
 _EXPORT = "import sys; from ultralytics import YOLO; YOLO(sys.argv[1]).export(format='onnx', dynamic=True)"
@@ -78,16 +81,30 @@ def street(ending: str = "mp4") -> Path:
 
     Without assets it is the demo's film.
     """
+    return _filmed(f"street.{ending}", STREET, ())
+
+
+def street_1080p(references: int) -> Path:
+    """Return a street as a camera of 1080p sends it, bare; each picture refers to so many others before it."""
+    if not 1 <= references <= MOST_REFERENCES:
+        raise ValueError(f"1 to {MOST_REFERENCES} pictures at 1080p, by level 4 of H.264: {references}")
+    profile = ("-profile:v", "high", "-refs", str(references))
+    size = ("-vf", "scale=1920:1080,fps=15", "-b:v", "4M", "-maxrate", "4M", "-bufsize", "2M")
+    return _filmed(f"street-1080p-{references}.h264", STREET_1080P, (*profile, *size))
+
+
+def _filmed(name: str, clip: str, more: tuple[str, ...]) -> Path:
+    """Return a clip as a camera sends it, encoded once; `more`: what FFmpeg is told besides, by which it is named."""
     if shutil.which("ffmpeg") is None:
         raise NotMeasuredError("without ffmpeg")
-    clip = ASSETS / "clips" / STREET
-    source = clip if clip.is_file() else demo("gym.mp4")
+    path = ASSETS / "clips" / clip
+    source = path if path.is_file() else demo("gym.mp4")
 
     def film(folder: Path) -> None:
-        command = ["ffmpeg", "-loglevel", "error", "-y", "-i", str(source), *_CAMERA, str(folder / f"street.{ending}")]
+        command = ["ffmpeg", "-loglevel", "error", "-y", "-i", str(source), *_CAMERA, *more, str(folder / name)]
         subprocess.run(command, check=True, capture_output=True)
 
-    return _kept(source, f"street.{ending}", film)
+    return _kept(source, name, film)
 
 
 def demo(name: str) -> Path:
