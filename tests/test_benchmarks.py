@@ -146,6 +146,14 @@ def test_a_camera_that_is_away_takes_its_descriptors_along_and_that_is_no_shrink
     assert missed(day) == ["more threads at the end", "more open descriptors at the end"]
 
 
+def test_what_is_counted_has_a_slope_and_its_error_too() -> None:
+    day = a_day()
+    day.samples = [replace(one, descriptors=300 + int(one.minute / 2)) for one in day.samples]
+    told = {figure.what: figure.detail for figure in soak.figures(day, 30)}
+    assert told["the same: more open descriptors at the end"].startswith("medians of 2 min each; +30.")
+    assert told["the same: more threads at the end"] == "medians of 2 min each; +0.0 ± 0.0 per hour"
+
+
 def test_a_freeze_is_no_growth_but_freezes_of_the_second_half_alone_are() -> None:
     day = a_day()
     day.load.tile_ms += [(minute + number / 1000, 900.0) for minute in (8.0, 25.0) for number in range(50)]
