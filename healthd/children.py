@@ -23,7 +23,7 @@ from healthd.channel import Channel, Gone, packed, unpacked_reply
 from healthd.child_logs import CHILD_LOGS, ChildLog, current_level
 from healthd.endings import Ending, oom_kills
 from healthd.errors import HealthdError
-from healthd.nursery import LONGEST_ORDER, STATUS
+from healthd.nursery import LEAVE_SECONDS, LONGEST_ORDER, STATUS
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -60,6 +60,7 @@ class Nursery:
         self._preload: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._has_forked = False
 
     def warm_up(self, preload: Sequence[str] = (), *, start: bool = True) -> None:
         """Let it import `preload` whenever it is started, which is now or with the first child. Returns at once."""
@@ -96,12 +97,13 @@ class Nursery:
             answer = json.loads(said)
             if "error" in answer:
                 raise StartFailed(f"no process could be made: {answer['error']}")
+            self._has_forked = True
             return int(answer["pid"]), handles[0] if handles else None
         finally:
             self._lock.release()
 
     def close(self) -> None:
-        """End it, and with it all its children; takes `REAP_SECONDS` at most, and a moment if it is just forking."""
+        """End it, all its children and what they started; takes `REAP_SECONDS` at most, a moment more if it forks."""
         locked = self._lock.acquire(timeout=0.5)
         try:
             self._end()
@@ -130,7 +132,7 @@ class Nursery:
                 ours.close()
                 raise StartFailed("the process that starts others could not be started")
             ours.send(json.dumps({"preload": self._preload}).encode())
-            self._socket = ours
+            self._socket, self._has_forked = ours, False
         return self._socket
 
     def _keep(self, theirs: socket.socket, made: threading.Event) -> None:
@@ -152,13 +154,18 @@ class Nursery:
 
     def _end(self) -> None:
         process, self._process = self._process, None
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        nursery, self._socket = self._socket, None
+        if nursery is not None:
+            with contextlib.suppress(OSError):
+                nursery.shutdown(socket.SHUT_RDWR)  # no more orders; closed alone, it stays open to whoever waits in it
+            nursery.close()
         if process is not None:
-            process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(REAP_SECONDS)
+            # Killed before it has ended what its children started, it would leave what is in a session of its own.
+            patience = LEAVE_SECONDS + 0.25 if self._has_forked else 0.0
+            for seconds in (patience, REAP_SECONDS - patience):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+                process.kill()
 
 
 NURSERY = Nursery()

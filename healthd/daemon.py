@@ -38,6 +38,7 @@ from healthd.models.isolated import PRELOAD as MODEL_PRELOAD
 from healthd.models.model import CONTRACT, ModelFamily
 from healthd.models.tally import Tally
 from healthd.native_log import TALLY
+from healthd.orphans import Orphans
 from healthd.plugins import FAMILIES, SOURCES, Plugins, checked_class, installed, load_plugins
 from healthd.process import raise_file_limit, versions
 from healthd.reload import Reloader, make_catalog, take_auth
@@ -294,11 +295,13 @@ async def _stop(services: Services, *, server: uvicorn.Server, serving: asyncio.
 
 
 async def _keep_house(services: Services) -> None:
-    """Unload models that nobody uses, and look at the memory of processes, now and then."""
-    chores = (
+    """Unload models that nobody uses, look at the memory of processes, and reap what is adopted, now and then."""
+    chores: list[tuple[Callable[[], object], str, WorkerPool]] = [
         (services.models.unload_idle, "models not unloaded", WorkerPool("housekeeping", keep=0)),
         (services.supervisor.measure, "memory not looked at", WorkerPool("housekeeping", keep=0)),
-    )
+    ]
+    if os.getpid() == 1:  # the nursery has reaped, until it was killed; then nobody does
+        chores.append((Orphans().reap, "adopted processes not reaped", WorkerPool("housekeeping", keep=0)))
     while True:
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
         for chore, late, threads in chores:

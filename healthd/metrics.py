@@ -89,6 +89,7 @@ READ_METRICS = (
     Read("healthd_jobs", "gauge", ("state",), "Jobs that are kept, by state."),
     Read("healthd_jobs_queue_depth", "gauge", (), "Jobs that wait in the queue for a worker."),
     Read("healthd_jobs_unavailable_total", "counter", (), "How often the storage of the jobs could be used no more."),
+    Read("healthd_jobs_workers_stuck", "gauge", (), "Threads given up in a storage of jobs that does not answer."),
     Read("healthd_job_pictures_total", "counter", ("result",), "Pictures of jobs that this daemon worked on."),
     Read("healthd_models_loaded", "gauge", (), "Models in memory."),
     Read("healthd_model_users", "gauge", ("model",), "Cameras and requests that hold the model now."),

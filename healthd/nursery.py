@@ -17,11 +17,16 @@ import signal
 import socket
 import struct
 import sys
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
 from healthd.memory import limit_arenas
+from healthd.orphans import children
 
+LEAVE_SECONDS = 0.5
+"""How long it goes on ending what it has when there are no more orders: what hangs in the kernel cannot be ended."""
 LONGEST_ORDER = 64 * 1024
 MOST_DESCRIPTORS = 128
 STATUS = struct.Struct("<i")
@@ -90,17 +95,29 @@ def _ended_child() -> int | None:
     return ended.si_pid if ended is not None else None
 
 
-def _adopted(nursery: int) -> dict[int, str]:
-    """Return the children of this process, and what their environment says whose they are; "" where it does not."""
+def _adopted(own: Collection[int]) -> dict[int, str]:
+    """Return the children that are not our own, and what their environment says whose they are; "": nothing.
+
+    That of our own is not looked at: to read it waits for whoever changes the memory of that process, and a driver
+    may hang in doing so.
+    """
     found = {}
-    with contextlib.suppress(OSError):  # a kernel without that file
-        for pid in Path(f"/proc/{nursery}/task/{nursery}/children").read_text(encoding="ascii").split():
-            variables = b""
-            with contextlib.suppress(OSError):
-                variables = Path(f"/proc/{pid}/environ").read_bytes()
-            marks = [one[len(MARK) + 1 :] for one in variables.split(b"\0") if one.startswith(f"{MARK}=".encode())]
-            found[int(pid)] = marks[0].decode("ascii", "replace") if marks else ""
+    for pid in children():
+        if pid in own:
+            continue
+        variables = b""
+        with contextlib.suppress(OSError):
+            variables = Path(f"/proc/{pid}/environ").read_bytes()
+        marks = [one[len(MARK) + 1 :] for one in variables.split(b"\0") if one.startswith(f"{MARK}=".encode())]
+        found[pid] = marks[0].decode("ascii", "replace") if marks else ""
     return found
+
+
+def _kill(pid: int) -> None:
+    """Kill a child that is not reaped yet, with its group if it leads one."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(OSError):
+            kill(pid, signal.SIGKILL)
 
 
 class _Nursery:
@@ -127,10 +144,8 @@ class _Nursery:
 
     def _reap(self) -> None:
         while (pid := _ended_child()) is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # whatever it started; it is not reaped yet, so the group is still its own
-                os.killpg(pid, signal.SIGKILL)
+            if pid in self._pipes:  # one that was adopted may have left the rest of its group to a child that lives
+                _kill(pid)
             self._end_strays(pid)
             _, status = os.waitpid(pid, 0)
             pipes = self._pipes.pop(pid, None)
@@ -148,15 +163,28 @@ class _Nursery:
         """
         living = {str(pid) for pid in self._pipes.keys() - {ended}}
         spared = living | {""} if living else living
-        for pid, whose in _adopted(os.getpid()).items():
-            if pid != ended and pid not in self._pipes and whose not in spared:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+        for pid, whose in _adopted({ended, *self._pipes}).items():
+            if whose not in spared:
+                _kill(pid)
+
+    def _leave(self) -> NoReturn:
+        """End all children, whatever they started, and at last this process."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while (left := {*self._pipes, *children()}) and time.monotonic() < deadline:
+            for pid in left:
+                _kill(pid)
+            time.sleep(0.005)
+            while (ended := _ended_child()) is not None:  # what it has started is a child of ours by now
+                os.waitpid(ended, 0)
+                self._pipes.pop(ended, None)
+        os._exit(0)  # the kernel kills its children, and what they started
 
     def _obey(self) -> None:
-        order, descriptors, _, _ = socket.recv_fds(self._parent, LONGEST_ORDER, MOST_DESCRIPTORS)
+        order, descriptors = b"", list[int]()
+        with contextlib.suppress(ConnectionError):  # the parent is gone and has not read the last answer
+            order, descriptors, _, _ = socket.recv_fds(self._parent, LONGEST_ORDER, MOST_DESCRIPTORS)
         if not order:
-            os._exit(0)  # the kernel kills its children, and what they started
+            self._leave()
         said: dict[str, Any] = json.loads(order)
         status_pipe, *theirs = descriptors
         mine = os.getpid()

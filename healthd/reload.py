@@ -130,8 +130,9 @@ class Reloader:
                 continue
             try:
                 seen = await threads.call(watch.look, timeout=READ_SECONDS, late="the configuration was not looked at")
-            except WorkerTimeout as exc:
+            except Exception as exc:  # noqa: BLE001  without a watch that goes on, no change would be seen any more
                 log.warning("config_watch_stuck", file=self._file.path.name, reason=str(exc))
+                await asyncio.sleep(0 if threads.stuck else READ_SECONDS)  # no thread is to be had
                 continue
             if seen == "gone":
                 log.warning("config_file_gone", file=self._file.path.name)

@@ -188,14 +188,15 @@ class WorkerPool:
     @property
     def stuck(self) -> int:
         """How many workers were given up, or were left and are late, and have not come back."""
-        self._given_up = [worker for worker in self._given_up if worker.alive]
+        self._prune()
         late = time.monotonic()
-        return len(self._given_up) + sum(until <= late for until in self._left_until())
+        return len(self._given_up) + sum(until <= late for until, _ in self._left)
 
     @property
     def left(self) -> int:
         """How many are in a call that nobody waits for any more, late or not."""
-        return len(self._left_until())
+        self._prune()
+        return len(self._left)
 
     async def call(
         self,
@@ -217,10 +218,12 @@ class WorkerPool:
         try:
             return await worker.call(function, timeout=timeout, late=late, grace=grace)
         except WorkerTimeout:
+            self._prune()
             self._given_up.append(worker)
             raise
         except asyncio.CancelledError:
             if worker.busy:
+                self._prune()
                 self._left.append((until, worker))
             raise
         finally:
@@ -236,9 +239,10 @@ class WorkerPool:
         while self._idle:
             self._idle.pop().close()
 
-    def _left_until(self) -> list[float]:
+    def _prune(self) -> None:
+        """Forget those that have come back."""
+        self._given_up = [worker for worker in self._given_up if worker.alive]
         self._left = [left for left in self._left if left[1].alive]
-        return [until for until, _ in self._left]
 
     def _started(self) -> Worker:
         worker = Worker(self._name, patient=self._patient)

@@ -85,6 +85,8 @@ def _total(arg: list[Any], memory: SharedMemory | None) -> int:
 
 
 _BACKGROUND = "setsid sleep 1000 >/dev/null & echo $!"
+_DAEMON = "setsid sh -c 'sleep 1000 >/dev/null 2>&1 & echo $$ $!' &"
+"""As daemons do: the leader of a session starts what stays, and ends."""
 _ANSWERS: dict[str, Any] = {
     "echo": lambda arg, _: arg,
     "imported_by": lambda _, __: IMPORTED_BY,
@@ -99,6 +101,7 @@ _ANSWERS: dict[str, Any] = {
     "start": lambda _, __: subprocess.Popen(["sleep", "1000"]).pid,
     "start_session": lambda _, __: subprocess.Popen(["sleep", "1000"], start_new_session=True).pid,
     "start_background": lambda _, __: int(subprocess.check_output(["sh", "-c", _BACKGROUND])),
+    "start_daemon": lambda _, __: [int(pid) for pid in subprocess.check_output(["sh", "-c", _DAEMON]).split()],
     "fill": _fill,
     "total": _total,
     "descriptors": lambda _, __: len(list(Path("/proc/self/fd").iterdir())) - 1,

@@ -17,8 +17,9 @@ from structlog.testing import capture_logs
 from healthd import child_logs
 from healthd.channel import Channel, ChildBug, Gone
 from healthd.child_logs import EVENTS_PER_SECOND
-from healthd.children import Child, ChildEnded, ChildTimeout, Nursery
+from healthd.children import REAP_SECONDS, Child, ChildEnded, ChildTimeout, Nursery
 from healthd.errors import BusyError, CameraError
+from healthd.nursery import _adopted
 from healthd.redact import SCRUBBER
 from tests.fuzzing import no_secrets_left
 
@@ -152,6 +153,60 @@ def test_what_one_has_in_the_background_ends_with_it_and_not_with_another(child:
     assert alive(started)
     child.stop()
     assert gone_within(2, started)
+
+
+def test_a_program_that_made_itself_a_daemon_goes_on_when_the_leader_of_its_session_ends(child: Child) -> None:
+    leader, started = child.call(["start_daemon", None], reply=list, timeout=5)
+    wait_until(lambda: not psutil.pid_exists(leader))
+    assert not gone_within(0.2, started)
+    child.stop()
+    assert gone_within(2, started)
+
+
+def test_what_they_started_in_sessions_of_their_own_ends_with_a_nursery_that_is_closed() -> None:
+    nursery = Nursery()
+    children = [Child.start(ENTRY, name=name, nursery=nursery) for name in ("gym", "hall")]
+    started = [child.call(["start_session", None], reply=int, timeout=5) for child in children]
+    leader, made_daemon = children[0].call(["start_daemon", None], reply=list, timeout=5)
+    os.kill(children[1].pid, signal.SIGSTOP)
+    began = time.monotonic()
+    nursery.close()
+    assert time.monotonic() - began < REAP_SECONDS
+    assert gone_within(0.5, leader, made_daemon, *started, *(child.pid for child in children))
+    for child in children:
+        child.stop()
+
+
+def test_a_nursery_that_hangs_does_not_hold_its_close() -> None:
+    nursery = Nursery()
+    child = Child.start(ENTRY, name="gym", nursery=nursery)
+    os.kill(nursery.pid or 0, signal.SIGSTOP)
+    began = time.monotonic()
+    nursery.close()
+    assert time.monotonic() - began < REAP_SECONDS
+    assert gone_within(0.5, child.pid)
+    child.stop()
+
+
+def test_what_a_child_of_its_own_holds_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment cannot be read while it hangs with its memory locked, and everybody else would wait."""
+    read: list[str] = []
+
+    def read_bytes(path: Path) -> bytes:
+        read.append(str(path))
+        return b"_HEALTHD_CHILD=7\0"
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with (
+        subprocess.Popen(["sleep", "1000"]) as own,
+        subprocess.Popen(["sleep", "1000"]) as other,
+    ):
+        adopted = _adopted({own.pid})
+        own.kill()
+        other.kill()
+    assert adopted[other.pid] == "7"
+    assert own.pid not in adopted
+    assert f"/proc/{own.pid}/environ" not in read
 
 
 def test_what_it_prints_and_logs_is_logged_with_its_fields_and_without_secrets_it_alone_knew(child: Child) -> None:

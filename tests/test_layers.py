@@ -45,7 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),
-        *("key_hash", "clients", "utf8"),
+        *("key_hash", "clients", "utf8", "orphans"),
         *("pictures", "picture_headers", "bundle", "memory", "arguments", "channel", "endings", "shared_images"),
         "__init__",
     ),

@@ -15,6 +15,7 @@ from healthd.errors import BusyError
 from healthd.reload import Reloader
 from healthd.settings import Settings
 from healthd.settings_changes import ConfigFile
+from healthd.worker import Worker
 from tests.eventually import eventually
 from tests.test_reload import reloading
 
@@ -64,6 +65,29 @@ async def test_a_look_at_the_file_that_hangs_is_told_once_and_the_watch_goes_on_
             await eventually(lambda: len(looks) > 3)
             watching.cancel()
     assert sum(event["event"] == "config_watch_stuck" for event in events) == 1
+
+
+async def test_a_watch_that_gets_no_thread_goes_on_when_there_is_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(reload, "WATCH_SECONDS", 0.01)
+    looks, starts = list[int](), list[int]()
+    start = Worker.start
+
+    def no_thread(worker: Worker) -> None:
+        starts.append(1)
+        if worker.name == "config-watch" and len(starts) < 3:
+            raise RuntimeError("can't start new thread")
+        start(worker)
+
+    monkeypatch.setattr(FileWatch, "look", lambda _: looks.append(1))
+    async with reloading({"gym": {}}, config={"watch": True}) as here:
+        monkeypatch.setattr(Worker, "start", no_thread)
+        with capture_logs() as events:
+            watching = asyncio.create_task(here.reloader.watch())
+            await eventually(lambda: looks)
+            watching.cancel()
+    reasons = [event["reason"] for event in events if event["event"] == "config_watch_stuck"]
+    assert "can't start new thread" in reasons
 
 
 async def test_housekeeping_that_hangs_costs_one_thread_and_the_rest_of_it_goes_on(

@@ -238,6 +238,26 @@ async def test_a_call_that_its_caller_has_left_counts_as_stuck_once_it_is_late_u
     await eventually(lambda: pool.stuck == pool.left == 0)
 
 
+async def test_calls_that_were_left_are_forgotten_when_they_have_come_back_though_nobody_asks() -> None:
+    pool = WorkerPool("t")
+
+    async def leave(*, within: float) -> None:
+        free = threading.Event()
+        call = asyncio.create_task(pool.call(free.wait, timeout=within))
+        await asyncio.sleep(0)
+        if within > 1:
+            call.cancel()
+        await asyncio.wait([call])
+        worker = pool._left[-1][1] if within > 1 else pool._given_up[-1]
+        free.set()
+        await eventually(lambda: not worker.alive)
+
+    for _ in range(5):
+        await leave(within=30)
+        await leave(within=0.01)
+    assert len(pool._left) + len(pool._given_up) <= 2, "the last ones"
+
+
 async def test_a_call_that_has_answered_is_left_by_nobody() -> None:
     pool = WorkerPool("t")
     assert await pool.call(lambda: 1, timeout=None) == 1

@@ -105,9 +105,9 @@ class Supervisor:
 
     def measure(self) -> None:
         """Look how much memory each camera's process holds. Blocks for some milliseconds each; on any thread."""
-        for runner in self:
-            if runner.isolated is not None:
-                runner.isolated.measure()
+        for runner in tuple(self._runners.values()):  # a reload may change them meanwhile
+            if (isolated := runner.isolated) is not None:
+                isolated.measure()
 
     @property
     def waiting_for(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import fcntl
 import secrets
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -105,12 +106,14 @@ class Engine:
 
     def drain(self, timeout_seconds: float) -> tuple[str, ...]:
         """Wait for the runs to pause; return the jobs of those that have not, in time."""
+        deadline = time.monotonic() + timeout_seconds
         ended = self._queue.join(timeout_seconds)
         self._over.set()
         left = tuple(run.job_id for run in list(self._runs))
         if ended:
-            self._keeper.join(timeout_seconds)
-            self._close()
+            self._keeper.join(max(0.0, deadline - time.monotonic()))
+            if not self._keeper.is_alive():  # else it hangs in the storage
+                self._close()
         return left
 
     def add(self, job: Job) -> Job:

@@ -39,6 +39,11 @@ LEASE_SECONDS = 15.0
 """A daemon on Redis that has not been heard of for so long has lost its jobs to the others."""
 
 BEAT_SECONDS = 4.0
+MOST_HUNG = 4
+"""With so many threads in a storage that does not answer, nobody else asks it: each would cost one more."""
+MOST_LEFT = 32
+"""The same for those whose callers have gone, late or not."""
+
 ANSWER_SECONDS = 20.0
 """How long the storage may take for an answer to a caller, and what was sent in to be looked at."""
 
@@ -121,7 +126,13 @@ class Jobs:
         if engine is None:
             return ()
         self._pool.close()
-        late = await self._call(lambda: engine.drain(deadline_seconds), timeout=deadline_seconds + 1.0)
+        late: tuple[str, ...] = ()
+        try:
+            late = await self._pool.call(lambda: engine.drain(deadline_seconds), timeout=deadline_seconds + 1.0)
+        except WorkerTimeout as exc:
+            log.warning("jobs_not_closed", reason=f"the disk or the queue of the jobs gave {exc}")
+        except Exception:  # whatever it is, the rest of the stop is still to come
+            log.exception("jobs_bug")
         for job_id in late:
             log.warning("job_abandoned", job=job_id, deadline_seconds=deadline_seconds)
         return late
@@ -136,6 +147,7 @@ class Jobs:
         yield Sample("healthd_jobs_queue_depth", engine.counts.depth if engine is not None else 0)
         troubles = self._closed + (engine.troubles if engine is not None else 0)
         yield Sample("healthd_jobs_unavailable_total", troubles)
+        yield Sample("healthd_jobs_workers_stuck", self._pool.stuck)
         yield Sample("healthd_job_pictures_total", predicted, {"result": "predicted"})
         yield Sample("healthd_job_pictures_total", failed, {"result": "failed"})
 
@@ -353,6 +365,10 @@ class Jobs:
         late: type[HealthdError] = JobsUnavailableError,
     ) -> T:
         """Run something that blocks, on a thread that is left alone when it does not come back."""
+        if (stuck := self._pool.stuck) >= MOST_HUNG or self._pool.left >= MOST_LEFT:
+            raise JobsUnavailableError(
+                f"the disk or the queue of the jobs gives no answer: {max(stuck, self._pool.left)} threads wait for it"
+            )
         try:
             return await self._pool.call(
                 function, timeout=timeout, late="the disk or the queue of the jobs gave no answer"

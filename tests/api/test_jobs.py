@@ -5,9 +5,11 @@ import errno
 import json
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import httpx
@@ -17,6 +19,7 @@ import structlog.testing
 from healthd.errors import ModelError, ParameterError
 from healthd.frames import Image
 from healthd.jobs import uploads
+from healthd.jobs.errors import JobsUnavailableError
 from healthd.models.model import Detection, InferenceParams, Model, ModelSpec, Prediction
 from tests.api.house import ADMIN, KEYS, READ, FakeFamily, House, assert_error, open_house
 from tests.eventually import eventually
@@ -595,6 +598,68 @@ async def test_a_model_that_hangs_does_not_hold_the_stop(tmp_path: Path, seen: S
         assert await house.services.jobs.drain(0.5) == (job_id,)
         assert loop.time() - at < 2
         seen.gate.set()
+
+
+async def test_a_storage_that_hangs_when_it_is_closed_does_not_hold_the_stop(
+    tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    async with house_with_jobs(tmp_path) as house:
+        await ended(house, await begun(house, pictures_zip(1)))
+        jobs = house.services.jobs
+        engine = jobs._engine
+        assert engine is not None
+        close = engine._close
+
+        def hang() -> None:
+            free.wait(SECONDS)
+            close()
+
+        monkeypatch.setattr(engine, "_close", hang)
+        jobs.request_stop()
+        await eventually(lambda: engine._queue.join(0))
+        with structlog.testing.capture_logs() as events:
+            assert await jobs.drain(0.5) == ()
+        assert [event["event"] for event in events if event["log_level"] != "info"] == ["jobs_not_closed"]
+        free.set()
+
+
+async def test_a_beat_that_hangs_has_the_rest_of_the_time_at_the_stop_and_nothing_is_closed_under_it(
+    tmp_path: Path, seen: Seen
+) -> None:
+    waits = list[float]()
+
+    def join(_: float) -> bool:
+        time.sleep(0.2)
+        return True
+
+    async with house_with_jobs(tmp_path) as house:
+        await ended(house, await begun(house, pictures_zip(1)))
+        engine = house.services.jobs._engine
+        assert engine is not None
+        with pytest.MonkeyPatch.context() as patch:
+            keeper = SimpleNamespace(join=waits.append, is_alive=lambda: True)
+            patch.setattr(engine, "_queue", SimpleNamespace(join=join))
+            patch.setattr(engine, "_keeper", keeper)
+            engine.drain(0.5)
+        assert 0 <= waits[0] <= 0.31
+        assert engine._lock is not None
+
+
+async def test_a_storage_that_hangs_costs_four_threads_however_many_ask(tmp_path: Path) -> None:
+    free = threading.Event()
+    async with house_with_jobs(tmp_path) as house:
+        jobs = house.services.jobs
+        for _ in range(10):
+            with pytest.raises(JobsUnavailableError, match="no answer"):
+                await jobs._call(free.wait, timeout=0.01)
+        assert jobs._pool.stuck == 4
+        answer = await house.get("/api/v1/jobs")
+        assert answer.status_code == 503
+        assert "healthd_jobs_workers_stuck 4.0" in (await house.get("/metrics")).text
+        free.set()
+        await eventually(lambda: jobs._pool.stuck == 0)
+        assert (await house.get("/api/v1/jobs")).status_code == 200
 
 
 async def test_many_lines_come_as_they_are_and_only_whole_ones(tmp_path: Path, seen: Seen) -> None:

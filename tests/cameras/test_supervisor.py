@@ -45,6 +45,20 @@ async def test_cameras_stand_in_the_order_they_were_given_and_are_found_by_name(
     assert supervisor.get("nobody") is None
 
 
+async def test_cameras_may_come_while_the_memory_of_their_processes_is_looked_at() -> None:
+    runner, looked = camera("one"), list[str]()
+    supervisor = Supervisor([runner])
+
+    class Process:
+        def measure(self) -> None:
+            looked.append("one")
+            supervisor._runners["two"] = camera("two")
+
+    runner.isolated = Process()  # type: ignore[assignment]
+    supervisor.measure()
+    assert looked == ["one"]
+
+
 async def test_all_cameras_run_side_by_side_and_all_stop() -> None:
     async with supervised(camera("one"), camera("two")) as supervisor:
         await eventually(lambda: supervisor.by_state()["live"] == 2)

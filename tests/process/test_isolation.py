@@ -178,3 +178,24 @@ def test_nothing_is_left_of_a_daemon_that_was_killed(stopped: tuple[str, ...], t
         daemon.send(signal.SIGKILL)
         daemon.wait(seconds=5)
         assert daemon.left_behind() == []
+
+
+def test_as_pid_1_it_reaps_what_is_left_to_it_when_its_nursery_is_killed(pid_namespace: None, tmp_path: Path) -> None:
+    cameras = {"program": camera(stall_timeout_seconds=60, options={"do": "start", "after": 3})}
+    with Daemon(tmp_path, {"cameras": cameras}, as_pid_1=True) as daemon:
+        until(lambda: (daemon.camera("program")["frame_id"] or 0) > 3, seconds=40, what=daemon.story)
+        process_of(daemon, "healthd-nursery").kill()
+
+        def zombies() -> list[str]:
+            found = []
+            for child in psutil.Process(daemon.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if child.status() == psutil.STATUS_ZOMBIE:
+                        found.append(child.name())
+            return found
+
+        until(lambda: "sleep" in zombies(), what="the program to end")
+        until(lambda: not zombies(), seconds=60, what="it to be reaped, at the second look")
+        until(lambda: daemon.camera("program")["state"] == "live", what=daemon.story)
+        assert daemon.stop()[0] == 0, daemon.story()
+        assert daemon.errors() == []
