@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from healthd.child_events import LONGEST_EVENT, LONGEST_NAME
 from healthd.log_ring import LEVELS
 from healthd.native_log import LineLog, RateLimit
 from healthd.redact import SCRUBBER
@@ -27,10 +28,14 @@ LAST_LINES = 20
 MOST_SECRETS = 1000
 """Of one camera or model, all its processes together, for the life of the daemon: each of them makes every line of the
 log a little slower to scrub, and none is ever forgotten."""
+LONGEST_SECRET = 4096
+"""Bytes, with what stands before and after it. A longer one is not hidden: its pattern has a thousand times that."""
 EVENTS_PER_SECOND = 100
+"""An event of more than a KiB counts as so many."""
 _EOF_SECONDS = 0.3
 _LINGER_SECONDS = 2.0
 """How long what a child left behind is heard after its end; what lives longer would keep two descriptors each."""
+_CHILDREN = "healthd.children"
 _OURS = frozenset({"timestamp", "level", "event", "logger", "exc_info", "stack_info"})
 
 
@@ -106,36 +111,54 @@ class ChildLog:
         self._lines.feed(b"")
 
     def close(self) -> None:
-        """Close both."""
+        """Close both, after the last line, which nobody may have ended."""
+        self._lines.end()
         self.report(last=True)
         os.close(self.descriptor)
         self.socket.close()
         self.ended.set()
 
     def _take(self, mark: bytes, body: bytes) -> None:
-        if mark == b"s":
-            secret, before, after = msgspec.msgpack.decode(body, type=tuple[str, str, str])
-            if SCRUBBER.knows(secret, before=before, after=after):  # from the session before, most often
-                return
-            self._secrets[self._whose] += 1
-            if self._secrets[self._whose] <= MOST_SECRETS:
-                SCRUBBER.register(secret, before=before, after=after)
-            elif self._secrets[self._whose] == MOST_SECRETS + 1:
-                structlog.get_logger(__name__).warning("child_secrets_spent", secrets=MOST_SECRETS, **self._fields)
-        elif mark == b"e" and self._limit.admit():
+        if mark == b"s" and len(body) <= LONGEST_SECRET:
+            self._hide(*msgspec.msgpack.decode(body, type=tuple[str, str, str]))
+        elif mark == b"s" or len(body) > LONGEST_EVENT:
+            self._limit.drop()
+        elif mark == b"e" and self._limit.admit(1 + len(body) // 1024):
             event = json.loads(body)
             if isinstance(event, dict):
                 self._log(event)
 
+    def _hide(self, secret: str, before: str, after: str) -> None:
+        if SCRUBBER.knows(secret, before=before, after=after):  # from the session before, most often
+            return
+        spent = self._secrets[self._whose]
+        self._secrets[self._whose] += _cost(before + secret + after)
+        if self._secrets[self._whose] <= MOST_SECRETS:
+            SCRUBBER.register(secret, before=before, after=after)
+        elif spent <= MOST_SECRETS:
+            structlog.get_logger(__name__).warning("child_secrets_spent", secrets=MOST_SECRETS, **self._fields)
+
     def _log(self, event: dict[str, Any]) -> None:
-        logger = structlog.get_logger(str(event.get("logger", "healthd.children")))
         level = str(event.get("level"))
-        rest = {str(key): value for key, value in event.items() if key not in _OURS}
-        logger.log(
+        rest = {key: value for key, value in event.items() if key not in _OURS and not key.startswith("_")}
+        _logger(event.get("logger")).log(
             logging.getLevelName((level if level in LEVELS else "info").upper()),
             str(event.get("event", "")),
             **{**rest, **self._fields},
         )
+
+
+def _logger(name: object) -> Any:
+    """Return a logger of that name which nobody keeps: `logging` forgets none, and keeps one for each dot as well."""
+    known = isinstance(name, str) and len(name) <= LONGEST_NAME
+    logger = logging.Logger(str(name) if known else _CHILDREN)  # noqa: LOG001  that one would be kept
+    logger.parent = logging.getLogger()
+    return structlog.wrap_logger(logger)
+
+
+def _cost(secret: str) -> int:
+    """Return as how many secrets one counts: what is no letter has many spellings, each a part of its pattern."""
+    return 1 + sum(not (char.isascii() and char.isalnum()) for char in secret) // 8
 
 
 def _waiting_bytes(logged: socket.socket) -> int:

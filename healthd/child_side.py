@@ -5,9 +5,11 @@ import faulthandler
 import importlib
 import io
 import os
+import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 import msgspec
 
 from healthd.channel import Channel, Gone, packed_failure, packed_reply
+from healthd.child_events import fitted
 from healthd.logs import configure_logging
 from healthd.nursery import call_process
 from healthd.redact import SCRUBBER
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _STDOUT, _STDERR = 1, 2
-LONGEST_LINE = 100_000
 OOM_SCORE, MOST_OOM_SCORE = 200, 1000
 """So many thousandths of the memory a child counts more than it holds; and the most that the kernel takes."""
+TELL_SECONDS = 1.0
+"""How long a secret waits for room in the socket of the log. After that it is not told: what C libraries print of it is
+not hidden then, what Python logs still is."""
 SECRET, EVENT = b"s", b"e"
 """How what goes over the socket of the log begins: a secret to hide from now on, or an event as JSON."""
 
@@ -113,23 +118,55 @@ def _print_to(pipe: int) -> None:
 
 def _log_to(log: socket.socket, level: str) -> None:
     """Let every event, and every secret that this process gets to know, go to the parent."""
-    log.setblocking(False)
-    SCRUBBER.watch(lambda secret: _send(log, SECRET + msgspec.msgpack.encode(secret)))
-    lines = io.TextIOWrapper(_Lines(log), encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[type-var]
+    outlet = _Outlet(log)
+    SCRUBBER.watch(outlet.tell)
+    lines = io.TextIOWrapper(_Lines(outlet), encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[type-var]
     configure_logging(level, "json", lines)  # type: ignore[arg-type]  # a name of a level, from the parent
 
 
-def _send(log: socket.socket, message: bytes) -> None:
-    with contextlib.suppress(OSError):  # too much at a time, or nobody reads it any more
-        log.send(message)
+class _Outlet:
+    """The socket of the log. Nobody waits for the room of an event; a secret does, and events leave it theirs."""
+
+    def __init__(self, log: socket.socket) -> None:
+        log.setblocking(False)
+        self._log = log
+        self._telling = False
+
+    def send(self, line: bytes) -> None:
+        """Send an event. What does not fit is lost, and what is said while a secret waits."""
+        if not self._telling:
+            with contextlib.suppress(OSError):  # too much at a time, or nobody reads it any more
+                self._log.send(EVENT + fitted(line))
+
+    def tell(self, secret: tuple[str, str, str]) -> None:
+        """Send a secret; return when it lies in the socket, or after `TELL_SECONDS`. One at a time."""
+        message = SECRET + msgspec.msgpack.encode(secret)
+        deadline = time.monotonic() + TELL_SECONDS
+        room = select.poll()
+        room.register(self._log, select.POLLOUT)
+        self._telling = True
+        try:
+            while not self._has_sent(message) and (left := deadline - time.monotonic()) > 0:
+                room.poll(left * 1000)
+        except OSError:  # nobody reads it any more
+            return
+        finally:
+            self._telling = False
+
+    def _has_sent(self, message: bytes) -> bool:
+        try:
+            self._log.send(message)
+        except BlockingIOError:
+            return False
+        return True
 
 
 class _Lines(io.RawIOBase):
     """Sends each line of the log as a message of its own; what does not fit is lost."""
 
-    def __init__(self, log: socket.socket) -> None:
+    def __init__(self, outlet: _Outlet) -> None:
         super().__init__()
-        self._log = log
+        self._outlet = outlet
         self._begun = b""
 
     def writable(self) -> bool:
@@ -139,7 +176,7 @@ class _Lines(io.RawIOBase):
         data = bytes(piece)
         *lines, self._begun = (self._begun + data).split(b"\n")
         for line in lines:
-            _send(self._log, EVENT + line)
+            self._outlet.send(line)
         return len(data)
 
 

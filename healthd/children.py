@@ -199,6 +199,8 @@ class Child:
         self._asked = self._killed = False
         self._oom_kills = oom_kills()
         self._signalling = threading.Lock()
+        self._over = False
+        """Whether it was seen to end: its pid may be another's from then on."""
 
     @classmethod
     def start(
@@ -293,6 +295,7 @@ class Child:
                     self._ended(within=REAP_SECONDS)
         if self.ending is None:
             log.warning("child_not_ended", child=self.name, pid=self.pid)  # it hangs in the kernel
+            self._over = True
             self.ending = Ending("unknown", None)
         self._give_back()
         return self.ending
@@ -310,14 +313,15 @@ class Child:
         if status is None:
             self._reap_orphan()
         with self._signalling:
-            self.ending = ending = Ending(self._cause(status), status, self._log.last_output())
+            self._over, cause = True, self._cause(status)
+        self.ending = ending = Ending(cause, status, self._log.last_output())
         return ending
 
     def _ends_within(self, seconds: float) -> bool:
         """Whether it ends by itself within so many seconds; on any thread, beside who reads how."""
         with self._signalling:
-            if self.ending is not None or self._handle is None:
-                return self.ending is not None
+            if self._over or self._handle is None:
+                return self._over
             try:
                 handle = os.dup(self._handle)
             except OSError:  # no descriptor is left
@@ -351,7 +355,7 @@ class Child:
 
     def _signal(self, number: signal.Signals) -> None:
         with self._signalling, contextlib.suppress(OSError):
-            if self.ending is not None:
+            if self._over:
                 return
             if self._handle is not None:
                 signal.pidfd_send_signal(self._handle, number)

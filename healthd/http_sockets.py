@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Any
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request, Response
@@ -76,6 +77,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self.lost: asyncio.Future[None] = self.loop.create_future()
         self._heard_at = self.loop.time()
         self._failed = False
+        """Whether the peer was told to go, or dropped, for what it sent."""
         self._rest = b""
         """What came behind a message that nobody has taken yet."""
         self._controls, self._crumbs = Pace(CONTROLS_A_SECOND), Pace(CRUMBS_A_SECOND)
@@ -118,7 +120,11 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self.response.status_code == 101:
             scope: Any = self.scope
             scope["extensions"][EXTENSION] = Connection(
-                lost=self.lost, abort=self.transport.abort, close=self.transport.close, drained=self.writable.wait
+                lost=self.lost,
+                abort=self.transport.abort,
+                close=self.transport.close,
+                drained=self.writable.wait,
+                misused=lambda: self._failed,
             )
 
     def handle_cont(self, event: Frame) -> None:
@@ -144,6 +150,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             return
         super().handle_ping()
         if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self._failed = True
             self.transport.abort()
 
     def send_receive_event_to_app(self) -> None:
@@ -192,6 +199,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         """Send what the application says; a refusal completes the handshake."""
+        if self._failed:  # the application has not heard of it yet
+            raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             self.handshake_complete = True

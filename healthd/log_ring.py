@@ -37,7 +37,7 @@ class LogLine:
     @property
     def size(self) -> int:
         """Characters that are kept."""
-        return len(self.event) + len(self.fields)
+        return len(self.event) + len(self.fields) + len(self.logger or "") + len(self.camera or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class LogRing:
                 at=str(event.get("timestamp", "")),
                 level=str(event.get("level", "info")),
                 event=_writable(_short("event", str(event.get("event", "")))),
-                logger=None if logger is None else _writable(str(logger)),
-                camera=None if camera is None else _writable(str(camera)),
+                logger=None if logger is None else _writable(_short("logger", str(logger))),
+                camera=None if camera is None else _writable(_short("camera", str(camera))),
                 fields=fields if len(fields) <= LONGEST_LINE else '{"cut": true}',
             )
             self._lines.append(line)

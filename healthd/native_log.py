@@ -229,8 +229,9 @@ class _Lines:
         return lines
 
     def rest(self) -> list[tuple[bytes, bool]]:
-        """Return the last line, which nobody has ended."""
-        return [(self._begun, False)] if self._begun else []
+        """Return the last line, which nobody has ended, once."""
+        rest, self._begun = self._begun, b""
+        return [(rest, False)] if rest else []
 
 
 class RateLimit:
@@ -243,15 +244,19 @@ class RateLimit:
         self._admitted = 0
         self._dropped = 0
 
-    def admit(self) -> bool:
-        """Tell whether one more may pass in this second."""
+    def admit(self, cost: int = 1) -> bool:
+        """Tell whether one more may pass in this second; one that costs much counts as so many."""
         if self._clock() - self._since >= 1 and not self._dropped:
             self._since, self._admitted = self._clock(), 0
         if self._admitted >= self._per_second:
-            self._dropped += 1
+            self.drop()
             return False
-        self._admitted += 1
+        self._admitted += cost
         return True
+
+    def drop(self) -> None:
+        """Count one that may not pass, for another reason."""
+        self._dropped += 1
 
     def seconds_to_report(self) -> float | None:
         """Return how long to wait until the dropped ones are reported; None when there are none."""

@@ -23,8 +23,18 @@ SHORTEST_PART = 4
 
 _HIDDEN = rf"\g<1>{MASK}\g<2>"
 
+_UNSAFE_TAIL = 4096
+"""Where a text was cut, half a secret may stand that nobody recognizes: so much before the cut is not shown."""
+_WIDEST = 12
+"""As many characters as one of a secret takes in its longer spellings; more in none that is common."""
+CUT = " ..."
+"""At the end of a text of which that is not all."""
+
 _DEEPEST = 24
 """Nested deeper than this, an object is cut off; also what ends a cycle."""
+
+_RUN = r"\\(?:(?<!\\\\)\\+)?"
+"""Backslashes: from the first of a run as many as may be, else one: no run is searched to its end from each of them."""
 
 
 def _spellings(char: str) -> str:
@@ -36,22 +46,28 @@ def _spellings(char: str) -> str:
     octets = char.encode("utf-8", "surrogatepass")
     forms = [
         "".join(rf"%(?:25)*{octet:02x}" for octet in octets),
-        "".join(rf"\\+u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)),
-        rf"\\+U{code:08x}",
-        "".join(rf"\\+x{octet:02x}" for octet in octets),
+        "".join(rf"{_RUN}u{units[at : at + 2].hex()}" for at in range(0, len(units), 2)),
+        rf"{_RUN}U{code:08x}",
+        "".join(rf"{_RUN}x{octet:02x}" for octet in octets),
         rf"&(?:amp;)*#(?:x0*{code:x}|0*{code});",
     ]
     if code < 0x100:
-        forms.append(rf"\\+x{code:02x}")
+        forms.append(rf"{_RUN}x{code:02x}")
     escaped = html.escape(char)
     if escaped != char:
         forms.append(re.escape(escaped))
     if char == " ":
         forms.append(r"\+")
     if char in "\t\n\r":
-        forms.append(r"\\+" + {"\t": "t", "\n": "n", "\r": "r"}[char])
-    raw = r"\\" if char == "\\" else rf"\\*{re.escape(char)}"
-    return f"(?:{raw}|(?i:{'|'.join(forms)}))"
+        forms.append(_RUN + {"\t": "t", "\n": "n", "\r": "r"}[char])
+    raw = [r"\\"] if char == "\\" else [re.escape(char), _RUN + re.escape(char)]
+    return f"(?:{'|'.join([*raw, *map(_any_case, forms)])})"
+
+
+def _any_case(form: str) -> str:
+    """Let case not matter behind the first character, which has none: by it the search finds where to look."""
+    first = 2 if form.startswith("\\") else 1
+    return f"{form[:first]}(?i:{form[first:]})"
 
 
 def _source(text: str) -> str:
@@ -65,10 +81,13 @@ def _source(text: str) -> str:
     return "".join(parts)
 
 
-_SEPARATOR = r"(?P<sep>(?::|%(?:25)*3a)(?:\\*/|%(?:25)*2f){2})"
+_SLASHES = r"(?::|%(?:25)*3a)(?:\\*/|%(?:25)*2f){2}"
+_SEPARATOR = rf"(?P<sep>{_SLASHES})"
 _AT = r"(?P<at>@|%(?:25)*40)"
-_NO_SPACES = r"[^\s\"'<>`]{0,1024}"
-_WITH_SPACES = r"[^\s/?#@:]{0,256}:(?!\d{1,5}(?:[/?#\s\"']|$))(?:(?!://)[^\n]){0,1024}"
+_USER = rf"(?:[^\s/?#@:%]|(?!{_SLASHES})%){{0,256}}:"
+_NO_SPACES = rf"(?:[^\s\"'<>`:%]|(?!{_SLASHES})[:%]){{0,1024}}"
+_WITH_SPACES = rf"{_USER}(?!\d{{1,5}}(?:[/?#\s\"']|$))(?:[^\n:%]|(?!{_SLASHES})[:%]){{0,1024}}"
+"""None of them passes the beginning of another URL: a text of many would be searched to its end from each."""
 _TELLING = r"(?:pass|pwd|token|secret|key|auth|sig|credential|session|login|user|account)"
 
 _GENERIC: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -123,6 +142,8 @@ class Scrubber:
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str, str], re.Pattern[str]] = {}
         self._patterns: tuple[re.Pattern[str], ...] = ()
+        self._longest = 0
+        """Characters of the longest secret, with its neighbours."""
         self._labels: dict[str, str] = {}
         self._watcher: Callable[[tuple[str, str, str]], object] | None = None
 
@@ -141,6 +162,7 @@ class Scrubber:
                 return
             if self._watcher is not None:
                 self._watcher((secret, before, after))
+            self._longest = max(self._longest, *(sum(map(len, form)) for form in new))
             for form in new:
                 left, middle, right = map(_source, form)
                 # without neighbours also without groups: these cost the search its fast path
@@ -159,6 +181,20 @@ class Scrubber:
         for pattern, replacement in _GENERIC:
             text = pattern.sub(replacement, text)
         return text
+
+    def scrub_start(self, text: str, most: int) -> str:
+        """Return `most` characters of the scrubbed text, and `CUT` where that is not all of it.
+
+        What is cut off is not searched, but for as much as half a secret before the cut could need to be recognized.
+        """
+        unsafe = max(_UNSAFE_TAIL, _WIDEST * self._longest)
+        searched = text[: most + 2 * unsafe]
+        shown = self.scrub(searched)
+        if len(searched) < len(text):
+            shown = shown[:-unsafe]
+        elif len(shown) <= most:
+            return shown
+        return shown[:most] + CUT
 
     def scrub_label(self, text: str) -> str:
         """As `scrub`, remembered: for names that come again and again, such as the id of a model."""

@@ -42,6 +42,10 @@ def _speak(url: str, _: object) -> None:
     os.write(2, f"FFmpeg says {url}\n".encode())
 
 
+def _say_much(words: int, _: object) -> None:
+    structlog.get_logger("some.plugin").warning("camera_spoke", text=" ".join(f"word {n}" for n in range(words)))
+
+
 def _flood(lines: int, _: object) -> None:
     os.write(2, b"[h264] error while decoding MB 18 8\n" * lines)
 
@@ -98,6 +102,7 @@ _ANSWERS: dict[str, Any] = {
     "leave": lambda arg, _: os._exit(arg),
     "hang": lambda _, __: hang(),
     "speak": _speak,
+    "say_much": _say_much,
     "start": lambda _, __: subprocess.Popen(["sleep", "1000"]).pid,
     "start_session": lambda _, __: subprocess.Popen(["sleep", "1000"], start_new_session=True).pid,
     "start_background": lambda _, __: int(subprocess.check_output(["sh", "-c", _BACKGROUND])),

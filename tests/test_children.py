@@ -282,6 +282,32 @@ def test_one_that_logs_without_end_is_cut_short_and_keeps_the_log_from_nobody(ch
     assert told["events"] > 0
 
 
+def test_a_long_message_of_a_child_is_cut_and_not_lost(child: Child) -> None:
+    with capture_logs() as events:
+        child.call(["say_much", 20_000], reply=object, timeout=5)
+        wait_until(lambda: bool(events))
+    (event,) = events
+    assert event["event"] == "camera_spoke"
+    assert event["text"].startswith("word 0 word 1 ")
+    assert event["text"].endswith(" ...")
+
+
+def test_who_kills_one_that_has_just_ended_does_not_wait_for_its_last_words(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+
+    def last_output() -> tuple[str, ...]:
+        held.append(child._signalling.locked())
+        child.kill()
+        return ()
+
+    monkeypatch.setattr(child._log, "last_output", last_output)
+    with pytest.raises(ChildEnded, match="SIGABRT"):
+        child.call(["abort", None], reply=object, timeout=5)
+    assert held == [False]
+
+
 def test_fifty_children_leave_no_descriptor_thread_or_process(nursery: Nursery) -> None:
     me = psutil.Process()
     Child.start(ENTRY, name="first", nursery=nursery).stop()

@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         ),
         *("settings_options", "settings_view", "settings_changes", "config_watch", "loop_watch", "tls"),
         *("metrics", "logs", "native_log", "log_writer", "log_ring", "printed", "signal_actions"),
-        *("children", "child_side", "child_logs", "nursery"),
+        *("children", "child_side", "child_logs", "child_events", "nursery"),
     ),
     (
         *("frames", "latest", "waiting", "worker", "crew", "redact", "scrubber", "cpus", "process", "clock", "errors"),

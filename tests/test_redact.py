@@ -3,9 +3,11 @@
 import copy
 import html
 import json
+import math
 import os
 import pickle
 import string
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from urllib.parse import quote, quote_plus
@@ -298,6 +300,69 @@ def test_long_texts_are_scrubbed_in_reasonable_time() -> None:
     scrubber.register("hunter22")
     for text in ("a" * 100_000, "://" * 20_000, "?key" * 20_000, "x:y@" * 20_000, "cookie" * 20_000):
         assert scrubber.scrub(text)
+
+
+@pytest.mark.parametrize(
+    ("many", "length"),
+    [
+        *((many, 250) for many in ("://", r":\/\/", "%3A%2F%2F", "%253a%252f%252f", "://x:", "://x y:", "://%3A//")),
+        ("\\", 2000),
+    ],
+)
+def test_the_time_a_text_takes_grows_no_faster_than_the_text(many: str, length: int) -> None:
+    scrubber = Scrubber()
+    scrubber.register("@hunter22")  # may begin with any number of backslashes
+
+    def seconds(text: str) -> float:
+        """Of this thread alone, whatever else the machine does."""
+        best = math.inf
+        for _ in range(5):
+            began = time.thread_time()
+            scrubber.scrub(text)
+            best = min(best, time.thread_time() - began)
+        return best
+
+    # four times 250: all is within what is searched behind one `://`
+    assert seconds(many * (4 * length // len(many))) < 9 * seconds(many * (length // len(many)))
+
+
+def test_of_a_long_text_the_beginning_is_scrubbed_and_no_secret_is_halved() -> None:
+    scrubber = Scrubber()
+    scrubber.register("Qz7Kx9vW hunter22")
+    rest = 30_000 * "b"
+    edges = (*range(460, 510, 3), *range(500 + 2 * 4096 - 60, 500 + 2 * 4096 + 10, 3))
+    for secret in ("Qz7Kx9vW hunter22", "rtsp://joe:Qz7Kx9vWhunter22@cam/", "Qz7Kx9vW%20hunter22"):
+        for at in edges:
+            shown = scrubber.scrub_start(f"{at * 'a'} {secret} {rest}", 500)
+            assert len(shown) <= 504
+            assert shown.startswith("aaa")
+            assert shown.endswith(" ...")
+            assert [half for half in ("Qz7", "hunter") if half in shown] == []
+    shrinks = 8 * f"rtsp://{1000 * 'p'}@h "
+    for at in range(500 + 2 * 4096 - len(shrinks) - 60, 500 + 2 * 4096 - len(shrinks) + 10, 3):
+        shown = scrubber.scrub_start(f"{shrinks}{at * 'a'} rtsp://joe:Qz7Kx9vWhunter22@cam/ {rest}", 500)
+        assert [half for half in ("Qz7", "hunter", "ppp") if half in shown] == []
+    assert scrubber.scrub_start("all Qz7Kx9vW hunter22", 500) == "all ***"
+
+
+def test_a_secret_that_is_longer_than_what_is_shown_is_not_halved_either() -> None:
+    scrubber = Scrubber()
+    secret = "Qz7Kx9" * 3000
+    scrubber.register(secret)
+    assert scrubber.scrub_start(f"it is {secret} {'b' * 500_000}", 500).startswith("it is *** bbb")
+
+
+def test_backslashes_before_and_in_a_secret_are_hidden_with_it_however_many_they_are() -> None:
+    scrubber = Scrubber()
+    scrubber.register("@b\\@c77")
+    for times in range(1, 6):
+        lines = times * "\\"
+        for text in (
+            f"x{lines}@b{lines}{lines}@c77",
+            f"x{lines}u0040b{lines}u005c{lines}@c77",
+            f"{lines}@b{lines}@c77",
+        ):
+            assert "c77" not in scrubber.scrub(text), text
 
 
 def test_what_is_scrubbed_once_is_remembered_until_there_is_a_new_secret() -> None:

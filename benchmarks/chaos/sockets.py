@@ -25,7 +25,11 @@ async def _gathered(*parts: Awaitable[object]) -> list[object]:
     return await asyncio.gather(*parts, return_exceptions=True)
 
 
-LEFT: dict[str, Any] = {"event": "viewer_ended", "metric": 'healthd_viewers_ended_total{reason="client"}'}
+CLOSED: dict[str, Any] = {
+    "event": "viewer_ended",
+    "reason": "misuse",
+    "metric": 'healthd_viewers_ended_total{reason="misuse"}',
+}
 
 
 @fault(
@@ -77,7 +81,7 @@ def _accounts_close(daemon: Daemon) -> bool:
     return known == samples["healthd_socket_frames_received_total"]
 
 
-@fault("WebSocket fragments", noticed=FLOOD_SECONDS + 1, recovered=5.0, **LEFT)
+@fault("WebSocket fragments", noticed=FLOOD_SECONDS + 1, recovered=5.0, **CLOSED)
 def socket_fragments(stage: Stage) -> None:
     """A message in fragments of one byte without an end, and one in fragments of 64 KB: both sockets are closed."""
     daemon = stage.open(settings=DOORS)
@@ -107,7 +111,7 @@ def socket_fragments(stage: Stage) -> None:
     stage.recovered(lambda _: viewers(daemon) <= 1)
 
 
-@fault("WebSocket pings and pongs", noticed=2.0, recovered=5.0, **LEFT)
+@fault("WebSocket pings and pongs", noticed=2.0, recovered=5.0, **CLOSED)
 def socket_pings(stage: Stage) -> None:
     """Four clients send nothing but empty pings, four nothing but pongs, as fast as they can: their sockets are closed.
 

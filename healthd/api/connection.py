@@ -33,6 +33,8 @@ class Connection:
     """Send the body as it is, up to the end of the connection: HTTP/1.0 knows no chunks."""
     hold_little: Callable[[bool], object] = lambda _: None
     """Say whether the kernel is to hold little that is not sent: what it does not hold can be replaced by newer."""
+    misused: Callable[[], bool] = lambda: False
+    """Whether the server has ended it, for what came over it."""
 
 
 @dataclass(slots=True)

@@ -28,6 +28,11 @@ from healthd.redact import SCRUBBER
 log = structlog.get_logger(__name__)
 
 
+LONGEST_TEXT = 1000
+"""Characters of one text of an error that are shown. Some quote what was sent, however long that is."""
+MOST_PROBLEMS = 100
+
+
 class NoPicture(HTTPException):
     """404: the camera has no picture that could honestly be shown; `extra` has its state, reason and since."""
 
@@ -48,7 +53,8 @@ def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[Er
     status, detail, headers = HTTPStatus.INTERNAL_SERVER_ERROR.value, "internal error", {}
     extra: Any = {}
     if isinstance(exc, ValidationException):
-        status, extra = 422, [_problem(one) for one in exc.extra] if isinstance(exc.extra, list) else exc.extra or {}
+        status = 422
+        extra = [_problem(one) for one in exc.extra[:MOST_PROBLEMS]] if isinstance(exc.extra, list) else exc.extra or {}
         detail = (
             "; ".join(f"{one['key']}: {one['message']}" for one in extra) if isinstance(extra, list) else exc.detail
         )
@@ -62,7 +68,8 @@ def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[Er
             headers = {"Retry-After": str(exc.retry_after_seconds)}
     else:
         log.error("request_bug", method=request.method, route=request.scope.get("path_template", ""), exc_info=exc)
-    body = Error(status, SCRUBBER.scrub(detail or HTTPStatus(status).phrase), SCRUBBER.scrub_object(extra))
+    told = SCRUBBER.scrub_start(detail or HTTPStatus(status).phrase, LONGEST_TEXT)
+    body = Error(status, told, SCRUBBER.scrub_object(_short(extra)))
     headers.setdefault("Cache-Control", "no-store")
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
@@ -96,6 +103,17 @@ def _other_methods(request: Request[Any, Any, Any]) -> tuple[str, dict[str, str]
     methods: Methods = request.app.state.methods
     takes = ", ".join(methods.of(request.scope["path"]))
     return f"this path takes {takes}", {"Allow": takes}
+
+
+def _short(value: Any) -> Any:
+    """Return what is answered beside the detail, with each text in it scrubbed and cut."""
+    if isinstance(value, str):
+        return SCRUBBER.scrub_start(value, LONGEST_TEXT)
+    if isinstance(value, list | tuple):
+        return [_short(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _short(one) for key, one in value.items()}
+    return value
 
 
 def _problem(problem: dict[str, Any]) -> dict[str, Any]:

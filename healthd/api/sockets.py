@@ -120,7 +120,7 @@ class _Conversation:
             longest = max(0.0, left) if math.isfinite(left) else None
             ends: set[asyncio.Future[Any]] = {ending, lost}
             await asyncio.wait(ends, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
-            viewer.end(EndReason.CLIENT if lost.done() else viewer.ends_as)
+            viewer.end(self._left_as() if lost.done() else viewer.ends_as)
         finally:
             for task in (*talking, ending):
                 task.cancel()
@@ -152,7 +152,7 @@ class _Conversation:
                 self._viewer.end(EndReason.IDLE)
                 return
             if message["type"] == "websocket.disconnect":
-                self._viewer.end(EndReason.CLIENT)
+                self._viewer.end(self._left_as())
                 return
             text = message.get("text")
             await self._session.hear(text if text is not None else message["bytes"])
@@ -175,8 +175,12 @@ class _Conversation:
             self._viewer.end(EndReason.STALLED)
             raise _Gone from None
         except (OSError, WebSocketDisconnect):
-            self._viewer.end(EndReason.CLIENT)
+            self._viewer.end(self._left_as())
             raise _Gone from None
+
+    def _left_as(self) -> EndReason:
+        """Return why nothing more comes: it has left, or the server has ended it for what it sent."""
+        return EndReason.MISUSE if self._connection.misused() else EndReason.CLIENT
 
     async def _predict(self, picture: Picture) -> Prediction:
         wishes = picture.wishes
@@ -201,7 +205,7 @@ class _Conversation:
         """Say why it is over, to whoever is still there, and see to it that the connection ends."""
         reason, seconds = self._viewer.ended, CLOSE_SECONDS
         closing = _CLOSINGS.get(reason) if reason is not None else None
-        if reason is EndReason.CLIENT:
+        if reason is EndReason.CLIENT or (reason is EndReason.MISUSE and self._connection.misused()):  # it was told
             seconds = LEAVE_SECONDS
         elif closing is not None:
             try:

@@ -33,7 +33,7 @@ class EndReason(StrEnum):
     IDLE = "idle"
     """It sent nothing for too long."""
     MISUSE = "misuse"
-    """It sent nothing that could be answered, again and again."""
+    """It sent nothing that could be answered, again and again, or what no peer may send, or too much."""
     LIMIT = "limit"
     """It lasted as long as a session may."""
     STOP = "stop"

@@ -10,6 +10,7 @@ import structlog
 from litestar.exceptions import ImproperlyConfiguredException
 
 from healthd.api.answer_headers import OTHER
+from healthd.api.errors import LONGEST_TEXT
 from healthd.errors import CameraError, ModelError, SettingsError
 from healthd.redact import SourceUrl
 from tests.api.house import Feed, House, assert_error, open_house
@@ -155,6 +156,17 @@ async def test_what_is_no_http_is_told_so_and_shown_the_door(gym: House, sent: b
     assert b"\r\nconnection: close" in head
     assert set(json.loads(body)) == {"status_code", "detail", "extra"}
     assert json.loads(body)["status_code"] == 400
+
+
+@pytest.mark.parametrize("path", ["/api/v1/events/stream?topic=", "/api/v1/logs?level="])
+async def test_what_was_sent_is_quoted_in_part_and_no_secret_is_halved(path: str) -> None:
+    async with open_house({"gym": FakeSource()}) as house:
+        for length in (10, *range(LONGEST_TEXT - 120, LONGEST_TEXT + 20, 7), 30_000):
+            sent = f"{length * 'a'} hunter2hunter2 rtsp://joe:Qz7Kx9@cam/ {'a' * 20_000}"
+            answer = await house.get(path + sent)
+            assert_error(answer, 422)
+            assert len(answer.content) < 4 * LONGEST_TEXT
+            assert [half for half in ("hunt", "Qz7") if half in answer.text] == []
 
 
 HOSTILE = (

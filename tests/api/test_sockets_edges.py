@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+import structlog
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
@@ -237,6 +238,7 @@ async def test_a_message_that_is_too_large_closes_the_socket_with_1009(sent: str
                     raise ConnectionClosed(None, None)
             assert (await closed(client))[0] == 1009
         await eventually(lambda: not len(house.services.viewers))
+        assert house.services.viewers.ended_total["misuse"] == 1
         async with connected(house) as client:
             assert (await ask(client, png()))["type"] == "prediction"
 
@@ -279,7 +281,7 @@ async def test_what_breaks_the_protocol_closes_the_socket_with_a_code_and_no_noi
             writer.write(data * 2)
             assert code.to_bytes(2) in (await rest(reader))[-130:]
         await eventually(lambda: not len(house.services.viewers))
-        assert house.services.viewers.ended_total["client"] == 1
+        assert house.services.viewers.ended_total["misuse"] == 1
     assert not caplog.records
 
 
@@ -409,6 +411,25 @@ async def test_a_client_that_floods_with_pings_and_does_not_read_is_dropped() ->
                 writer.write(question * 1000)
                 await asyncio.wait_for(writer.drain(), 20)
         await eventually(lambda: not len(house.services.viewers))
+        assert house.services.viewers.ended_total["misuse"] == 1
+
+
+async def test_an_answer_that_is_late_for_a_socket_that_was_closed_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "MESSAGES_A_SECOND", 1)
+    gate = Gate()
+    async with talking_house(gate) as house:
+        with structlog.testing.capture_logs() as logs:
+            async with raw(house) as (reader, writer):
+                writer.write(frame(png()))
+                await gate.wait_entered()
+                writer.write(frame(png()))  # who has taken it takes no other for a second
+                await eventually(lambda: house.services.sockets.received == 2)
+                writer.write(frame(b"", Opcode.PONG) * 300)
+                assert (1008).to_bytes(2) in await rest(reader)
+                gate.open.set()
+                await eventually(lambda: not len(house.services.viewers))
+        assert house.services.viewers.ended_total["misuse"] == 1
+    assert [line for line in logs if line["event"] == "socket_bug"] == []
 
 
 @pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
@@ -428,6 +449,7 @@ async def test_a_flood_of_pings_or_pongs_ends_its_socket_before_it_is_read(
                 with suppress(ConnectionError):
                     await rest(reader)
         await eventually(lambda: not len(house.services.viewers))
+        assert not begun or house.services.viewers.ended_total["misuse"] == 1
     assert len(seen) <= http_sockets.SLICE_BYTES
 
 
