@@ -196,10 +196,10 @@ def _no_page(answer: Response[Any]) -> Response[Any]:
 
 
 def _cors(origins: tuple[str, ...]) -> CORSConfig | None:
-    """Let pages of named origins use a session's cookie; those of a pattern, such as `*`, never."""
+    """Let pages of named origins use a session's cookie; where every origin may call (`*`), none may."""
     if not origins:
         return None
-    named = not any("*" in origin for origin in origins)
+    named = "*" not in origins
     return CORSConfig(allow_origins=list(origins), allow_credentials=named, expose_headers=list(EXPOSED))
 
 

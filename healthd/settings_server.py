@@ -1,10 +1,11 @@
 """`[server]` and `[auth]`: where healthd listens, and who may call."""
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from healthd.key_hash import is_hashed, read_hash
@@ -14,6 +15,16 @@ from healthd.settings_base import Name, Seconds, Section
 Scope: TypeAlias = Literal["read", "admin"]
 
 SHORTEST_KEY = 16
+_ORIGIN = r"^(\*|https?://[^/\s*]+)$"
+
+
+def _origin(text: str) -> str:
+    """Take an origin as browsers write it: a pattern would let in whoever gets a name that fits it."""
+    if re.fullmatch(_ORIGIN, text) is None:
+        raise PydanticCustomError(
+            "origin", "must be a whole origin, such as https://panel.lan, without path or pattern; or * alone, for any"
+        )
+    return text
 
 
 def _network(text: str) -> str:
@@ -22,6 +33,9 @@ def _network(text: str) -> str:
     except ValueError:
         raise PydanticCustomError("network", "must be an address or a network, such as 10.42.0.0/16") from None
     return text
+
+
+Origin = Annotated[str, AfterValidator(_origin), WithJsonSchema({"type": "string", "pattern": _ORIGIN})]
 
 
 class ServerSettings(Section):
@@ -39,7 +53,7 @@ class ServerSettings(Section):
         pattern=r"^(/[^\s?#]*[^/\s?#])?$",
         description="Path under which a reverse proxy shows healthd, e.g. `/healthd`; empty for the root.",
     )
-    cors_origins: tuple[Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = Field(
+    cors_origins: tuple[Origin, ...] = Field(
         (), description="Origins of other sites whose pages may call the API, e.g. `https://panel.lan`; `*` for any."
     )
     allowed_hosts: tuple[Annotated[str, StringConstraints(pattern=r"^([^\s/:@*\[\]]+|\[[0-9A-Fa-f:.]+\])$")], ...] = (

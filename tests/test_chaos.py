@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.chaos import __main__ as chaos
-from benchmarks.chaos import page
+from benchmarks.chaos import host_tools, page
+from benchmarks.chaos import stage as stages
 from benchmarks.chaos.beside import Beside, Seen
 from benchmarks.chaos.faults import GROUPS, Fault, Outcome, all_faults
 from benchmarks.chaos.mistakes import mistakes
@@ -80,6 +82,16 @@ def test_every_group_of_the_issue_has_a_table(tmp_path: Path) -> None:
     assert {fault.group for fault in FAULTS.values()} == set(GROUPS)
 
 
+def test_the_page_has_one_row_for_each_fault_and_none_that_exceeds_its_bounds() -> None:
+    written = page.PAGE.read_text(encoding="utf-8").split(page.BEGIN)[1].split(page.END)[0]
+    tables = {table.partition("\n")[0]: table for table in written.split("\n## ")[1:]}
+    there = {title: re.findall(r"^\| \*\*(.+?)\*\*<br>", table, re.MULTILINE) for title, table in tables.items()}
+    faults = FAULTS.values()
+    assert there == {title: [one.title for one in faults if one.group == group] for group, title in GROUPS.items()}
+    assert "exceeded" not in written, "a bug to mend, not a row to explain"
+    assert re.search(rf"Of {len(FAULTS)} faults \d+ stayed within all bounds, 0 did not, ", written)
+
+
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=lambda fault: fault.name)
 def test_every_fault_says_how_it_is_done_and_what_an_operator_sees(fault: Fault) -> None:
     assert fault.how.endswith(".")
@@ -145,6 +157,8 @@ def test_a_moment_in_which_those_beside_stood_still_excuses_what_was_waited_in_i
     ("seen", "problem"),
     [
         ({}, None),
+        ({"polls": 0.0}, "0 polls are too few to tell, at least 40"),
+        ({"polls": 39.0}, "39 polls are too few to tell, at least 40"),
         ({"polls_failed": 1.0}, "1 polls failed"),
         ({"frames_skipped": 2.0}, None),
         ({"frames_skipped": 3.0}, "3 of 50 frames skipped"),
@@ -160,6 +174,30 @@ def test_whoever_else_is_hurt_is_a_problem(seen: dict[str, float], problem: str 
     stage._judge_others()
     times = ["noticed in 9.0 s, bound 3 s", "not recovered"]
     assert stage.outcome.problems == [*times, *([f"others: {problem}"] if problem else [])]
+
+
+@pytest.mark.parametrize("forgiven_later", [0.0, 0.2])
+def test_others_are_watched_for_a_while_however_soon_a_fault_is_over(
+    forgiven_later: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "WATCHED_SECONDS", 0.3)
+    looked: list[float] = []
+
+    def compared(begun: float, broken: float, ended: float, *, forgiven: float) -> dict[str, float]:
+        del begun
+        looked.append(ended - max(broken, forgiven))
+        return OTHERS
+
+    quiet = {"event": None, "noticed_within": None, "recovered_within": None}
+    with Stage(dataclasses.replace(FAULTS["huge-header"], **quiet)) as stage:  # type: ignore[arg-type]
+        stage.daemon = ended_daemon("")  # type: ignore[assignment]
+        stage._beside = SimpleNamespace(leave=lambda: None, compared=compared)  # type: ignore[assignment]
+        stage._broken_at = time.monotonic()
+        if forgiven_later:
+            stage._forgiven_at = stage._broken_at + forgiven_later
+        assert stage.close().problems == []
+    (seconds,) = looked
+    assert seconds >= 0.3
 
 
 TRACEBACK = "Traceback (most recent call last):\n  ...\nKeyError: 3"
@@ -199,6 +237,27 @@ def test_a_row_whose_log_holds_an_error_is_not_within_its_bounds_unless_the_faul
             stage.daemon = ended_daemon(BUG)  # type: ignore[assignment]
             stage.outcome.log = "jobs_bug: found by the row"
             assert stage.close().problems == problems
+
+
+@pytest.mark.parametrize(
+    ("unified", "files"),
+    [
+        (False, {"memory.failcnt": "7\n", "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"}),
+        (True, {"memory.events": "low 0\nhigh 0\nmax 7\noom 1\noom_kill 1\noom_group_kill 0\n"}),
+    ],
+    ids=["version 1", "version 2"],
+)
+def test_how_close_a_limit_came_is_read_from_both_kinds_of_control_groups(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, unified: bool
+) -> None:
+    monkeypatch.setattr(host_tools, "CGROUPS", tmp_path)
+    if not unified:
+        (tmp_path / "memory").mkdir()
+    group = host_tools.Cgroup("memory")
+    group.folder.mkdir()
+    for name, text in {**files, "cpu.stat": "usage_usec 9\nnr_periods 60\nnr_throttled 55\n"}.items():
+        (group.folder / name).write_text(text, encoding="ascii")
+    assert (group.limit_hits(), group.killed(), group.throttled()) == (7, 1, (60, 55))
 
 
 def test_a_run_may_be_cut_into_several(tmp_path: Path) -> None:

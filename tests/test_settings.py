@@ -195,6 +195,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(load: Loader, text
     assert load.problems(text) == [line]
 
 
+NO_ORIGIN = "must be a whole origin, such as https://panel.lan, without path or pattern; or * alone, for any"
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -203,6 +206,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(load: Loader, text
         ("server = 1", "server: must be a table"),
         ("[cameras]\ngym = 1", "cameras.gym: must be a table"),
         ("[server]\ncors_origins = 'x'", "server.cors_origins: must be a list"),
+        *[
+            (f"[server]\ncors_origins = ['{origin}']", f"server.cors_origins[0]: {NO_ORIGIN}")
+            for origin in ("https://*.lan", "https://*", "http*://a.lan", "https://a.lan/", "a.lan", "")
+        ],
         (f"{GYM}predict_fps = nan", "cameras.gym.predict_fps: must be a finite number"),
         (f"{GYM}stall_timeout_seconds = 0", "cameras.gym.stall_timeout_seconds: must be greater than 0"),
         (f"{GYM}open_timeout_seconds = inf", "cameras.gym.open_timeout_seconds: must be a finite number"),

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 
 from benchmarks.chaos.faults import fault
-from benchmarks.chaos.host_tools import Ages, Cgroup, WallClock, fill, remount, small_disk
+from benchmarks.chaos.host_tools import Ages, Ballast, Cgroup, WallClock, fill, remount, small_disk
 from benchmarks.chaos.stage import NOTICED_SECONDS, RECOVERED_SECONDS, STALE_SECONDS, Stage, patient
 from healthd.settings import ServerSettings
 from tests.process.daemon import Daemon, until
@@ -249,6 +249,8 @@ def no_descriptors(stage: Stage) -> None:
 
 
 SPARE_BYTES = 32 << 20
+LEFT_BYTES, LITTLE_BYTES = 14 << 20, 6 << 20
+"""What is left of it for healthd, while a job begins and a camera's new process takes some 10 MB, and then."""
 
 
 @fault(
@@ -260,14 +262,25 @@ SPARE_BYTES = 32 << 20
     unseen="nothing lacks memory; had a process been killed for it, `healthd_camera_process_ends_total` would say so",
 )
 def memory_close(stage: Stage) -> None:
-    """The control group of the daemon may have 32 MB more than it has; a camera is killed meanwhile, and comes back.
+    """The control group of the daemon may have 32 MB more than it has; something else in it takes all but 15 of them.
 
-    Ten seconds of pictures, predictions and a job: nothing may be killed.
+    A job begins, a camera is killed, and comes back. Then all but 6 are taken, for six seconds of pictures and
+    predictions: nothing may be killed.
     """
     group = stage.enter(Cgroup("memory"))
     camera = stage.camera()
     daemon = stage.open({"patient": patient(camera.url)}, prefix=group.prefix, CHAOS_FAULT="")
-    group.limit_memory(group.used_bytes() + SPARE_BYTES)
+    ballast = stage.enter(Ballast(group))
+    started = group.used_bytes()
+    limit = started + SPARE_BYTES
+    group.limit_memory(limit)
+    ballast.fill(limit - LEFT_BYTES)
+    used = list[int]()
+
+    def live() -> bool:
+        used.append(group.used_bytes())
+        return stage.patient_state() == "live"
+
     stage.broken()
     running = begin_job(daemon, 100).raise_for_status()
     camera.kill()
@@ -275,14 +288,23 @@ def memory_close(stage: Stage) -> None:
     camera.start()
     stage.mended()
     stage.recovered()
-    stage.holds(6, lambda: stage.patient_state() == "live", "the patient did not stay live")
+    ballast.fill(limit - LITTLE_BYTES)
+    stage.holds(6, live, "the patient did not stay live")
     until(lambda: job(daemon, running)["state"] == "done", seconds=10, what=lambda: str(job(daemon, running)))
-    stage.note(f"It took {(group.used_bytes() - SPARE_BYTES) / 1e6:.0f} MB at the end, less those 32.")
+    hits, killed = group.limit_hits(), group.killed()
+    megabytes = ", ".join(f"{size / 1e6:.0f}" for size in (started, max(used), limit))
+    stage.note(f"At the start, at most and as its limit, in MB: {megabytes}. It met its limit {hits} times.")
+    if not hits and max(used) < limit - LITTLE_BYTES:
+        stage.problem(f"the limit did not come close: {megabytes} MB")
+    if killed or not ballast.runs:
+        stage.problem(f"{killed} processes were killed for their memory")
 
 
 YOLO = Path(__file__).parent.parent.parent / "plugins" / "healthd-yolo"
 DEMO_MODEL = YOLO / "healthd_yolo" / "demo" / "gym-pose.onnx"
 CORES, PERIOD_SECONDS = 0.5, 0.1
+LARGE = 640
+"""Side of what the network looks at: more work than half a core can do."""
 
 
 @fault(
@@ -301,15 +323,18 @@ def half_a_core(stage: Stage) -> None:
     """
     group = stage.enter(Cgroup("cpu"))
     camera = stage.camera(fps=30)
-    watched = {"plugin": "yolo-pose", "options": {"model": str(DEMO_MODEL)}}
+    watched = {"plugin": "yolo-pose", "options": {"model": str(DEMO_MODEL), "imgsz": LARGE}}
     stage.open({"patient": patient(camera.url, **watched)}, prefix=group.prefix, plugins=[YOLO])
     group.limit_cpu(CORES, period_seconds=PERIOD_SECONDS)
     stage.slack(2 * PERIOD_SECONDS)
     stage.broken()
-    used = stage.cpu_seconds()
-    at = time.monotonic()
+    used, throttled, at = stage.cpu_seconds(), group.throttled(), time.monotonic()
     time.sleep(6)
-    stage.note(f"It used {(stage.cpu_seconds() - used) / (time.monotonic() - at):.2f} cores.")
+    cores = (stage.cpu_seconds() - used) / (time.monotonic() - at)
+    slices, taken = (now - then for now, then in zip(group.throttled(), throttled, strict=True))
+    stage.note(f"It used {cores:.2f} cores; in {taken} of {slices} slices its turn was taken away.")
+    if taken == 0 or cores < 0.9 * CORES:
+        stage.problem(f"the quota was not reached: {cores:.2f} of {CORES:g} cores, {taken} slices cut short")
     camera.kill()
     time.sleep(2)
     camera.start()

@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -179,15 +180,80 @@ class Cgroup:
 
     def used_bytes(self) -> int:
         """Return how much memory it takes now, caches of files included."""
-        name = "memory.current" if self._unified else "memory.usage_in_bytes"
-        return int((self.folder / name).read_text())
+        return int(self.usage.read_text())
+
+    @property
+    def usage(self) -> Path:
+        """The file that says so."""
+        return self.folder / ("memory.current" if self._unified else "memory.usage_in_bytes")
 
     def limit_memory(self, size: int) -> None:
         """Let it have so many bytes, at most."""
         self._write("memory.max" if self._unified else "memory.limit_in_bytes", str(size))
 
+    def limit_hits(self) -> int:
+        """Return how often something in it wanted more memory than it may have, and caches had to go."""
+        return self._counted("memory.events", "max") if self._unified else int(self._read("memory.failcnt"))
+
+    def killed(self) -> int:
+        """Return how many processes were killed in it because it had no more memory."""
+        return self._counted("memory.events" if self._unified else "memory.oom_control", "oom_kill")
+
+    def throttled(self) -> tuple[int, int]:
+        """Return in how many periods something wanted to run, and in how many of them its turn was taken away."""
+        return self._counted("cpu.stat", "nr_periods"), self._counted("cpu.stat", "nr_throttled")
+
+    def _read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="ascii")
+
+    def _counted(self, name: str, what: str) -> int:
+        return int(dict(line.split() for line in self._read(name).splitlines())[what])
+
     def _write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text, encoding="ascii")
+
+
+_BALLAST = """
+import sys
+usage, held = open(sys.argv[1]), []
+for line in sys.stdin:
+    while True:
+        usage.seek(0)
+        missing = int(line) - int(usage.read())
+        if missing <= 0:
+            break
+        held.append(bytes([1]) * min(missing, 1 << 20))
+    print("full", flush=True)
+"""
+
+
+class Ballast:
+    """A process in a control group that takes memory and gives none back, for as long as the block lasts."""
+
+    def __init__(self, group: Cgroup) -> None:
+        self._command = [*group.prefix, sys.executable, "-S", "-E", "-c", _BALLAST, str(group.usage)]
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.fill(0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    @property
+    def runs(self) -> bool:
+        """Whether nobody has killed it."""
+        return self._process.poll() is None
+
+    def fill(self, size: int) -> None:
+        """Fill the group until it has so many bytes."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{size}\n")
+        self._process.stdin.flush()
+        self._process.stdout.readline()
 
 
 class Ages:

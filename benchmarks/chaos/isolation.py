@@ -224,6 +224,8 @@ def threads_abandoned(stage: Stage) -> None:
 
 MOST_CRASHES = 3
 LOOP_SECONDS = MOST_CRASHES * (RECONNECT_SECONDS + 1.0)
+REST_SECONDS = RECOVERED_SECONDS + AGAIN_SECONDS + 1.0
+"""`crash_cooldown_seconds` here: after an order it would be too late for the bound."""
 
 
 @fault(
@@ -237,14 +239,24 @@ LOOP_SECONDS = MOST_CRASHES * (RECONNECT_SECONDS + 1.0)
 def crash_loop(stage: Stage) -> None:
     """Each session ends with SIGSEGV: after the third (`max_crashes = 3`) the camera is `failed`, and is left alone.
 
-    It stays so while nobody says anything; told to restart, once its decoder is well, it is live again.
+    Twice: the first time it is tried again by itself, after `crash_cooldown_seconds = 8`; the second time it is told to
+    restart. Its decoder is well by then, and it is live again.
     """
-    driver = _Driver(stage, max_crashes=MOST_CRASHES)
+    driver = _Driver(stage, max_crashes=MOST_CRASHES, crash_cooldown_seconds=REST_SECONDS)
     stage.broken()
     driver.tell("segv")
     stage.noticed(lambda seen: seen["state"] == "failed")
+    given_up = time.monotonic()
     driver.tell("")
-    stage.holds(AGAIN_SECONDS, lambda: stage.patient_state() == "failed", "it was tried again")
+    stage.holds(AGAIN_SECONDS, lambda: stage.patient_state() == "failed", "it was tried again too soon")
+    until(lambda: stage.patient_state() == "live", seconds=REST_SECONDS + RECOVERED_SECONDS, what=driver.daemon.story)
+    stage.note(f"By itself it was live {time.monotonic() - given_up:.1f} s after it was given up.")
+    if len(driver.daemon.events("crash_loop_over")) != 1:
+        stage.problem("`crash_loop_over` was not said once")
+    driver.tell("segv")
+    driver.daemon.until_state("patient", "failed", seconds=LOOP_SECONDS)
+    driver.tell("")
+    stage.holds(1.0, lambda: stage.patient_state() == "failed", "it was tried again too soon")
     stage.mended()
     driver.daemon.client.post("/api/v1/cameras/patient/restart").raise_for_status()
     stage.recovered()

@@ -33,6 +33,10 @@ HUNG_RECOVERED_SECONDS = RECOVERED_SECONDS + OPEN_SECONDS + 1.0
 
 WITNESS_FPS = 10
 BASELINE_SECONDS = 4.0
+WATCHED_SECONDS = 3.0
+"""So long after it was broken, or forgiven, those beside look at least: a fault may be over before they have looked."""
+FEWEST_POLLS = 40
+"""Of fewer nobody can say that nobody was hurt; they ask twenty times a second."""
 STOP_SECONDS = 5.0
 PATIENCE = 3.0
 """So many times its bound is waited for something: how late it is, is worth knowing."""
@@ -224,13 +228,15 @@ class Stage:
 
     def close(self) -> Outcome:
         """Have everybody leave, stop the daemon, and hold what came against the bounds."""
-        ended, outcome = time.monotonic(), self.outcome
+        outcome = self.outcome
         if self.daemon is None:
             self._judge_times()
             return outcome
         daemon = self.daemon
-        time.sleep(0.2)
         if self._beside is not None:
+            time.sleep(max(0.0, max(self._broken_at, self._forgiven_at) + WATCHED_SECONDS - time.monotonic()))
+            ended = time.monotonic()
+            time.sleep(0.2)
             self._beside.leave()
             outcome.others = self._beside.compared(self._begun_at, self._broken_at, ended, forgiven=self._forgiven_at)
         self._judge_times()
@@ -262,6 +268,8 @@ class Stage:
         seen = self.outcome.others
         if not seen:
             return
+        if seen["polls"] < FEWEST_POLLS:
+            self.problem(f"others: {seen['polls']:.0f} polls are too few to tell, at least {FEWEST_POLLS}")
         for what in ("polls_failed", "infers_failed", "stream_breaks"):
             if seen[what]:
                 self.problem(f"others: {seen[what]:.0f} {what.replace('_', ' ')}")

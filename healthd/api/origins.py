@@ -117,7 +117,7 @@ class PageGuard:
         )
 
     def _is_allowed(self, origin: str, headers: Headers) -> bool:
-        """Tell whether pages of this origin may call. One that only a pattern names may not do so by a log-in here.
+        """Tell whether pages of this origin may call. One that only `*` lets in may not do so by a log-in here.
 
         Browsers see to that where they are asked for leave, but ask for none to open a WebSocket or to send a form.
         """

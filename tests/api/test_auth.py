@@ -374,10 +374,9 @@ async def test_a_named_origin_may_read_answers_and_headers_and_others_may_not() 
         assert "access-control-allow-origin" not in denied.headers
 
 
-@pytest.mark.parametrize("pattern", ["*", "https://*.lan", "https://*"])
-async def test_a_pattern_of_origins_never_comes_with_credentials(pattern: str) -> None:
+async def test_where_every_origin_may_call_none_comes_with_credentials() -> None:
     origin = {"Origin": "https://evil.lan", "Cookie": "healthd_session=abc"}
-    async with open_house(server={"cors_origins": [pattern]}, auth=AUTH) as house:
+    async with open_house(server={"cors_origins": ["*"]}, auth=AUTH) as house:
         for answer in (
             await house.get("/api/v1/cameras", headers={**origin, **READ}),
             await house.client.options("/api/v1/cameras", headers={**origin, **PREFLIGHT}),

@@ -1,6 +1,7 @@
 """Keys as they may stand in a configuration, and what it costs to try wrong ones."""
 
 import asyncio
+import hmac
 import os
 import pty
 import subprocess
@@ -59,6 +60,24 @@ async def test_a_hashed_key_is_hashed_once_and_known_from_then_on() -> None:
     assert await ring.find("no-such-key-no-such") is None  # nothing is left that it could be
     assert time.perf_counter() - begun < 0.02
     assert ADMIN_KEY not in repr(vars(ring))
+
+
+def test_every_key_is_compared_in_constant_time_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = KeyRing([("wall", READ_KEY, "read"), ("panel", ADMIN_KEY, "admin")])
+    compare, lengths = hmac.compare_digest, list[tuple[int, int]]()
+
+    def noted(one: bytes, other: bytes) -> bool:
+        lengths.append((len(one), len(other)))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", noted)
+    for key, name in ((READ_KEY, "wall"), (ADMIN_KEY, "panel"), (READ_KEY[:-1] + "!", ""), ("", ""), ("é" * 99, "")):
+        found = ring.known(key)
+        assert (found.name if found else "") == name
+        assert lengths == [(32, 32)] * 2, key
+        lengths.clear()
+    assert not read_hash(HASHED).fits(READ_KEY)
+    assert lengths == [(32, 32)], "a hash, too"
 
 
 async def test_checks_of_hashes_are_bounded_and_leave_the_loop_alone() -> None:

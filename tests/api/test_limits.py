@@ -178,6 +178,26 @@ async def test_connections_that_are_being_answered_make_no_room() -> None:
         assert len(opened.services.viewers) == 4
 
 
+async def test_all_together_have_a_limit_however_much_each_may_have() -> None:
+    async with house(max_connections=16, max_connections_per_client=1000, header_timeout_seconds=60) as opened:
+        for _ in range(40):
+            (await connect(opened))[1].write(b"GET / HT")
+        doors = opened.services.doors
+        await eventually(lambda: cut(opened, "all") + doors.open == 40)
+        assert 14 <= doors.open <= 16
+        assert not cut(opened, "client")
+
+
+async def test_where_all_are_being_answered_nobody_new_gets_in() -> None:
+    async with house(max_connections=16, max_connections_per_client=1000) as opened:
+        for _ in range(16):
+            (await connect(opened))[1].write(STREAM)
+        await eventually(lambda: len(opened.services.viewers) == 16)
+        assert await end_of(await connect(opened)) == b""
+        assert cut(opened, "all_full") == 1
+        assert opened.services.doors.open == len(opened.services.viewers) == 16
+
+
 async def test_a_proxy_that_is_trusted_has_no_limit_of_its_own_and_tells_who_asks() -> None:
     trusted = {"max_connections_per_client": 4, "trusted_proxies": ["127.0.0.0/8"]}
     async with house({"keys": KEYS}, **trusted) as opened:

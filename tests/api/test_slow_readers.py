@@ -186,3 +186,13 @@ async def test_who_has_got_all_over_tls_and_does_not_say_goodbye_is_dropped(tmp_
         await eventually(lambda: served.counts.open == 0)
         assert not served.counts.cut
         reader.close()
+
+
+async def test_who_does_not_begin_tls_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_door, "HANDSHAKE_SECONDS", 0.3)
+    async with serving(tmp_path, tls=True) as served:
+        silent, writer = await asyncio.open_connection(*served.address)
+        assert await asyncio.wait_for(silent.read(), 10) == b""
+        assert served.counts.cut == {"handshake": 1}
+        await eventually(lambda: served.counts.open == 0)
+        writer.close()

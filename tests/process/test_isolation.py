@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.jobs.pictures import video
 from tests.process.daemon import Daemon, until
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux' alone")]
@@ -180,6 +181,7 @@ def test_nothing_is_left_of_a_daemon_that_was_killed(stopped: tuple[str, ...], t
         assert daemon.left_behind() == []
 
 
+@pytest.mark.thorough  # half a minute, for two looks of the daemon; what it does is tested in test_orphans.py
 def test_as_pid_1_it_reaps_what_is_left_to_it_when_its_nursery_is_killed(pid_namespace: None, tmp_path: Path) -> None:
     cameras = {"program": camera(stall_timeout_seconds=60, options={"do": "start", "after": 3})}
     with Daemon(tmp_path, {"cameras": cameras}, as_pid_1=True) as daemon:
@@ -199,3 +201,24 @@ def test_as_pid_1_it_reaps_what_is_left_to_it_when_its_nursery_is_killed(pid_nam
         until(lambda: daemon.camera("program")["state"] == "live", what=daemon.story)
         assert daemon.stop()[0] == 0, daemon.story()
         assert daemon.errors() == []
+
+
+def test_nothing_is_left_of_a_killed_daemon_whose_models_and_videos_have_processes_too(tmp_path: Path) -> None:
+    settings = {
+        "models": {"isolation": "process", "default": "slow"},
+        "jobs": {"directory": str(tmp_path / "jobs"), "allowed_directories": [str(tmp_path)]},
+        "cameras": {"gym": camera(options={"fps": 20, "model": "counter"})},
+    }
+    clip = video(tmp_path / "long.mp4", 600)
+    with Daemon(tmp_path, settings) as daemon:
+        until(lambda: daemon.camera("gym")["frames"]["predicted"] > 3, seconds=40, what=daemon.story)
+        asked = daemon.client.post("/api/v1/jobs", json={"path": str(clip)})
+        assert asked.status_code == 202, asked.text
+        job = f"/api/v1/jobs/{asked.json()['id']}"
+        until(lambda: daemon.get(job).json()["done"] > 3, seconds=40, what=daemon.story)
+        family = {child.name(): child for child in psutil.Process(daemon.pid).children(recursive=True)}
+        assert set(family) == {"healthd-nursery", "gym", "model counter", "model slow", "video"}
+        assert daemon.get(job).json()["state"] == "running"
+        daemon.send(signal.SIGKILL)
+        daemon.wait(seconds=5)
+        assert daemon.left_behind() == []
