@@ -23,6 +23,7 @@ from healthd.errors import (
     NotLoadedError,
     ParameterError,
     PredictError,
+    StalledError,
     UnknownModelError,
 )
 from healthd.frames import Image
@@ -345,8 +346,9 @@ class Inference:
         def predict() -> Prediction:
             try:
                 return seat.model.predict_in_turn(turn)
-            except ModelCrashed as exc:  # here: whoever sent it may have left
-                self._crashes.note(seat.model, (entry.family, entry.spec_id), model_id, str(exc))
+            except (ModelCrashed, StalledError) as exc:  # here: whoever sent it may have left
+                if exc.sent_in:
+                    self._crashes.note(seat.model, (entry.family, entry.spec_id), model_id, str(exc))
                 raise
             finally:
                 self._models.release(seat.model)
