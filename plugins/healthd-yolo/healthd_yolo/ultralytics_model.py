@@ -1,16 +1,15 @@
 """The engine `ultralytics`: any format it loads, on torch. Beside `ultralytics_predictor` no module sees their types.
 
 ultralytics is imported with the first model that needs it, into a setting of its own: usage statistics, settings sync
-and automatic installs off, its configuration in a private temporary folder instead of the home directory, and
-checkpoints read with the classes that ultralytics knows and no others (a `.pt` file is a program otherwise).
+and automatic installs off, its configuration in a private folder that goes with the import instead of the home
+directory, and checkpoints read with the classes that ultralytics knows and no others (a `.pt` file is a program
+otherwise).
 """
 
-import atexit
 import errno
 import importlib.util
 import logging
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -238,16 +237,18 @@ def _ultralytics() -> Any:
 @cache
 def _import_ultralytics() -> Any:
     """Import ultralytics with everything off that a camera daemon must not do."""
-    folder = tempfile.mkdtemp(prefix="healthd-ultralytics-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with _environment(
-        YOLO_CONFIG_DIR=folder,
-        MPLCONFIGDIR=folder,
-        YOLO_AUTOINSTALL="false",
-        YOLO_VERBOSE="false",
-        YOLO_OFFLINE="true",  # at import only: no name look-up, and statistics stay off for good
-        ULTRALYTICS_SAFE_LOAD=os.environ.get("ULTRALYTICS_SAFE_LOAD", "true"),
-        OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(usable_cpus())),
+    with (
+        # Gone with the import: a process of healthd ends without a clean-up, and nobody asks for it later.
+        tempfile.TemporaryDirectory(prefix="healthd-ultralytics-", ignore_cleanup_errors=True) as folder,
+        _environment(
+            YOLO_CONFIG_DIR=folder,
+            MPLCONFIGDIR=folder,
+            YOLO_AUTOINSTALL="false",
+            YOLO_VERBOSE="false",
+            YOLO_OFFLINE="true",  # at import only: no name look-up, and statistics stay off for good
+            ULTRALYTICS_SAFE_LOAD=os.environ.get("ULTRALYTICS_SAFE_LOAD", "true"),
+            OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(usable_cpus())),
+        ),
     ):
         try:
             import ultralytics  # noqa: PLC0415  only when a model needs it
@@ -270,6 +271,7 @@ def _switch_off(vendor: Any) -> None:
     checks.AUTOINSTALL = False
     events.events.enabled = False
     dict.__setitem__(vendor.settings, "sync", False)  # not `[]=`, which writes their file
+    dict.__setitem__(vendor.settings, "openvino_msg", False)  # an export shows it once and writes that down
     logger = logging.getLogger("ultralytics")
     logger.handlers.clear()
     logger.propagate = True
