@@ -36,6 +36,8 @@ from healthd_yolo.ultralytics_device import batch_size, current, require_cuda, s
 
 INSTALL = 'pip install "healthd-yolo[ultralytics]"'
 
+_OUTSIDE = ("escapes model directory", "outside model directory", "Absolute path not allowed")
+"""What onnxruntime says of weights that an `.onnx` wants from outside its folder."""
 _WARM_UP_SIZE = (720, 1280)
 _importing = threading.Lock()
 _downloads = Downloads()
@@ -303,6 +305,8 @@ def _as_load_error(name: str, what: str = "loaded") -> Iterator[None]:
     except Exception as exc:
         if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
             raise
+        if any(words in str(exc) for words in _OUTSIDE):  # where they would be is nobody's business
+            raise SettingsError(f"{name} wants weights from outside its folder; put them beside it") from None
         if type(exc).__name__ == "OutOfMemoryError":
             raise ModelError(f"{name} cannot be {what} now: {_first_line(exc)}") from exc
         raise SettingsError(f"{name} cannot be {what} by ultralytics: {_first_line(exc)}") from exc
