@@ -74,6 +74,9 @@ class LoadError(ModelError):
 class StalledError(ModelError):
     """The model does not answer in time. Whoever uses it leaves it, and gets another one where it hangs."""
 
+    sent_in = False
+    """As of a `ModelCrashed`."""
+
 
 class WornOutError(LoadError):
     """The model has hung too often to be risked again now; the message says what to do."""

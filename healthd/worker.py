@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from healthd.errors import HealthdError
+from healthd.errors import BusyError, HealthdError
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -34,8 +34,14 @@ class EnterTimeout(WorkerTimeout):
     """What timed out was the entering of a context manager."""
 
 
+class NoThreadError(BusyError):
+    """The machine gives no further thread now; nothing of the call was begun."""
+
+
 PATIENCE = 10
 """How much nicer than others a patient thread is: beside one that wants the core as well, it gets a tenth of it."""
+AGAIN_SECONDS = 1.0
+"""So long after there was no thread left one is asked for again."""
 
 
 def step_back() -> None:
@@ -76,8 +82,15 @@ class Worker:
         return self._unanswered > 0
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread.
+
+        Raises:
+            NoThreadError: there is none.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            raise NoThreadError(f"no thread is left: {exc}") from None
 
     async def call(
         self,
@@ -211,6 +224,7 @@ class WorkerPool:
         Cancelled, it leaves the function to its thread.
 
         Raises:
+            NoThreadError: there is no thread for it; the function is not called.
             WorkerTimeout: `late` within `timeout` seconds; the thread is given up.
         """
         worker = self._idle.pop() if self._idle else self._started()
@@ -248,6 +262,14 @@ class WorkerPool:
         worker = Worker(self._name, patient=self._patient)
         worker.start()
         return worker
+
+
+def on_a_thread(function: Callable[[], None]) -> None:
+    """Call what may block on a thread of its own; later, where there is none now. Event loop only."""
+    try:
+        threading.Thread(target=function, name="aside", daemon=True).start()
+    except RuntimeError:  # none is left: what it gives back is given back all the same, only later
+        asyncio.get_running_loop().call_later(AGAIN_SECONDS, on_a_thread, function)
 
 
 def _run_quietly(name: str, function: Callable[[], object]) -> None:

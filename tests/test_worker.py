@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from healthd.worker import PATIENCE, EnterTimeout, Worker, WorkerPool, WorkerTimeout, entered
+from healthd.worker import PATIENCE, EnterTimeout, NoThreadError, Worker, WorkerPool, WorkerTimeout, entered
 from tests.eventually import eventually
 
 
@@ -262,4 +262,21 @@ async def test_a_call_that_has_answered_is_left_by_nobody() -> None:
     pool = WorkerPool("t")
     assert await pool.call(lambda: 1, timeout=None) == 1
     assert pool.stuck == pool.left == 0
+    pool.close()
+
+
+async def test_where_no_thread_is_left_a_call_is_refused_in_words_and_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool, called = WorkerPool("t"), list[int]()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(NoThreadError, match="no thread is left: can't start new thread"):
+            await pool.call(lambda: called.append(1), timeout=1)
+    assert called == []
+    assert pool.stuck == pool.left == 0
+    await pool.call(lambda: called.append(1), timeout=5)
     pool.close()

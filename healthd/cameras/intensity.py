@@ -12,7 +12,7 @@ import structlog
 
 from healthd.cameras.control import Task
 from healthd.clock import Clock
-from healthd.errors import BusyError, HealthdError, ModelLost, SettingsError
+from healthd.errors import BusyError, HealthdError, ModelLost, SettingsError, StalledError
 from healthd.settings import CameraSettings
 from healthd.worker import WorkerTimeout
 
@@ -94,12 +94,12 @@ class Intensity:
 def is_crash(exc: Exception, *, good_seconds: float | None, settings: CameraSettings) -> bool:
     """Whether a session that failed with this has crashed.
 
-    Silence is no crash (a read that gives up says so a little before the stall timeout), nor is a model without room,
-    nor one that others broke, nor a wrong setting, which has its own way.
+    Silence is no crash (a read that gives up says so a little before the stall timeout), of a model neither, nor is one
+    without room, nor one that others broke, nor a wrong setting, which has its own way.
     """
     if not isinstance(exc, HealthdError):
         return True
-    if isinstance(exc, SettingsError | BusyError | ModelLost | WorkerTimeout):
+    if isinstance(exc, SettingsError | BusyError | ModelLost | StalledError | WorkerTimeout):
         return False
     if exc.crash:
         return True

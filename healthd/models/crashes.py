@@ -1,4 +1,4 @@
-"""Restart intensity of models: one whose process pictures that were sent break again and again is not asked any more.
+"""Restart intensity of models: one that pictures that were sent break or hang again and again is not asked any more.
 
 Cameras have a limit of their own (`healthd.cameras.intensity`); nothing here is charged to them.
 """
@@ -26,7 +26,7 @@ _Name = tuple[str, str]
 
 
 class Crashes:
-    """Counts how often pictures that were sent broke each model. Thread-safe; lives as long as the inference."""
+    """Counts how often pictures that were sent ended each model. Thread-safe; lives as long as the inference."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -51,7 +51,8 @@ class Crashes:
                 return
             del self._crashes[name]
             within = max(1.0, now - crashes[0])
-            reason = f"{shown} crashed {len(crashes)} times within {within:.0f} s (last: {last}); requests for it rest"
+            often = f"{shown} crashed or hung {len(crashes)} times within {within:.0f} s"
+            reason = f"{often} (last: {last}); requests for it rest"
             self._resting[name] = now + COOLDOWN_SECONDS, reason
         log.error("model_crash_loop", model=shown, reason=reason, cooldown_seconds=COOLDOWN_SECONDS)
 

@@ -4,9 +4,8 @@ A request asks for a place first and brings its picture then: a queue that is fu
 """
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from healthd.errors import (
     NotLoadedError,
     ParameterError,
     PredictError,
+    StalledError,
     UnknownModelError,
 )
 from healthd.frames import Image
@@ -37,7 +37,7 @@ from healthd.models.preloads import Preloads
 from healthd.models.shared import SharedModel
 from healthd.models.tally import Tally
 from healthd.models.turns import GRACE_SECONDS, Rank, Turn
-from healthd.worker import WorkerPool, WorkerTimeout
+from healthd.worker import NoThreadError, WorkerPool, WorkerTimeout, on_a_thread
 
 log = structlog.get_logger(__name__)
 DISK_SECONDS = 5.0
@@ -130,7 +130,7 @@ class Inference:
         self._loads: dict[_Wish, asyncio.Task[None]] = {}
         self._found: dict[str, Entry] = {}
         """Models of the directory that were found before."""
-        self._preloads = Preloads(models, load=self._loaded_for_good, close_with=_on_a_thread)
+        self._preloads = Preloads(models, load=self._loaded_for_good, close_with=on_a_thread)
         self._seats: set[Seat] = set()
         self._stopping = asyncio.Event()
 
@@ -175,7 +175,7 @@ class Inference:
                 self._seats.discard(seat)
                 shared.seats -= queued
         finally:
-            self._models.release(shared, close_with=_on_a_thread)
+            self._models.release(shared, close_with=on_a_thread)
 
     async def entries(self) -> Sequence[Entry]:
         """Return all models that a request may name."""
@@ -199,7 +199,7 @@ class Inference:
         try:
             return entry, dict(shared.labels)
         finally:
-            self._models.release(shared, close_with=_on_a_thread)
+            self._models.release(shared, close_with=on_a_thread)
 
     async def load(self, model_id: str) -> Entry:
         """Load a model now, also when its last load has just failed. Raises as `seat` does."""
@@ -207,7 +207,7 @@ class Inference:
         self._crashes.forget((entry.family, entry.spec_id))
         self._models.forgive(entry.family, entry.spec_id)
         shared, _ = await self._held(entry, InferenceParams())
-        self._models.release(shared, close_with=_on_a_thread)
+        self._models.release(shared, close_with=on_a_thread)
         return entry
 
     async def unload(self, model_id: str) -> int:
@@ -346,8 +346,9 @@ class Inference:
         def predict() -> Prediction:
             try:
                 return seat.model.predict_in_turn(turn)
-            except ModelCrashed as exc:  # here: whoever sent it may have left
-                self._crashes.note(seat.model, (entry.family, entry.spec_id), model_id, str(exc))
+            except (ModelCrashed, StalledError) as exc:  # here: whoever sent it may have left
+                if exc.sent_in:
+                    self._crashes.note(seat.model, (entry.family, entry.spec_id), model_id, str(exc))
                 raise
             finally:
                 self._models.release(seat.model)
@@ -357,6 +358,10 @@ class Inference:
                 predict, timeout=seat.model.patience_seconds, late="no prediction", grace=GRACE_SECONDS
             )
             return replace(said, model_id=model_id)
+        except NoThreadError:  # `predict` is not called, so it gives nothing back
+            seat.model.turns.leave(turn)
+            self._models.release(seat.model, close_with=on_a_thread)
+            raise
         except WorkerTimeout as exc:
             log.warning("predict_stuck", model=model_id, reason=str(exc))
             raise PredictError(f"{type(exc).__name__}: {exc}") from None
@@ -390,11 +395,5 @@ def _for_a_request(error: BaseException, entry: Entry) -> HealthdError:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    try:
+    with suppress(RuntimeError):  # the loop is closed: the daemon has stopped
         loop.call_soon_threadsafe(event.set)
-    except RuntimeError:
-        return  # the loop is closed: the daemon has stopped
-
-
-def _on_a_thread(function: Callable[[], None]) -> None:
-    threading.Thread(target=function, name="model-close", daemon=True).start()

@@ -205,7 +205,8 @@ class IsolatedModel(Model):
         return ours, held()
 
     def _ask(self, images: Sequence[Image], params: Sequence[InferenceParams]) -> list[Prediction | Exception]:
-        if self._error is not None:
+        if self.lost:
+            self._end(None)  # it died between two turns: that is not the doing of who comes next
             raise self._again(blamed=False)
         for image in images:
             _check(image)
@@ -245,8 +246,13 @@ class IsolatedModel(Model):
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
-        """Whoever notices the end of the process finds all here who were in it: each leaves after that."""
+        """Whoever notices the end of the process finds all here who were in it: each leaves after that.
+
+        Who comes while its end is being looked at was not in it.
+        """
         with self._lock:
+            if self._error is not None:
+                raise self._again(blamed=False)
             self._sent_in += sent_in.get()
         try:
             yield
@@ -262,13 +268,16 @@ class IsolatedModel(Model):
                 return
             if hung_seconds is not None:
                 reason = f"predictor stalled: no prediction of {self._shown} within {hung_seconds:.1f} s"
-                self._error = StalledError(reason)
+                hung = StalledError(reason)
+                hung.sent_in = self._sent_in > 0
+                self._error = hung
                 self._child.kill()
             else:
                 ending = self._child.look(within=_LOOK_SECONDS) or self._child.stop(grace_seconds=0)
                 reason, output = f"the process of {self._shown} {ending}", _last_words(ending)
-                self._error = crashed = ModelCrashed(reason)
+                crashed = ModelCrashed(reason)
                 crashed.sent_in = self._sent_in > 0
+                self._error = crashed
         log.warning("model_process_ended", model=self._shown, pid=self._child.pid, reason=reason, output=output)
 
     def _again(self, *, blamed: bool) -> ModelError:

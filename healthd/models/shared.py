@@ -26,7 +26,7 @@ from healthd.models.catalog import without_paths
 from healthd.models.envelope import checked
 from healthd.models.isolated import IsolatedModel
 from healthd.models.model import InferenceParams, Model, ModelFamily, ModelSpec, Prediction
-from healthd.models.turns import LEAD, Rank, Turn, Turns, allowed, captured, patience, sent_in
+from healthd.models.turns import GRACE_SECONDS, LEAD, Rank, Turn, Turns, allowed, captured, patience, sent_in
 
 log = structlog.get_logger(__name__)
 _TICK_SECONDS = 0.001
@@ -177,7 +177,8 @@ class SharedModel:
         """
         allowed.set(self.patience_seconds)
         try:
-            return self._predict_or_wait(turn, self.patience_seconds)
+            # Who is led waits a little longer than who leads: it is to hear how the prediction ended.
+            return self._predict_or_wait(turn, self.patience_seconds + GRACE_SECONDS / 2)
         except SettingsError as exc:
             raise ParameterError(str(exc)) from exc
         finally:

@@ -246,7 +246,15 @@ class Turns:
         for turn in granted:
             turn.grant(now)
         if hold > 0:
-            self._later(hold, self._wake)
+            self._look_again(hold)
+
+    def _look_again(self, seconds: float) -> None:
+        try:
+            self._later(seconds, self._wake)
+        except RuntimeError:  # no thread is left: who waits goes in now, rather than never
+            with self._lock:
+                self._wake_at, self._held_until, self._gather_until = None, 0.0, 0.0
+            self._let_in()
 
     def _admit(self, batch: Sequence[Turn], now: float) -> list[Turn]:
         """Let these in. A camera leads where there is one: its thread is there, a request's must be fetched."""

@@ -6,7 +6,7 @@ import pytest
 
 from healthd.cameras.intensity import Intensity, is_crash
 from healthd.clock import Clock
-from healthd.errors import BusyError, CameraError, EndOfStream, ModelError, ModelLost, SettingsError
+from healthd.errors import BusyError, CameraError, EndOfStream, ModelError, ModelLost, SettingsError, StalledError
 from healthd.frames import Image
 from healthd.settings import CameraSettings
 from healthd.worker import WorkerTimeout
@@ -50,6 +50,7 @@ class KilledError(ModelError):
         (ModelError("failed"), 0.5, True),
         (KilledError("killed by SIGSEGV"), 3600, True),
         (ModelLost("a picture that was sent broke it"), 0.5, False),
+        (StalledError("predictor stalled: no prediction within 1 s"), 0.5, False),
     ],
 )
 def test_a_crash_is_a_bug_or_an_end_soon_after_a_good_beginning(

@@ -3,8 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -323,6 +323,59 @@ async def test_a_model_that_always_hangs_takes_a_bounded_number_of_threads(tmp_p
         assert place.family.loads <= 4
     finally:
         gate.set()
+
+
+async def test_a_request_for_which_there_is_no_thread_costs_the_model_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path, stuck_after_seconds=0.3)
+    await place.infer("a")
+    model = place.family.models[0]
+    async with place.inference.seat("a", PARAMS) as seat:
+        with no_threads(monkeypatch):
+            place.inference._pool.close()  # what it kept is gone
+            with pytest.raises(BusyError, match="no thread is left"):
+                await seat.predict(IMAGE)
+        assert seat.model.turns.busy_since is None
+        assert seat.model.users == 1
+    await asyncio.sleep(0.4)  # longer than a model that hangs may take
+    await place.infer("a")
+    assert place.family.loads == 1
+    assert await place.inference.unload("a") == 1
+    assert model.closed
+
+
+async def test_a_model_for_whose_close_there_is_no_thread_is_closed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("healthd.worker.AGAIN_SECONDS", 0.02)
+    place = Place(tmp_path, stuck_after_seconds=0.15)
+    gate = threading.Event()
+    async with AsyncExitStack() as held:
+        seat = await held.enter_async_context(place.inference.seat("a", PARAMS))
+        place.family.on_predict = lambda _params: gate.wait(10)
+        with pytest.raises(PredictError):
+            await seat.predict(IMAGE)
+        place.family.on_predict = lambda _params: None
+        await place.infer("a")  # takes the place of the one that hangs
+        gate.set()
+        await eventually(lambda: seat.model.users == 1)
+        with no_threads(monkeypatch):
+            await held.aclose()
+        assert not place.family.models[0].closed
+    await eventually(lambda: place.family.models[0].closed)
+
+
+@contextmanager
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine starts no further thread."""
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        yield
 
 
 async def test_more_models_than_there_is_room_for_come_and_go(tmp_path: Path) -> None:

@@ -177,6 +177,36 @@ def test_who_comes_after_a_crash_is_not_to_blame_for_it(house: House) -> None:
             house.ask(shared, "fine")
 
 
+def test_who_comes_after_one_that_died_between_two_turns_is_not_to_blame(house: House) -> None:
+    with house.manager.use("fragile", "fragile") as shared:
+        house.ask(shared, "fine")
+        child_of(shared).kill()
+        until(lambda: shared.lost)
+        with pytest.raises(ModelLost, match="SIGKILL"):
+            house.ask(shared, "fine")
+
+
+def test_who_comes_while_the_crash_of_another_is_being_looked_at_is_not_to_blame(
+    fragile: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(fragile, lanes=2)
+    with house.manager.use("fragile", "fragile", fragile.Options(lanes=2)) as shared:
+        model, late = shared._model, list[Thread]()
+        assert isinstance(model, IsolatedModel)
+        look = model._child.look
+
+        def slow_look(**asked: Any) -> Any:
+            late.append(Thread(lambda: house.ask(shared, "fine")))
+            until(model._free.empty)
+            return look(**asked)
+
+        monkeypatch.setattr(isolated_module, "_hung_up", lambda _: False)  # as in the moment before that is seen
+        monkeypatch.setattr(model._child, "look", slow_look)
+        with pytest.raises(ModelCrashed, match="SIGSEGV"):
+            house.ask(shared, "segv")
+        assert isinstance(late[0].ended().error, ModelLost)
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_camera_is_not_charged_for_a_crash_while_a_picture_that_was_sent_was_in(fragile: Any, batch: int) -> None:
     lanes = 3 - batch
@@ -219,7 +249,9 @@ async def test_pictures_that_break_their_model_again_and_again_are_refused_until
 
     try:
         await broken_twice()
-        with pytest.raises(BusyError, match=r"fragile crashed 2 times within .* SIGSEGV.* rest for 600 s") as caught:
+        with pytest.raises(
+            BusyError, match=r"fragile crashed or hung 2 times within .* SIGSEGV.* rest for 600 s"
+        ) as caught:
             await infer("fine")
         assert caught.value.retry_after_seconds == 600
         with house.manager.use("fragile", "fragile", fragile.Options()) as shared:
@@ -232,6 +264,50 @@ async def test_pictures_that_break_their_model_again_and_again_are_refused_until
     finally:
         inference.stop()
         house.manager.unload("fragile", str(tmp_path / "fragile"))
+
+
+async def test_pictures_that_hang_their_model_again_and_again_are_refused_as_those_that_break_it(
+    fragile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("healthd.models.crashes.MOST_CRASHES", 2)
+    (tmp_path / "fragile").touch()
+    house = House(fragile, directory=tmp_path, stuck_after_seconds=0.3)
+    inference = Inference(house.manager, Catalog(house.manager.families, directory=tmp_path), metrics=Metrics())
+    name = str(tmp_path / "fragile")
+
+    async def hang() -> None:
+        async with inference.seat("fragile", PARAMS) as seat:
+            await seat.predict(house.picture("hang"))
+
+    try:
+        for _ in range(2):
+            with house.manager.use("fragile", name) as shared, pytest.raises(StalledError):
+                shared.predict(house.picture("hang"), PARAMS)  # what a camera's own picture does is its own affair
+        for _ in range(2):
+            with pytest.raises(PredictError, match="StalledError: predictor stalled"):
+                await hang()
+        with pytest.raises(BusyError, match=r"fragile crashed or hung 2 times within .* stalled.* rest for \d+ s"):
+            await hang()
+    finally:
+        inference.stop()
+        house.manager.unload("fragile", name)
+
+
+def test_who_sent_a_picture_of_a_batch_that_hangs_is_told_so_by_the_camera_that_leads_it(fragile: Any) -> None:
+    house = House(fragile, batch_window_seconds=0.0, stuck_after_seconds=0.4)
+    with house.manager.use("fragile", "fragile", fragile.Options(batch=2)) as shared:
+        place = shared.turns.enter(Rank.CAMERA)
+        camera = Thread(lambda: house.ask(shared, "slow"))
+        until(lambda: len(shared.turns._lines[Rank.CAMERA]) == 1)
+        sent = shared.turns.enter(Rank.REQUEST, ask=Ask(house.picture("hang"), PARAMS))
+        shared.turns._credit = 1.0  # it need not wait for the cameras
+        shared.turns.begin(place)
+        shared.turns.leave(place)
+        assert sent.wait(5)
+        with pytest.raises(StalledError) as told:
+            shared.predict_in_turn(sent)
+        assert told.value.sent_in
+        assert isinstance(camera.ended(seconds=5).error, StalledError)
 
 
 def test_one_that_dies_while_nobody_uses_it_is_noticed(house: House) -> None:

@@ -88,6 +88,18 @@ def test_the_place_is_kept_for_a_camera_a_moment_after_its_turn() -> None:
     assert request.granted_at is not None
 
 
+def test_who_is_held_goes_in_at_once_when_no_thread_is_left_to_wake_it() -> None:
+    def no_thread(_seconds: float, _function: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    turns = Turns(now=lambda: 100.0, later=no_thread)
+    camera, request = turns.enter(CAMERA), turns.enter(REQUEST)
+    turns.leave(camera)
+    assert request.granted_at is not None
+    turns.leave(request)
+    assert turns.enter(CAMERA).granted_at is not None
+
+
 def test_a_camera_that_takes_all_there_is_leaves_requests_their_share() -> None:
     line = Line()
     taken: Counter[Rank] = Counter()

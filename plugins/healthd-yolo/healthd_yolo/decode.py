@@ -7,18 +7,22 @@ The order of steps is that of `non_max_suppression` and `Detect.postprocess` in 
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from healthd.errors import ModelError
 from healthd.models.model import InferenceParams
+from healthd_yolo.metadata import NetworkInfo
 from healthd_yolo.nms import suppress_per_class
 
 MOST_ONE_TO_ONE = 300
 """Detections that an end-to-end head gives at most, as ultralytics exports it."""
 
 Floats = NDArray[np.float32]
+Layout = Literal["anchors", "one_to_one", "rows"]
+"""What an output holds: undecided, with suppression to come or of a one-to-one head, or decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,28 @@ class Rows:
         return Rows(
             self.boxes[chosen], self.scores[chosen], self.class_ids[chosen], self.extras[chosen], self.discarded
         )
+
+
+def decode(
+    output: Floats, layout: Layout, info: NetworkInfo, *, params: InferenceParams, keep: AbstractSet[int] | None
+) -> Rows:
+    """Decode what a network gives for one image: (1, 4 + classes + extras, anchors), or (1, most, 6 + extras).
+
+    Raises:
+        ModelError: it gave another shape (that of an export with dynamic shapes is not known before), or no number.
+    """
+    shape, decided = output.shape, layout == "rows"
+    fits = len(shape) == 3 and shape[0] == 1
+    if not fits or (shape[2] != 6 + info.extras if decided else shape[1] != info.channels):
+        wanted = f"detections, {6 + info.extras}" if decided else f"{info.channels}, anchors"
+        raise ModelError(f"the network gave an output of shape {list(shape)} where [1, {wanted}] was expected")
+    match layout:
+        case "anchors":
+            return decode_anchors(output[0], classes=len(info.labels), params=params, keep=keep)
+        case "one_to_one":
+            return decode_one_to_one(output[0], classes=len(info.labels), params=params, keep=keep)
+        case "rows":
+            return decode_rows(output[0], params=params, keep=keep)
 
 
 def decode_anchors(output: Floats, *, classes: int, params: InferenceParams, keep: AbstractSet[int] | None) -> Rows:

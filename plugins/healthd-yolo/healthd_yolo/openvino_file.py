@@ -4,19 +4,17 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from healthd.errors import SettingsError
 from healthd_yolo.compiled_cache import CompiledCache, fingerprint
+from healthd_yolo.decode import Layout
 from healthd_yolo.letterbox import Size
 from healthd_yolo.metadata import NetworkInfo, network_info, read_sidecar
 from healthd_yolo.openvino_reshape import NotReshapableError, check_reshape, reshape
 from healthd_yolo.openvino_runtime import core, openvino, told
-
-Layout = Literal["anchors", "one_to_one", "rows"]
-"""What the output holds: see `healthd_yolo.decode`."""
 
 
 @dataclass(frozen=True, slots=True)

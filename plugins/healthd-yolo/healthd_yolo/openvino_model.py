@@ -15,7 +15,7 @@ from healthd.frames import Image
 from healthd.models.catalog import public_id
 from healthd.models.model import InferenceParams, Model, Prediction
 from healthd_yolo.compiled_cache import CompiledCache
-from healthd_yolo.decode import Rows, decode_anchors, decode_one_to_one, decode_rows
+from healthd_yolo.decode import Rows, decode
 from healthd_yolo.envelope import check_image, detections
 from healthd_yolo.labels import class_ids
 from healthd_yolo.letterbox import Letterbox, Size, whole_strides
@@ -127,14 +127,8 @@ class OpenVinoYolo(Model):
         return plan
 
     def _decode(self, output: NDArray[np.float32], params: InferenceParams, keep: frozenset[int] | None) -> Rows:
-        classes = len(self.labels)
-        match self._network.file.layout:
-            case "anchors":
-                return decode_anchors(output, classes=classes, params=params, keep=keep)
-            case "one_to_one":
-                return decode_one_to_one(output, classes=classes, params=params, keep=keep)
-            case "rows":
-                return decode_rows(output, params=params, keep=keep)
+        file = self._network.file
+        return decode(output, file.layout, file.info, params=params, keep=keep)
 
 
 def full_size(file: NetworkFile, wanted: int | None, model_id: str) -> Size:

@@ -86,7 +86,7 @@ class Network:
         return len(others) < MOST_VARIANTS - 1 or monotonic() - min(others.values()) >= IDLE_SECONDS
 
     def infer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run the network on (1, height, width, 3) uint8 BGR; the answer is valid until the next call.
+        """Run the network on (1, height, width, 3) uint8 BGR; its answer, of any shape, is valid until the next call.
 
         A size that was not seen before is compiled first, some tenths of a second.
 
@@ -179,5 +179,5 @@ class Network:
 
 def _run(variant: _Variant, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     variant.request.infer({0: pixels}, share_inputs=True, share_outputs=True)
-    output: NDArray[np.float32] = variant.request.get_output_tensor(0).data[0]
+    output: NDArray[np.float32] = variant.request.get_output_tensor(0).data
     return output

@@ -1,16 +1,15 @@
 """The engine `ultralytics`: any format it loads, on torch. Beside `ultralytics_predictor` no module sees their types.
 
 ultralytics is imported with the first model that needs it, into a setting of its own: usage statistics, settings sync
-and automatic installs off, its configuration in a private temporary folder instead of the home directory, and
-checkpoints read with the classes that ultralytics knows and no others (a `.pt` file is a program otherwise).
+and automatic installs off, its configuration in a private folder that goes with the import instead of the home
+directory, and checkpoints read with the classes that ultralytics knows and no others (a `.pt` file is a program
+otherwise).
 """
 
-import atexit
 import errno
 import importlib.util
 import logging
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +36,8 @@ from healthd_yolo.ultralytics_device import batch_size, current, require_cuda, s
 
 INSTALL = 'pip install "healthd-yolo[ultralytics]"'
 
+_OUTSIDE = ("escapes model directory", "outside model directory", "Absolute path not allowed")
+"""What onnxruntime says of weights that an `.onnx` wants from outside its folder."""
 _WARM_UP_SIZE = (720, 1280)
 _importing = threading.Lock()
 _downloads = Downloads()
@@ -238,16 +239,18 @@ def _ultralytics() -> Any:
 @cache
 def _import_ultralytics() -> Any:
     """Import ultralytics with everything off that a camera daemon must not do."""
-    folder = tempfile.mkdtemp(prefix="healthd-ultralytics-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with _environment(
-        YOLO_CONFIG_DIR=folder,
-        MPLCONFIGDIR=folder,
-        YOLO_AUTOINSTALL="false",
-        YOLO_VERBOSE="false",
-        YOLO_OFFLINE="true",  # at import only: no name look-up, and statistics stay off for good
-        ULTRALYTICS_SAFE_LOAD=os.environ.get("ULTRALYTICS_SAFE_LOAD", "true"),
-        OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(usable_cpus())),
+    with (
+        # Gone with the import: a process of healthd ends without a clean-up, and nobody asks for it later.
+        tempfile.TemporaryDirectory(prefix="healthd-ultralytics-", ignore_cleanup_errors=True) as folder,
+        _environment(
+            YOLO_CONFIG_DIR=folder,
+            MPLCONFIGDIR=folder,
+            YOLO_AUTOINSTALL="false",
+            YOLO_VERBOSE="false",
+            YOLO_OFFLINE="true",  # at import only: no name look-up, and statistics stay off for good
+            ULTRALYTICS_SAFE_LOAD=os.environ.get("ULTRALYTICS_SAFE_LOAD", "true"),
+            OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(usable_cpus())),
+        ),
     ):
         try:
             import ultralytics  # noqa: PLC0415  only when a model needs it
@@ -270,6 +273,7 @@ def _switch_off(vendor: Any) -> None:
     checks.AUTOINSTALL = False
     events.events.enabled = False
     dict.__setitem__(vendor.settings, "sync", False)  # not `[]=`, which writes their file
+    dict.__setitem__(vendor.settings, "openvino_msg", False)  # an export shows it once and writes that down
     logger = logging.getLogger("ultralytics")
     logger.handlers.clear()
     logger.propagate = True
@@ -301,6 +305,8 @@ def _as_load_error(name: str, what: str = "loaded") -> Iterator[None]:
     except Exception as exc:
         if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
             raise
+        if any(words in str(exc) for words in _OUTSIDE):  # where they would be is nobody's business
+            raise SettingsError(f"{name} wants weights from outside its folder; put them beside it") from None
         if type(exc).__name__ == "OutOfMemoryError":
             raise ModelError(f"{name} cannot be {what} now: {_first_line(exc)}") from exc
         raise SettingsError(f"{name} cannot be {what} by ultralytics: {_first_line(exc)}") from exc

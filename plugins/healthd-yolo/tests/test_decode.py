@@ -8,7 +8,8 @@ import pytest
 
 from healthd.errors import ModelError
 from healthd.models.model import InferenceParams
-from healthd_yolo.decode import Rows, decode_anchors, decode_one_to_one, decode_rows
+from healthd_yolo.decode import Layout, Rows, decode, decode_anchors, decode_one_to_one, decode_rows
+from healthd_yolo.metadata import network_info
 
 
 def anchors_output(seed: int, *, classes: int, extras: int, anchors: int = 2100) -> np.ndarray:
@@ -84,11 +85,11 @@ def test_rows_that_are_no_numbers_are_left_out_and_counted() -> None:
     assert rows.discarded == 3
 
 
-@pytest.mark.parametrize("decode", [decode_anchors, decode_one_to_one])
-def test_a_network_that_returns_no_number_at_all_is_an_error_and_not_an_empty_room(decode: Any) -> None:
+@pytest.mark.parametrize("head", [decode_anchors, decode_one_to_one])
+def test_a_network_that_returns_no_number_at_all_is_an_error_and_not_an_empty_room(head: Any) -> None:
     output = np.full((6, 30), np.nan, dtype=np.float32)
     with pytest.raises(ModelError, match="no number"):
-        decode(output, classes=2, params=InferenceParams(), keep=None)
+        head(output, classes=2, params=InferenceParams(), keep=None)
 
 
 def test_rows_of_nothing_but_nan_are_an_error_too() -> None:
@@ -98,6 +99,26 @@ def test_rows_of_nothing_but_nan_are_an_error_too() -> None:
 
 def test_nothing_above_the_threshold_is_no_detection() -> None:
     output = anchors_output(1, classes=2, extras=4, anchors=40)
-    for decode in (decode_anchors, decode_one_to_one):
-        rows = decode(output, classes=2, params=InferenceParams(confidence=1.0), keep=None)
+    for decoded in (decode_anchors, decode_one_to_one):
+        rows = decoded(output, classes=2, params=InferenceParams(confidence=1.0), keep=None)
         assert table(rows).shape == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "wanted"),
+    [
+        ("anchors", (1, 7, 30), "[1, 6, anchors]"),
+        ("anchors", (6, 30), "[1, 6, anchors]"),
+        ("anchors", (0, 6, 30), "[1, 6, anchors]"),
+        ("one_to_one", (2, 6, 30), "[1, 6, anchors]"),
+        ("rows", (1, 300, 7), "[1, detections, 6]"),
+        ("rows", (), "[1, detections, 6]"),
+    ],
+)
+def test_an_output_of_another_shape_is_an_error_that_says_what_was_expected(
+    layout: Layout, shape: tuple[int, ...], wanted: str
+) -> None:
+    info = network_info({"task": "detect", "names": "{0: 'cat', 1: 'dog'}"}, "net.onnx")
+    with pytest.raises(ModelError) as refused:
+        decode(np.zeros(shape, dtype=np.float32), layout, info, params=InferenceParams(), keep=None)
+    assert str(refused.value) == f"the network gave an output of shape {list(shape)} where {wanted} was expected"

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from healthd.errors import ModelError, SettingsError
 from healthd.models.model import InferenceParams
-from healthd_yolo.decode import decode_anchors, decode_one_to_one, decode_rows
+from healthd_yolo.decode import Layout, decode
 from healthd_yolo.envelope import detections
 from healthd_yolo.letterbox import Letterbox
-from healthd_yolo.metadata import network_info
+from healthd_yolo.metadata import NetworkInfo, network_info
 
 EXAMPLES = max(300, int(os.environ.get("HEALTHD_FUZZ_EXAMPLES", "0")))
 SIZES = st.integers(1, 4096)
@@ -25,40 +25,41 @@ THRESHOLDS = st.sampled_from([0.0, 0.25, 1.0])
 
 
 @st.composite
-def outputs(draw: st.DrawFn) -> tuple[NDArray[np.float32], int, int]:
-    """Return numbers of any kind, the number of classes and that of keypoints."""
-    classes, points, anchors = draw(st.integers(1, 5)), draw(st.integers(0, 3)), draw(st.integers(0, 40))
+def outputs(draw: st.DrawFn) -> tuple[NDArray[np.float32], Layout, NetworkInfo]:
+    """Return numbers of any kind in a shape that fits, or does not, and what the network says of itself."""
+    classes, points, most = draw(st.integers(1, 5)), draw(st.integers(0, 3)), draw(st.integers(0, 40))
+    layout: Layout = draw(st.sampled_from(["anchors", "one_to_one", "rows"]))
+    info = NetworkInfo(
+        task="pose" if points else "detect",
+        labels={number: f"class {number}" for number in range(classes)},
+        stride=32,
+        image_size=(640, 640),
+        keypoint_shape=(points, 3) if points else None,
+        one_to_one=layout == "one_to_one",
+        nms_inside=layout == "rows",
+    )
+    fitting = (1, most, 6 + info.extras) if layout == "rows" else (1, info.channels, most)
+    others = st.permutations(fitting).map(tuple) | hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=6)
+    shape = draw(st.just(fitting) | others)
     numbers = st.one_of(st.floats(width=32), st.sampled_from([0.0, 0.5, 1.0, 3e38, -3e38, math.inf, math.nan]))
-    shape = (4 + classes + 3 * points, anchors)
-    return draw(hnp.arrays(np.float32, shape, elements=numbers, fill=st.sampled_from([0.0, 0.9]))), classes, points
+    return draw(hnp.arrays(np.float32, shape, elements=numbers, fill=st.sampled_from([0.0, 0.9]))), layout, info
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(outputs(), st.sampled_from(["anchors", "one_to_one", "rows"]), SIZES, SIZES, THRESHOLDS, st.integers(1, 20))
+@given(outputs(), SIZES, SIZES, THRESHOLDS, st.integers(1, 20))
 def test_no_output_makes_a_box_that_is_none(
-    numbers: tuple[NDArray[np.float32], int, int], layout: str, width: int, height: int, confidence: float, most: int
+    given_output: tuple[NDArray[np.float32], Layout, NetworkInfo], width: int, height: int, confidence: float, most: int
 ) -> None:
-    output, classes, points = numbers
+    output, layout, info = given_output
     params = InferenceParams(confidence=confidence, max_det=most)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
-            if layout == "anchors":
-                rows = decode_anchors(output, classes=classes, params=params, keep=None)
-            elif layout == "one_to_one":
-                rows = decode_one_to_one(output, classes=classes, params=params, keep=None)
-            else:
-                rows = decode_rows(
-                    np.ascontiguousarray(output[[*range(5), 4, *range(4 + classes, len(output))]].T),
-                    params=params,
-                    keep=None,
-                )
+            rows = decode(output, layout, info, params=params, keep=None)
         except ModelError:
             return
-        shape = (points, 3) if points else None
-        found = detections(
-            rows, labels={0: "person"}, letterbox=Letterbox.fit((height, width), (640, 640)), keypoint_shape=shape
-        )
+        letterbox = Letterbox.fit((height, width), (640, 640))
+        found = detections(rows, labels=info.labels, letterbox=letterbox, keypoint_shape=info.keypoint_shape)
     assert len(found) <= most
     assert [one.confidence for one in found] == sorted((one.confidence for one in found), reverse=True)
     for one in found:

@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.assets
 
 PROGRAM = """
-import json, pathlib, socket, sys
+import json, os, pathlib, socket, sys
 from pathlib import Path
 
 calls = []
@@ -42,18 +42,19 @@ model = YoloFamily().load(spec)
 model.warm_up()
 model.predict(np.zeros((72, 128, 3), np.uint8), InferenceParams())
 loaded = sorted(name for name in ("openvino", "torch", "ultralytics", "openvino_telemetry") if name in sys.modules)
-print(json.dumps({"light": light, "loaded": loaded, "calls": calls}))
+print(json.dumps({"light": light, "loaded": loaded, "calls": calls}), flush=True)
+os._exit(0)  # as the daemon and the processes of models do
 """
 
 
 def run(path: Path, engine: str, home: Path) -> dict[str, Any]:
-    """Load and predict in a fresh process with an empty home; return what it did."""
+    """Load and predict in a fresh process with an empty home, which is its folder for temporary files too."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("YOLO", "XDG", "CI", "MPL"))
     }
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path), engine],
-        env={**environment, "HOME": str(home)},
+        env={**environment, "HOME": str(home), "TMPDIR": str(home)},
         cwd=home,
         capture_output=True,
         text=True,
@@ -67,14 +68,14 @@ def run(path: Path, engine: str, home: Path) -> dict[str, Any]:
     return result
 
 
-def test_openvino_needs_no_torch_no_network_and_no_home(weights: Path, tmp_path: Path) -> None:
+def test_openvino_needs_no_torch_and_no_network_and_leaves_no_file(weights: Path, tmp_path: Path) -> None:
     result = run(weights / "yolo11n.onnx", "auto", tmp_path)
     assert result == {"light": [], "loaded": ["openvino"], "calls": []}
     assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.usefixtures("vendor")
-def test_ultralytics_needs_no_network_and_no_home(weights: Path, tmp_path: Path) -> None:
+def test_ultralytics_needs_no_network_and_leaves_no_file(weights: Path, tmp_path: Path) -> None:
     result = run(weights / "yolo11n-pose.pt", "auto", tmp_path)
     assert result["light"] == []
     assert result["loaded"] == ["torch", "ultralytics"]
