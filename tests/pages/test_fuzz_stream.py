@@ -11,7 +11,7 @@ from tests.pages.browser import Open
 
 STATIC = Path(healthd.__file__).parent / "web"
 HERE = Path(__file__).parent
-ROUNDS = max(300, MORE)
+ROUNDS = max(100, MORE)
 pytestmark = pytest.mark.timeout(60 + ROUNDS // 10)
 
 

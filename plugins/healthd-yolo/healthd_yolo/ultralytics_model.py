@@ -7,13 +7,14 @@ otherwise).
 """
 
 import errno
+import importlib
 import importlib.util
 import logging
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
@@ -245,6 +246,7 @@ def _import_ultralytics() -> Any:
         _environment(
             YOLO_CONFIG_DIR=folder,
             MPLCONFIGDIR=folder,
+            TORCHINDUCTOR_CACHE_DIR=os.environ.get("TORCHINDUCTOR_CACHE_DIR", folder),
             YOLO_AUTOINSTALL="false",
             YOLO_VERBOSE="false",
             YOLO_OFFLINE="true",  # at import only: no name look-up, and statistics stay off for good
@@ -258,6 +260,8 @@ def _import_ultralytics() -> Any:
             from ultralytics import YOLO  # noqa: F401, PLC0415  pulls in torch now, inside this environment
         except ImportError as exc:
             raise SettingsError(f"ultralytics cannot be imported ({_first_line(exc)}): {INSTALL}") from exc
+        with suppress(Exception):  # what is wrong with it the first prediction tells; that would make a folder of torch
+            importlib.import_module("torchvision")
     _switch_off(ultralytics)
     return ultralytics
 
