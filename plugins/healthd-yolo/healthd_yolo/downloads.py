@@ -38,7 +38,7 @@ class Download:
         while self.running:
             self._thread.join(patience_seconds)
             now = self._arrived_bytes()
-            if self.running and now <= before:
+            if self.running and now == before:  # less of it means that it begins anew, which is no standstill
                 raise ModelError(f"{self._target.name}: the download stands still for {patience_seconds:g} s")
             before = now
         if self._error is not None or not self._target.is_file():
