@@ -541,3 +541,32 @@ async def test_who_sends_as_fast_as_it_can_is_listened_to_at_a_bounded_rate() ->
             await asyncio.sleep(0.5)
             seconds = asyncio.get_running_loop().time() - begun
             assert counts.received <= sockets.MESSAGES_A_SECOND * (1.5 + seconds)
+
+
+async def test_a_stop_that_outruns_the_conversation_still_lets_it_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = protocols(monkeypatch)
+    async with talking_house() as house, connected(house) as client:
+        house.services.viewers.end_all(EndReason.STOP)
+        made[-1].shutdown()  # the conversation has had no turn since
+        assert await closed(client) == (1001, "healthd is stopping")
+
+
+async def test_a_stop_ends_a_socket_of_which_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = protocols(monkeypatch)
+    monkeypatch.setattr(http_sockets, "SAY_SECONDS", 0.1)
+    async with talking_house() as house, connected(house) as client:
+        made[-1].shutdown()
+        assert (await closed(client))[0] == 1012
+
+
+def protocols(monkeypatch: pytest.MonkeyPatch) -> list[http_sockets.SocketProtocol]:
+    """Every socket that is made from now on."""
+    made: list[http_sockets.SocketProtocol] = []
+    connection_made = http_sockets.SocketProtocol.connection_made
+
+    def note(protocol: http_sockets.SocketProtocol, transport: asyncio.BaseTransport) -> None:
+        made.append(protocol)
+        connection_made(protocol, transport)
+
+    monkeypatch.setattr(http_sockets.SocketProtocol, "connection_made", note)
+    return made
