@@ -13,9 +13,9 @@ from tests.process.watching import Answer, Watcher, ids_that_went_back, ids_used
 
 pytestmark = pytest.mark.process
 
-STALL_SECONDS = 1.0
-STALE_SECONDS = 1.0
-FROZEN_SECONDS = 1.5
+STALL_SECONDS = 2.0
+STALE_SECONDS = 2.0
+FROZEN_SECONDS = 2.5
 CHECK_SECONDS = 0.25
 """A frozen picture is looked for so often."""
 
@@ -82,7 +82,7 @@ def settings(folder: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, History]:
-    """Let every camera misbehave at the same time, for three seconds; the one called `fine` never does."""
+    """Let every camera misbehave at the same time, for five seconds; the one called `fine` never does."""
     folder = tmp_path_factory.mktemp("freshness")
     found = {name: History() for name in [*MISDEEDS, "fine"]}
     with Daemon(folder, settings(folder)) as daemon, contextlib.ExitStack() as stack:
@@ -102,7 +102,7 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, History]:
             if name in MISDEEDS:
                 history.meanwhile = daemon.until_state(name, *MISDEEDS[name], seconds=10)
                 history.known_at = time.monotonic()
-        until(lambda: time.monotonic() > found["fine"].misbehaved_at + 3.5)
+        until(lambda: time.monotonic() > found["fine"].misbehaved_at + 5.0)
         for name, history in found.items():
             (folder / f"{name}.orders").write_text("live", encoding="utf-8")
             history.back_at = time.monotonic()
@@ -209,13 +209,28 @@ def test_frame_ids_never_go_back_and_never_name_two_pictures(name: str, historie
 
 def test_a_camera_that_is_well_notices_nothing_of_the_others(histories: dict[str, History]) -> None:
     fine = histories["fine"]
-    assert {answer.status for answer in fine.answers} == {200}
+    dark = [
+        (answer.sent - fine.misbehaved_at, answer.state, answer.reason)
+        for answer in fine.answers
+        if answer.status != 200
+    ]
+    assert dark == [], fine.back_at - fine.misbehaved_at
     seconds = fine.answers[-1].received - fine.answers[0].received
     assert len(fine.answers) > 3 * seconds
     assert max(age(answer) for answer in fine.answers) < STALE_SECONDS
 
 
 def test_an_answer_says_the_age_of_its_picture(histories: dict[str, History]) -> None:
-    pictures = [answer for answer in histories["fine"].answers if answer.status == 200 and answer.said_age is not None]
-    differences = [age(answer) - (answer.said_age or 0.0) for answer in pictures]
-    assert all(-0.3 < difference < SLACK_SECONDS for difference in differences), differences
+    """Also of the last picture of a camera that hangs, which grows old before it is taken away."""
+    for name in ("fine", "hang"):
+        pictures = [
+            (answer, answer.said_age)
+            for answer in histories[name].answers
+            if answer.status == 200 and answer.said_age is not None
+        ]
+        assert len(pictures) > 20
+        late = [said - age(answer) - (answer.received - answer.sent) for answer, said in pictures]
+        assert max(late) < 0.05, "older than it was when the answer was there"
+        early = sorted(age(answer) - said for answer, said in pictures)
+        assert early[int(len(early) * 0.95)] < SLACK_SECONDS, "younger than it was when it was asked for"
+    assert max(answer.said_age or 0.0 for answer in histories["hang"].answers) > 1.0
