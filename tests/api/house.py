@@ -45,7 +45,7 @@ _BOUNDS = {"open_timeout_seconds": 5, "reconnect_max_seconds": 0.5, "frozen_afte
 
 
 def http_client(url: str, **options: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, timeout=60, verify=False, trust_env=False, **options)
+    return httpx.AsyncClient(base_url=url, timeout=120, verify=False, trust_env=False, **options)
 
 
 class FakePlugin:

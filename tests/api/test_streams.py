@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -680,10 +680,10 @@ async def test_coming_and_going_leaves_no_task_behind() -> None:
 async def test_events_begin_with_where_every_camera_stands_and_tell_what_changes() -> None:
     feed = Feed()
     cameras = {"gym": {"stall_timeout_seconds": 60}, "off": {"enabled": False}}
-    async with (
-        open_house({"gym": feed, "off": FakeSource()}, cameras=cameras) as house,
-        looking(port(house), EVENTS) as [client],
-    ):
+    async with open_house({"gym": feed, "off": FakeSource()}, cameras=cameras) as house, AsyncExitStack() as stack:
+        while (await house.get("/api/v1/cameras/gym")).json()["model"]["state"] == "loading":
+            await asyncio.sleep(0.01)
+        [client] = await stack.enter_async_context(looking(port(house), EVENTS))
         await eventually(lambda: len(client.events) >= 2)
         assert client.answered["content-type"] == "text/event-stream; charset=utf-8"
         states = {json.loads(event.data)["name"]: json.loads(event.data)["state"] for event in client.events[:2]}

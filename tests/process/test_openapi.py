@@ -18,7 +18,7 @@ from tests.fuzzing import MORE, SEED
 from tests.process.daemon import TESTS, Daemon
 
 EXAMPLES = MORE or 8
-SECONDS = 180.0 * max(1.0, EXAMPLES / 8)
+SECONDS = 300.0 * max(1.0, EXAMPLES / 8)
 pytestmark = [pytest.mark.process, pytest.mark.timeout(SECONDS + 60)]
 
 ENDLESS = {"/api/v1/cameras/{name}/stream", "/api/v1/events/stream", "/api/v1/logs/stream"}
