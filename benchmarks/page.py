@@ -32,9 +32,10 @@ minute a model that is unused for 20 s and a cut of the log (`copytruncate`). Ea
 what is still there then is an answer that nobody should get. Not sped up: certificates that run out.
 
 - The first 3 minutes do not count. Then the samples of each two minutes (every 5 s) become one block, their median:
-  the faults of two minutes are inside each block. Of waits the 99th percentile of what all tiles wait in 10 s is one
-  sample. A straight line goes through the blocks of memory and of waits. Its error is that of 95 % (Student's t), made
-  wider by how much blocks that follow each other are alike.
+  the faults of two minutes are inside each block. Of waits the 99th percentile of 600 snapshots is one sample: 20 a
+  second, of somebody in a process of their own, each counted from when it was due. A straight line goes through the
+  blocks of memory and of waits. Its error is that of 95 % (Student's t), made wider by how much blocks that follow each
+  other are alike.
 - What is held against the goal is the growth *and* its error: memory at most 10 % from the first block to the last, the
   99th percentile of waits at most 100 %. Freezes, too: 1 of 100 snapshots of the second half may wait twice as long as
   in the first, all samples together. Half an hour cannot decide less: what is in hand makes the error of memory

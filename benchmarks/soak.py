@@ -3,9 +3,10 @@
 Eight real cameras (RTSP) on two models, sixty tiles that poll, twenty streams that come and go, pictures that are sent
 in, jobs and log-ins; every few seconds a camera loses its connection, is killed and comes back, or is restarted, and
 each minute something worse happens (`soak_load.py`). Then: memory, threads, descriptors, processes and the 99th
-percentile of what tiles wait do not grow from minute 3 on (`soak_growth.py`); what the load asks for has come; every
-camera is live again; every frame is accounted for; SIGTERM ends it with exit 0. Memory is the proportional share (PSS)
-of the daemon and of the processes it has started. `make soak MINUTES=60` for another span than 30.
+percentile of what a snapshot waits (`soak_probe.py`) do not grow from minute 3 on (`soak_growth.py`); what the load
+asks for has come; every camera is live again; every frame is accounted for; SIGTERM ends it with exit 0. Memory is the
+proportional share (PSS) of the daemon and of the processes it has started. `make soak MINUTES=60` for another span than
+30.
 """
 
 import asyncio
@@ -31,14 +32,15 @@ from benchmarks.infer import _picture
 from benchmarks.process import Daemon
 from benchmarks.soak_growth import BLOCK_MINUTES, FEWEST_BLOCKS, blocks, growth
 from benchmarks.soak_load import CAMERAS, KEY, STREAMS, TILES, TIMERS, Driver, Load
+from benchmarks.soak_probe import PER_SECOND, Probe
 
 PREDICT_FPS = 1
 """Half of two cores is left over by that: with less, whatever else the machine does decides what 1 of 100 waits."""
 SAMPLE_SECONDS = 5.0
 FIRST_MINUTES = 3.0
 """They do not count: what is loaded and kept for the first time is so in them."""
-WAITS_SECONDS = 10.0
-"""The 99th percentile of what all tiles wait in so many seconds, 600 answers, is one sample."""
+WAITS_SECONDS = 600 / PER_SECOND
+"""The 99th percentile of what 600 snapshots wait is one sample."""
 LONGEST_UNSEEN_SECONDS = 60.0
 MEMORY_PERCENT, WAIT_PERCENT, LATER_AT_MOST, MORE_AT_MOST = 10.0, 100.0, 2.0, 1
 """What half an hour can decide: the error of memory alone is some 6 %, and waits must not have doubled for certain."""
@@ -74,6 +76,8 @@ class Day:
 
     load: Load
     samples: list[Sample] = field(default_factory=list)
+    waits: list[tuple[float, float]] = field(default_factory=list)
+    """Minute and milliseconds of each snapshot of somebody who has nothing else to do (`soak_probe.py`)."""
     reconnects: int = 0
     stop_seconds: float = 0.0
     unaccounted: int = 0
@@ -180,7 +184,10 @@ def soak(minutes: float) -> Day:
             for name in ("c0", "c1"):
                 daemon.wait_for(lambda: daemon.get(f"/api/v1/cameras/{name}/prediction")[0] == 200, 120)  # noqa: B023
             driver = Driver(daemon, served, log, _picture(street()), networks[2].name, config)
-            day = asyncio.run(_day(daemon, driver, minutes))
+            begun = time.monotonic() - driver.minute * 60
+            with Probe(daemon.url, cameras=CAMERAS, key=KEY, folder=Path(place)) as probe:
+                day = asyncio.run(_day(daemon, driver, minutes))
+            day.waits = [(minute, wait) for minute, wait in probe.waits(begun) if minute < minutes]
             day.reconnects = sum(camera["reconnects"] for camera in json.loads(daemon.get("/api/v1/cameras")[1]))
             day.unaccounted = _unaccounted(daemon.get("/metrics")[1].decode())
             day.stop_seconds = daemon.stop()
@@ -198,17 +205,17 @@ def _p99(waits: Sequence[float]) -> float:
     return float(np.percentile(waits, 99))
 
 
-def p99_of_waits(tile_ms: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return minute and 99th percentile of the waits of each `WAITS_SECONDS`; `tile_ms`: minute and milliseconds.
+def p99_of_waits(waits: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return minute and 99th percentile of the waits of each `WAITS_SECONDS`; `waits`: minute and milliseconds.
 
     A block of minutes has the percentile that its typical sample has (the median), as it has that memory: the
     percentile of a whole block is how long its one longest fault took, and faults take turns over more than a block. A
     half of the day has all of them several times: there freezes count (`_later`).
     """
     inside: dict[int, list[float]] = defaultdict(list)
-    for minute, wait in tile_ms:
+    for minute, wait in waits:
         inside[int(minute * 60 / WAITS_SECONDS)].append(wait)
-    return [((number + 0.5) * WAITS_SECONDS / 60, _p99(waits)) for number, waits in sorted(inside.items())]
+    return [((number + 0.5) * WAITS_SECONDS / 60, _p99(some)) for number, some in sorted(inside.items())]
 
 
 def _later(waits: Sequence[tuple[float, float]], minutes: float, *, wanted: int) -> Figure:
@@ -276,7 +283,7 @@ def figures(day: Day, minutes: float) -> list[Figure]:
     )
     waits = _rise(
         "the same: growth of what 1 of 100 snapshots waits, its error included",
-        blocks(p99_of_waits(load.tile_ms), FIRST_MINUTES, minutes),
+        blocks(p99_of_waits(day.waits), FIRST_MINUTES, minutes),
         wanted,
         "ms",
         WAIT_PERCENT,
@@ -307,14 +314,21 @@ def figures(day: Day, minutes: float) -> list[Figure]:
         "MB",
         lines={"healthd": [(round(one.minute, 3), round(one.memory_mb, 1)) for one in day.samples]},
     )
+    waited = Plot(
+        "soak-waits",
+        f"99th percentile of what a snapshot waits from when it is due, the same {minutes:g} minutes",
+        "minutes",
+        "ms",
+        lines={"healthd": [(round(minute, 2), round(wait, 1)) for minute, wait in p99_of_waits(day.waits)]},
+    )
     return [
         replace(memory, detail=asked, plot=plot),
         *(
             _more(f"the same: more {what} at the end", blocks(samples, FIRST_MINUTES, minutes), wanted)
             for what, samples in counts
         ),
-        waits,
-        _later(load.tile_ms, minutes, wanted=wanted),
+        replace(waits, plot=waited),
+        _later(day.waits, minutes, wanted=wanted),
         Figure(
             "the same: longest time without a look at all of that",
             day.unseen_seconds(minutes),

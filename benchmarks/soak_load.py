@@ -78,8 +78,6 @@ class Load:
     """Whose time was over, and which was gone then, by what it was; what was not is in `unexpected`."""
     unexpected: Counter[str] = field(default_factory=Counter)
     """Answers that nobody should get, whatever goes wrong around the daemon."""
-    tile_ms: list[tuple[float, float]] = field(default_factory=list)
-    """Minute and milliseconds of each snapshot."""
 
     @property
     def snapshots(self) -> int:
@@ -195,7 +193,6 @@ class Driver:
                 answer = await self._asked("tile", client.get(path, headers={"If-None-Match": tag} if tag else None))
                 if answer is not None and answer.status_code in {200, 304}:
                     self.load.shown[who % CAMERAS] += 1
-                    self.load.tile_ms.append((self.minute, (time.perf_counter() - begun) * 1000))
                     tag = answer.headers.get("ETag", "")
                 elif answer is not None and answer.status_code in STATES_OF_A_LOST_CAMERA:
                     self.load.without_picture += 1

@@ -5,8 +5,11 @@ import importlib
 import inspect
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree as ET
@@ -20,6 +23,8 @@ import structlog
 from benchmarks import __main__ as benchmarks
 from benchmarks import held, kept, page, soak, soak_growth, soak_load
 from benchmarks.figures import Figure, NotMeasuredError, Plot, not_measured, table
+from benchmarks.soak_probe import PER_SECOND, Probe
+from tests.eventually import until_true
 
 FIGURES = [
     Figure(
@@ -97,7 +102,7 @@ def a_day(minutes: int = 30, *, memory: float = 0.0, wait: float = 0.0, more: in
     for minute in times:
         late = more * (minute > minutes - 4)
         day.samples.append(soak.Sample(minute, 500 + memory * minute, 40 + late, 300 + late, 9 + late))
-    day.load.tile_ms = [(minute, 10.0 + wait * minute) for minute in times]
+    day.waits = [(minute, 10.0 + wait * minute) for minute in times]
     seconds = minutes * 60
     day.load.shown.update(dict.fromkeys(range(soak_load.CAMERAS), 8 * seconds))
     day.load.streams = soak_load.STREAMS * seconds // 11
@@ -156,12 +161,41 @@ def test_what_is_counted_has_a_slope_and_its_error_too() -> None:
 
 def test_a_freeze_is_no_growth_but_freezes_of_the_second_half_alone_are() -> None:
     day = a_day()
-    day.load.tile_ms += [(minute + number / 1000, 900.0) for minute in (8.0, 25.0) for number in range(50)]
+    day.waits += [(minute + number / 1000, 900.0) for minute in (8.0, 25.0) for number in range(50)]
     assert missed(day) == []
-    day.load.tile_ms = [(minute, wait) for minute, wait in day.load.tile_ms if wait < 900 or minute > 20]
+    day.waits = [(minute, wait) for minute, wait in day.waits if wait < 900 or minute > 20]
     assert missed(day) == ["what 1 of 100 snapshots waits, freezes included: second half beside the first"]
     later = next(figure for figure in soak.figures(day, 30) if figure.what.endswith("beside the first"))
     assert (later.peer, later.detail) == ("first half: 10 ms, second half: 900 ms", "longest of all: 0.9 s")
+
+
+def test_of_a_freeze_every_snapshot_is_late_that_was_due_in_it(tmp_path: Path) -> None:
+    class Freezing(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        answered = 0
+
+        def do_GET(self) -> None:
+            Freezing.answered += 1
+            if Freezing.answered == 20:
+                time.sleep(1)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_request(self, code: object = "-", size: object = "-") -> None:
+            """Say nothing."""
+
+    begun = time.monotonic()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Freezing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Probe(f"http://127.0.0.1:{server.server_port}", cameras=8, key="", folder=tmp_path) as probe:
+            until_true(lambda: Freezing.answered > 60, seconds=20)
+        server.shutdown()
+    waits = probe.waits(begun)
+    assert len(waits) > 50
+    assert max(wait for _, wait in waits) > 950
+    assert sum(wait > 450 for _, wait in waits) >= PER_SECOND * 0.5
+    assert [minute for minute, _ in waits] == sorted(minute for minute, _ in waits)
 
 
 def test_the_soak_wants_of_everything_what_the_load_has_asked_for() -> None:
@@ -169,7 +203,7 @@ def test_the_soak_wants_of_everything_what_the_load_has_asked_for() -> None:
     day.load.shown[3] //= 3
     assert missed(day) == ["snapshots, of the camera that was seen least, of those that are asked for"]
     nothing = soak.Day(soak_load.Load(), a_day().samples)
-    nothing.load.tile_ms = a_day().load.tile_ms
+    nothing.waits = a_day().waits
     assert len(missed(nothing)) == len(soak.LEAST_PERCENT) + 1
 
 
