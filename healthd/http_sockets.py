@@ -21,8 +21,8 @@ PING_SECONDS = 20.0
 """How often a peer is asked whether it is there, and how long it may take to say so."""
 LINGER_SECONDS = 2.0
 """How long what a peer goes on sending is thrown away after it was told why its socket ends."""
-SAY_SECONDS = 1.0
-"""How long the application has, at a stop, to say itself why a socket ends; longer than it takes (`CLOSE_SECONDS`)."""
+SAY_SECONDS = 1.5
+"""How long the application has, at a stop, to say itself why a socket ends; it needs twice `CLOSE_SECONDS` at most."""
 MAX_UNSENT_BYTES = 64 * 1024
 """Of answers to pings that a peer does not read."""
 MAX_FRAGMENTS = 16_384
@@ -95,12 +95,19 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
         Without the wait a busy machine told clients 1012 and nothing, where 1001 and the reason were due (measured).
         """
-        if not self.handshake_complete or self.close_sent or self.transport.is_closing():
+        if not self.handshake_complete or self._failed:
             super().shutdown()
             return
         self.stop_keepalive()
-        end = self.loop.call_later(SAY_SECONDS, super().shutdown)
+        end = self.loop.call_later(SAY_SECONDS, self._end)
         self.lost.add_done_callback(lambda _: end.cancel())
+
+    def _end(self) -> None:
+        """End a socket of which nothing was said, or whose peer does not take the rest."""
+        if self.transport.is_closing():  # the peer has said its own goodbye: nothing can be said any more
+            self.transport.abort()
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Take in what the peer sends; nothing counts after it was told to go."""

@@ -559,6 +559,24 @@ async def test_a_stop_ends_a_socket_of_which_nothing_is_said(monkeypatch: pytest
         assert (await closed(client))[0] == 1012
 
 
+async def test_a_stop_in_the_moment_in_which_the_client_leaves_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, stopped = protocols(monkeypatch), []
+
+    def leave(protocol: http_sockets.SocketProtocol, frame: Frame) -> None:
+        handle_close(protocol, frame)
+        protocol.shutdown()  # before the connection is lost
+        stopped.append(protocol)
+
+    handle_close = http_sockets.SocketProtocol.handle_close
+    monkeypatch.setattr(http_sockets.SocketProtocol, "handle_close", leave)
+    async with talking_house() as house:
+        async with connected(house) as client:
+            await client.close()
+            assert client.close_code == 1000
+        await eventually(made[-1].lost.done)
+    assert stopped == made[-1:]
+
+
 def protocols(monkeypatch: pytest.MonkeyPatch) -> list[http_sockets.SocketProtocol]:
     """Every socket that is made from now on."""
     made: list[http_sockets.SocketProtocol] = []
