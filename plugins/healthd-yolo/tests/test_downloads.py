@@ -60,18 +60,20 @@ def test_a_transfer_that_makes_progress_may_take_longer_than_the_patience(tmp_pa
 
 
 def test_a_transfer_that_begins_anew_does_not_stand_still(tmp_path: Path) -> None:
-    looked, begun_anew = threading.Event(), threading.Event()
+    looked, pause = threading.Event(), threading.Event()
 
     def fetch(path: Path) -> None:
         part = path.with_name(f".{path.name}.part")
         part.write_bytes(b"x" * 1000)
         looked.wait(30)
-        part.write_bytes(b"x" * 10)
-        begun_anew.wait(1.5)
+        with part.open("wb", buffering=0) as file:
+            for _ in range(40):
+                file.write(b"x")
+                pause.wait(0.05)
         part.rename(path)
 
     downloads = Downloads(patience_seconds=1.0)
     with pytest.raises(ModelError, match="stands still"):
         downloads.get(tmp_path / "a.pt", fetch)
-    threading.Timer(0.3, looked.set).start()
-    assert downloads.get(tmp_path / "a.pt", fetch).stat().st_size == 10
+    threading.Timer(0.5, looked.set).start()
+    assert downloads.get(tmp_path / "a.pt", fetch).stat().st_size == 40
