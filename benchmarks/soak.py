@@ -327,7 +327,7 @@ def figures(day: Day, minutes: float) -> list[Figure]:
             _more(f"the same: more {what} at the end", blocks(samples, FIRST_MINUTES, minutes), wanted)
             for what, samples in counts
         ),
-        replace(waits, plot=waited),
+        replace(waits, plot=waited) if day.waits else waits,
         _later(day.waits, minutes, wanted=wanted),
         Figure(
             "the same: longest time without a look at all of that",

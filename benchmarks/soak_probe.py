@@ -3,7 +3,8 @@
 The viewers of the load share one process, and what that is late with is no wait of the daemon's. Here is one connection
 and nothing else to do. What waits is counted from when a snapshot is due, not from when the answer before it let it be
 asked: of a freeze of two seconds all the snapshots are late that were due in it, not one ("coordinated omission", Gil
-Tene, https://github.com/giltene/wrk2).
+Tene, https://github.com/giltene/wrk2). There is one connection: where an answer takes longer than the time to the next
+one for long, waits grow.
 
 `python -m benchmarks.soak_probe URL CAMERAS`, the key in `HEALTHD_API_KEY`: a line for each snapshot, when it was due
 (seconds of the monotonic clock) and milliseconds. Ends with its standard input.
@@ -76,6 +77,8 @@ def look(url: str, cameras: int, key: str) -> None:
             answer = connection.getresponse()
             answer.read()
             told = answer.status in {200, 404}  # one that is lost is told as fast
+            if not told and answer.status != 503:
+                sys.exit(f"the daemon answers {answer.status}")
         except (OSError, http.client.HTTPException):
             connection.close()
             told = False
@@ -83,7 +86,7 @@ def look(url: str, cameras: int, key: str) -> None:
             print(f"{due:.6f} {(time.monotonic() - due) * 1000:.3f}")
             number += 1
         else:
-            time.sleep(0.01)  # the same again, on another connection: it is due since then
+            time.sleep(0.01)  # the same again: it is due since then
 
 
 if __name__ == "__main__":
