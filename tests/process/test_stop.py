@@ -178,7 +178,9 @@ def held_open(tmp_path: Path) -> Iterator[Daemon]:
     }
     with Daemon(tmp_path, settings) as daemon:
         until(lambda: daemon.camera("hung")["frame_id"] == 5, what=daemon.story)
-        daemon.until_state("fine", "live")
+        until(
+            lambda: (daemon.camera("fine")["frame_id"] or 0) > 1, what=daemon.story
+        )  # newer than 1, which is asked for
         yield daemon
 
 
