@@ -195,7 +195,6 @@ def test_of_a_freeze_every_snapshot_is_late_that_was_due_in_it(tmp_path: Path) -
     assert len(waits) > 50
     assert max(wait for _, wait in waits) > 950
     assert sum(wait > 450 for _, wait in waits) >= PER_SECOND * 0.5
-    assert [minute for minute, _ in waits] == sorted(minute for minute, _ in waits)
 
 
 def test_the_soak_wants_of_everything_what_the_load_has_asked_for() -> None:
