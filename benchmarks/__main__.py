@@ -29,6 +29,7 @@ PARTS = (
     "pipeline",
     "pictures",
     "process",
+    "wall",
     "streams",
     "leaving",
     "infer",
