@@ -31,13 +31,19 @@ types: $(VENV)/full ## mypy, strict
 	$(BIN)/python -m mypy
 
 # Much of their time they wait: more at once than cores. One that fails is tried once more, and told as RERUN: look into
-# it when you see it. They run in the order that tests/conftest.py gives them: those that start daemons last.
-PYTEST := $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder --reruns 1 -rR
+# it when you see it. What fails then too is tried again at the end, alone: too much to do is no bug, what fails alone is.
+# They run in the order that tests/conftest.py gives them: those that start daemons last.
+PYTEST := $(BIN)/python -m pytest
+TOGETHER := -n 5 --dist loadfile --no-loadscope-reorder --reruns 1 -rR
+ALONE := --last-failed --last-failed-no-failures none --maxfail 1
+tried = $(PYTEST) $(TOGETHER) $(1) || { test $$? -eq 1 && \
+  echo 'What has failed beside other tests is tried again, alone.' && $(PYTEST) $(ALONE) $(1); }
+
 pytest: $(VENV)/full ## the tests; all but those that try more of the same for minutes
-	$(PYTEST) -m 'not thorough'
+	@$(call tried,-m 'not thorough')
 
 test-all: $(VENV)/full ## the tests that try more of the same, too: every network in every precision, more requests
-	HEALTHD_FUZZ_EXAMPLES=50 $(PYTEST)
+	@export HEALTHD_FUZZ_EXAMPLES=50; $(call tried,)
 
 bench: $(VENV)/full ## all figures and plots of docs/benchmarks.md, measured here (an hour, half of it the soak)
 	MINUTES=$(MINUTES) $(BIN)/python -m benchmarks
