@@ -3,6 +3,9 @@
 What a daemon holds at a moment depends on what is in hand and on what has just broken, so samples that follow each
 other are alike and any two of them say little. The samples of a block of two minutes (a fault each minute: two in each)
 become their median; a straight line goes through the blocks.
+
+What 1 of 100 waits is decided by what has just broken, and some faults cost ten times what others do: there a minute is
+held against the minutes that had the same fault, and by its logarithm, as a fault makes waits so many times longer.
 """
 
 from collections import defaultdict
@@ -35,6 +38,15 @@ class Growth:
         return self.percent + self.percent_error
 
 
+@dataclass(frozen=True, slots=True)
+class Multiplied:
+    """How many times as much the last of a series is as the first, and between which that lies (95 %)."""
+
+    times: float
+    at_least: float
+    at_most: float
+
+
 def blocks(samples: Sequence[tuple[float, float]], first: float, last: float) -> list[tuple[float, float]]:
     """Return minute and median of each block that is whole; `samples`: minute and value."""
     number = int((last - first + 1e-9) / BLOCK_MINUTES)
@@ -48,23 +60,49 @@ def blocks(samples: Sequence[tuple[float, float]], first: float, last: float) ->
 
 
 def growth(series: Sequence[tuple[float, float]]) -> Growth | None:
-    """Return the growth of blocks, None where there are too few.
-
-    The error is Student's for so few blocks, and wider by how much those that follow each other are still alike (the
-    first autocorrelation of what the line leaves over, which is told too small by some 4 / n).
-    """
+    """Return the growth of blocks, None where there are too few."""
     if len(series) < FEWEST_BLOCKS:
         return None
     times, sizes = np.array(series).T
-    number, spread = len(times), ((times - times.mean()) ** 2).sum()
-    slope, start = np.polyfit(times, sizes, 1)
-    rest = sizes - (slope * times + start)
-    squares = float(rest @ rest)
-    alike = float(rest[1:] @ rest[:-1]) / squares + 4 / number if squares > 0 else 0.0
-    alike = min(max(alike, 0.0), MOST_ALIKE)
-    error = _student(number - 2) * np.sqrt(squares / (number - 2) / spread * (1 + alike) / (1 - alike))
+    slope, error, start = _line(times, sizes, np.ones((len(times), 1)))
     percent = 100 * (times[-1] - times[0]) / (slope * times[0] + start)
     return Growth(float(slope * percent), float(error * abs(percent)), float(slope * 60), float(error * 60))
+
+
+def multiplied(series: Sequence[tuple[float, float]], kinds: int) -> Multiplied | None:
+    """Return by how much a series rises in which only each `kinds`-th value is comparable, None where it is too short.
+
+    A line through the logarithms, with a height of its own for each kind: least squares, the error as of `growth`.
+
+    Args:
+        series: minute and value (more than 0), as many apart as the one before; the kind is that of the whole minute.
+        kinds: after how many the same kind comes again.
+    """
+    if len(series) < 3 * kinds:
+        return None
+    times, values = np.array(series).T
+    kind = times.astype(int) % kinds
+    slope, error, _ = _line(times, np.log(values), np.equal.outer(kind, np.unique(kind)).astype(float))
+    span = times[-1] - times[0]
+    return Multiplied(*(float(np.exp(span * one)) for one in (slope, slope - error, slope + error)))
+
+
+def _line(times: np.ndarray, sizes: np.ndarray, heights: np.ndarray) -> tuple[float, float, float]:
+    """Return slope, its error and the first height of the line whose height is one of those (a column of 0 and 1 each).
+
+    The error is Student's for so few values, and wider by how much those that follow each other are still alike (the
+    first autocorrelation of what the line leaves over, which is told too small by some 4 / n).
+    """
+    number = len(times)
+    matrix = np.column_stack([times, heights])
+    fitted = np.linalg.lstsq(matrix, sizes, rcond=None)[0]
+    rest = sizes - matrix @ fitted
+    beside = times - heights @ np.linalg.lstsq(heights, times, rcond=None)[0]
+    free, squares = number - matrix.shape[1], float(rest @ rest)
+    alike = float(rest[1:] @ rest[:-1]) / squares + 4 / number if squares > 0 else 0.0
+    alike = min(max(alike, 0.0), MOST_ALIKE)
+    error = _student(free) * np.sqrt(squares / free / float(beside @ beside) * (1 + alike) / (1 - alike))
+    return float(fitted[0]), float(error), float(fitted[1])
 
 
 def _student(free: int) -> float:

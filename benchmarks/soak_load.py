@@ -8,6 +8,7 @@ back to nothing each minute, as `copytruncate` does. Each time it is looked whet
 import asyncio
 import contextlib
 import io
+import itertools
 import os
 import random
 import signal
@@ -31,6 +32,8 @@ CAMERAS, TILES, STREAMS = 8, 60, 20
 TROUBLE_SECONDS, AWAY_SECONDS, FAULT_SECONDS, INFER_SECONDS = 6.0, 3.0, 60.0, 2.0
 OFFICE_SECONDS, SHORTEST_STREAM, LONGEST_STREAM = 15.0, 2.0, 20.0
 RECOVERY_SECONDS = 60.0
+FAULTS = 6
+"""Kinds of what goes wrong each minute: a minute has the same one as that which is six later."""
 KEY = "soak-soak-soak-soak-soak"
 LOG_IN_SECONDS, JOB_SECONDS, UNUSED_SECONDS = 18.0, 36.0, 20.0
 LATEST_SECONDS = 20.0
@@ -226,11 +229,13 @@ class Driver:
                 self.load.unexpected[f"stream {viewer.status}"] += 1
 
     async def _infer(self) -> None:
-        """Have a picture looked at every other second, once a minute by a model that is loaded for it alone."""
+        """Have a picture looked at every other second, in the middle of each minute by a model loaded for it alone."""
         async with self._client() as client:
-            for number in range(10**9):
-                spare = number % 30 == 10
-                if spare and number > 30:
+            looked_at = 0
+            while True:
+                minutes = int(self.minute + 0.5)
+                spare, looked_at = minutes > looked_at, minutes
+                if spare and minutes > 1:
                     await self._look_at_spare(client)
                 query = f"?model={self._spare_model}" if spare else ""
                 sent = client.post(f"/api/v1/infer{query}", files={"file": ("p.jpg", self._picture, "image/jpeg")})
@@ -327,7 +332,7 @@ class Driver:
             await asyncio.sleep(TROUBLE_SECONDS)
 
     async def _faults(self, chance: random.Random) -> None:
-        """Each minute something worse, in turn; and the log is cut back."""
+        """With each minute something worse begins, in turn; and the log is cut back."""
         faults: tuple[Callable[[random.Random], Awaitable[None]], ...] = (
             self._silent_camera,
             self._killed_child,
@@ -336,16 +341,17 @@ class Driver:
             self._deaf_viewers,
             self._idle_connections,
         )
-        while True:
-            for fault in faults:
-                await asyncio.sleep(FAULT_SECONDS)
-                self.load.faults[fault.__name__.strip("_").replace("_", " ")] += 1
-                await fault(chance)
-                if self._log.stat().st_size > 0:
-                    self.load.over["log"] += 1
-                else:
-                    self.load.unexpected["log without a line since it was cut"] += 1
-                os.truncate(self._log, 0)
+        assert len(faults) == FAULTS
+        for number in itertools.count(1):
+            fault = faults[number % FAULTS]
+            await asyncio.sleep(number * FAULT_SECONDS - self.minute * 60)
+            self.load.faults[fault.__name__.strip("_").replace("_", " ")] += 1
+            await fault(chance)
+            if self._log.stat().st_size > 0:
+                self.load.over["log"] += 1
+            else:
+                self.load.unexpected["log without a line since it was cut"] += 1
+            os.truncate(self._log, 0)
 
     async def _silent_camera(self, chance: random.Random) -> None:
         """One camera keeps its connection and sends nothing."""

@@ -129,6 +129,7 @@ def test_a_day_that_stays_flat_reaches_all_goals_of_the_soak_and_a_short_one_has
 def test_the_soak_misses_a_goal_for_whatever_grows_or_stays_broken() -> None:
     assert [what.split(",")[0] for what in missed(a_day(memory=3))] == ["growth of memory"]
     assert "180.0 ± 0.0 MB per hour" in soak.figures(a_day(memory=3), 30)[0].detail
+    assert missed(a_day(wait=0.3)) == []
     assert missed(a_day(wait=1)) == ["growth of what 1 of 100 snapshots waits, its error included"]
     assert missed(a_day(more=2)) == [f"more {what} at the end" for what in ("threads", "open descriptors", "processes")]
     day = a_day()
@@ -159,12 +160,16 @@ def test_what_is_counted_has_a_slope_and_its_error_too() -> None:
     assert told["the same: more threads at the end"] == "medians of 2 min each; +0.0 ± 0.0 per hour"
 
 
-def test_a_freeze_is_no_growth_but_freezes_of_the_second_half_alone_are() -> None:
+def test_a_freeze_with_each_fault_of_a_kind_is_no_growth_but_freezes_of_the_second_half_alone_are() -> None:
     day = a_day()
-    day.waits += [(minute + number / 1000, 900.0) for minute in (8.0, 25.0) for number in range(50)]
+    freezing = range(8, 30, soak_load.FAULTS)
+    day.waits += [(minute + number / 1000, 900.0) for minute in freezing for number in range(50)]
     assert missed(day) == []
     day.waits = [(minute, wait) for minute, wait in day.waits if wait < 900 or minute > 20]
-    assert missed(day) == ["what 1 of 100 snapshots waits, freezes included: second half beside the first"]
+    assert missed(day) == [
+        "growth of what 1 of 100 snapshots waits, its error included",
+        "what 1 of 100 snapshots waits, freezes included: second half beside the first",
+    ]
     later = next(figure for figure in soak.figures(day, 30) if figure.what.endswith("beside the first"))
     assert (later.peer, later.detail) == ("first half: 10 ms, second half: 900 ms", "longest of all: 0.9 s")
 
@@ -357,3 +362,29 @@ def test_the_error_of_growth_holds_for_samples_that_are_like_those_before_them()
         assert grown is not None
         held += abs(grown.percent) <= grown.percent_error
     assert held >= 0.88 * 200
+
+
+def minutes_of_faults(chance: np.random.Generator, times: float) -> list[tuple[float, float]]:
+    """Return 27 minutes of waits: some faults cost ten times others, and the last minute takes so many times the first.
+
+    What is left over spreads as the minutes of a soak do on a machine whose host has other work, too.
+    """
+    costs = [30.0, 60.0, 300.0, 45.0, 90.0, 200.0]
+    spread = np.exp(0.35 * chance.normal(size=27))
+    return [
+        (minute + 0.5, costs[minute % 6] * times ** ((minute - 3) / 26) * spread[minute - 3]) for minute in range(3, 30)
+    ]
+
+
+def test_waits_are_held_against_minutes_with_the_same_fault() -> None:
+    chance, held, doubled, seen = np.random.default_rng(2), 0, 0, 400
+    for _ in range(seen):
+        flat = soak_growth.multiplied(minutes_of_faults(chance, 1.0), 6)
+        grown = soak_growth.multiplied(minutes_of_faults(chance, 2.5), 6)
+        assert flat is not None
+        assert grown is not None
+        held += flat.at_least <= 1.0 <= flat.at_most
+        doubled += grown.at_most > 2.0
+    assert held >= 0.93 * seen, "the error is told too small"
+    assert doubled >= 0.93 * seen, "growth is not found"
+    assert soak_growth.multiplied(minutes_of_faults(chance, 1.0)[:17], 6) is None
