@@ -7,6 +7,7 @@ A `Child` is driven by its parent, strictly: one request, one reply, each call w
 import contextlib
 import json
 import os
+import queue
 import select
 import signal
 import socket
@@ -36,6 +37,10 @@ REAP_SECONDS = 2.0
 _IMPORT = "import sys; sys.path[:] = sys.argv[3:]; from healthd.nursery import main; main(*map(int, sys.argv[1:3]))"
 
 
+_Order = tuple[socket.socket, threading.Event]
+"""The nursery's end of its socket, and what is set when its process is there or cannot be had."""
+
+
 class ChildEnded(HealthdError):  # noqa: N818  what happened; `ending` says how
     """The child has ended, or can no more be talked to. Its text follows `the process of ...`."""
 
@@ -61,15 +66,22 @@ class Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._has_forked = False
+        self._orders: queue.SimpleQueue[_Order | None] | None = None
+        """What its keeper is to do; None while there is no keeper."""
 
     def warm_up(self, preload: Sequence[str] = (), *, start: bool = True) -> None:
-        """Let it import `preload` whenever it is started, which is now or with the first child. Returns at once."""
+        """Let it import `preload` whenever it is started, which is now or with the first child. Returns at once.
+
+        Whenever it is started it has the priority of who calls this, not of who needs the child: that may be a thread
+        that has stepped back, and all children would step back with it.
+        """
         with self._lock:
             self._preload = tuple(preload)
-            if not start:
-                return
-            with contextlib.suppress(StartFailed):  # said again to whoever starts a child
-                self._started()
+            with contextlib.suppress(StartFailed, RuntimeError):  # said again to whoever starts a child
+                if start:
+                    self._started()
+                else:
+                    self._keeper()
 
     def fork(self, order: dict[str, Any], descriptors: Sequence[int]) -> tuple[int, int | None]:
         """Fork a child that gets these descriptors, the first one for its status; return its pid and its pidfd.
@@ -107,6 +119,9 @@ class Nursery:
         locked = self._lock.acquire(timeout=0.5)
         try:
             self._end()
+            orders, self._orders = self._orders, None
+            if orders is not None:
+                orders.put(None)
         finally:
             if locked:
                 self._lock.release()
@@ -125,8 +140,7 @@ class Nursery:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 made = threading.Event()
-                keeper = threading.Thread(target=self._keep, args=(theirs, made), name="nursery", daemon=True)
-                keeper.start()
+                self._keeper().put((theirs, made))
                 made.wait(START_SECONDS)
             if self._process is None:
                 ours.close()
@@ -135,22 +149,34 @@ class Nursery:
             self._socket, self._has_forked = ours, False
         return self._socket
 
-    def _keep(self, theirs: socket.socket, made: threading.Event) -> None:
-        """Start the process on a thread that lives as long as it: the kernel kills it when this thread is gone."""
-        try:
-            process = subprocess.Popen(  # noqa: S603  our own interpreter
-                [sys.executable, "-c", _IMPORT, str(theirs.fileno()), str(os.getpid()), *sys.path],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                process_group=0,  # the terminal's signals are the daemon's
-            )
-            self._process = process
-        except OSError as exc:
-            log.error("nursery_not_started", error=repr(exc))  # noqa: TRY400  the traceback is ours, and says nothing
-            return
-        finally:
-            made.set()
-        process.wait()
+    def _keeper(self) -> "queue.SimpleQueue[_Order | None]":
+        """Return where the keeper takes its orders; there is one as soon as somebody asks."""
+        if self._orders is None:
+            orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+            threading.Thread(target=self._keep, args=(orders,), name="nursery", daemon=True).start()
+            self._orders = orders
+        return self._orders
+
+    def _keep(self, orders: "queue.SimpleQueue[_Order | None]") -> None:
+        """Start the process on a thread that outlives it: the kernel kills it when this thread is gone."""
+        while (order := orders.get()) is not None:
+            theirs, made = order
+            try:
+                if theirs.fileno() < 0:
+                    continue  # nobody waits for it any more
+                process = subprocess.Popen(  # noqa: S603  our own interpreter
+                    [sys.executable, "-c", _IMPORT, str(theirs.fileno()), str(os.getpid()), *sys.path],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    process_group=0,  # the terminal's signals are the daemon's
+                )
+                self._process = process
+            except (OSError, ValueError) as exc:  # the latter: it was closed just now
+                log.error("nursery_not_started", error=repr(exc))  # noqa: TRY400  the traceback is ours, and says nothing
+                continue
+            finally:
+                made.set()
+            process.wait()
 
     def _end(self) -> None:
         process, self._process = self._process, None

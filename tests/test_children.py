@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from healthd.children import REAP_SECONDS, Child, ChildEnded, ChildTimeout, Nurs
 from healthd.errors import BusyError, CameraError
 from healthd.nursery import _adopted
 from healthd.redact import SCRUBBER
+from healthd.worker import step_back
 from tests.fuzzing import no_secrets_left
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are Linux' alone")
@@ -338,6 +340,31 @@ def test_a_nursery_that_was_killed_takes_its_children_along_and_another_is_start
     nursery.close()
     assert gone_within(1, again.pid, started)
     again.stop()
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_children_do_not_step_back_because_a_thread_that_has_is_the_first_to_need_one(*, early: bool) -> None:
+    ours, before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), threading.active_count()
+    nursery, seen = Nursery(), list[int]()
+    nursery.warm_up(start=early)
+
+    def start() -> None:
+        step_back()
+        child = Child.start(ENTRY, name="one", nursery=nursery)
+        seen.append(os.getpriority(os.PRIO_PROCESS, child.pid))
+        child.stop()
+
+    try:
+        for _ in range(2):
+            patient = threading.Thread(target=start)
+            patient.start()
+            patient.join(30)
+            os.kill(nursery.pid or 0, signal.SIGKILL)
+            wait_until(lambda: nursery.pid is None)
+    finally:
+        nursery.close()
+    assert seen == [ours, ours]
+    wait_until(lambda: threading.active_count() <= before)
 
 
 def test_what_it_started_ends_also_when_its_nursery_is_killed_at_the_same_time_in_whatever_order() -> None:
