@@ -34,8 +34,8 @@ types: $(VENV)/full ## mypy, strict
 # it when you see it. What fails then too is tried again at the end, alone: too much to do is no bug, what fails alone is.
 # They run in the order that tests/conftest.py gives them: those that start daemons last.
 PYTEST := $(BIN)/python -m pytest
-TOGETHER := -n 5 --dist loadfile --no-loadscope-reorder --reruns 1 -rR
-ALONE := --last-failed --last-failed-no-failures none --maxfail 1
+TOGETHER := -n 5 --dist loadfile --no-loadscope-reorder --reruns 1 -rR --cache-clear
+ALONE := --last-failed --last-failed-no-failures none --maxfail 1 -rp
 tried = $(PYTEST) $(TOGETHER) $(1) || { test $$? -eq 1 && \
   echo 'What has failed beside other tests is tried again, alone.' && $(PYTEST) $(ALONE) $(1); }
 

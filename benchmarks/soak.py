@@ -77,8 +77,8 @@ class Day:
     samples: list[Sample] = field(default_factory=list)
     waits: list[tuple[float, float]] = field(default_factory=list)
     """Minute and milliseconds of each snapshot of somebody who has nothing else to do (`soak_probe.py`)."""
-    stolen_seconds: float = 0.0
-    """For so long the host of a virtual machine gave its cores to others."""
+    stolen_seconds: float | None = None
+    """For so long the host of a virtual machine gave its cores to others, all together; None where nobody tells."""
     reconnects: int = 0
     stop_seconds: float = 0.0
     unaccounted: int = 0
@@ -127,9 +127,13 @@ async def _sampling(daemon: Daemon, day: Day, driver: Driver) -> None:
         await asyncio.sleep(SAMPLE_SECONDS)
 
 
-def _stolen() -> float:
-    """Return for how many seconds others had the cores of this virtual machine; 0 where the system does not tell."""
-    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+def _stolen() -> float | None:
+    """Return for how many seconds others had the cores of this virtual machine; None where the system does not tell."""
+    return getattr(psutil.cpu_times(), "steal", None)
+
+
+def _times(three: tuple[float, float, float]) -> str:
+    return "{:.2f} times ({:.2f} to {:.2f})".format(*three)
 
 
 async def _day(daemon: Daemon, driver: Driver, minutes: float) -> Day:
@@ -139,7 +143,8 @@ async def _day(daemon: Daemon, driver: Driver, minutes: float) -> Day:
         sampling = group.create_task(_sampling(daemon, day, driver))
         await driver.run(minutes)
         sampling.cancel()
-    day.stolen_seconds = _stolen() - before
+    stolen = _stolen()
+    day.stolen_seconds = stolen - before if stolen is not None and before is not None else None
     begun = time.perf_counter()
     day.lost = await driver.recovered()
     day.recovery_seconds = time.perf_counter() - begun
@@ -232,11 +237,14 @@ def _longer(day: Day, minutes: float) -> Figure:
     if grown is None or len(counted) < wanted:
         return not_measured(what, f"{len(counted)} minutes of {wanted}", goal)
     percent, least, most = (100 * (one - 1) for one in (grown.times, grown.at_least, grown.at_most))
+    stolen = ""
+    if day.stolen_seconds is not None:
+        stolen = f"; the host gave {day.stolen_seconds:.1f} s of the cores (all together, the whole day) to others"
     ends = (statistics.median(wait for _, wait in some) for some in (counted[:FAULTS], counted[-FAULTS:]))
     detail = (
         f"{percent:+.0f} % ({least:+.0f} to {most:+.0f} %) from minute {FIRST_MINUTES:g} to the end; a line through the"
         f" logarithms of {len(counted)} minutes, with a height for each of {FAULTS} kinds of faults;"
-        f" the host had its cores for others for {day.stolen_seconds:.1f} s meanwhile"
+        f" of an hour {_times(grown.per_hour)}{stolen}"
     )
     words = "median of the first {0} minutes: {1:.0f} ms, of the last {0}: {2:.0f} ms"
     return Figure(what, most, "%", goal, words.format(FAULTS, *ends), detail)

@@ -8,7 +8,7 @@ back to nothing each minute, as `copytruncate` does. Each time it is looked whet
 import asyncio
 import contextlib
 import io
-import itertools
+import math
 import os
 import random
 import signal
@@ -29,7 +29,7 @@ from benchmarks.process import Daemon
 from benchmarks.viewers import look
 
 CAMERAS, TILES, STREAMS = 8, 60, 20
-TROUBLE_SECONDS, AWAY_SECONDS, FAULT_SECONDS, INFER_SECONDS = 6.0, 3.0, 60.0, 2.0
+TROUBLE_SECONDS, AWAY_SECONDS, INFER_SECONDS = 6.0, 3.0, 2.0
 OFFICE_SECONDS, SHORTEST_STREAM, LONGEST_STREAM = 15.0, 2.0, 20.0
 RECOVERY_SECONDS = 60.0
 FAULTS = 6
@@ -142,7 +142,7 @@ class Driver:
         async with asyncio.TaskGroup() as group:
             everybody = [
                 self._trouble(_chance(0)),
-                self._faults(_chance(1)),
+                self._faults(_chance(1), minutes),
                 self._infer(),
                 self._office(),
                 *(self._stream(_chance(100 + who)) for who in range(STREAMS)),
@@ -331,8 +331,8 @@ class Driver:
                     self._served.tell(f"start {which}")
             await asyncio.sleep(TROUBLE_SECONDS)
 
-    async def _faults(self, chance: random.Random) -> None:
-        """With each minute something worse begins, in turn; and the log is cut back."""
+    async def _faults(self, chance: random.Random, minutes: float) -> None:
+        """With each minute but the first and the end something worse begins, in turn; and the log is cut back."""
         faults: tuple[Callable[[random.Random], Awaitable[None]], ...] = (
             self._silent_camera,
             self._killed_child,
@@ -342,9 +342,9 @@ class Driver:
             self._idle_connections,
         )
         assert len(faults) == FAULTS
-        for number in itertools.count(1):
+        for number in range(1, math.ceil(minutes)):
             fault = faults[number % FAULTS]
-            await asyncio.sleep(number * FAULT_SECONDS - self.minute * 60)
+            await asyncio.sleep(60 * (number - self.minute))
             self.load.faults[fault.__name__.strip("_").replace("_", " ")] += 1
             await fault(chance)
             if self._log.stat().st_size > 0:
