@@ -38,6 +38,8 @@ what is still there then is an answer that nobody should get. Not sped up: certi
   The 99th percentile of a minute is one sample. With each minute another of six kinds of faults begins, so a minute is
   held against those that had the same: a straight line goes through the logarithms, with a height for each kind. (Until
   November 2026 it went through medians of blocks: of two soaks that grew nothing the error was ± 150 and ± 170 %.)
+  What 1 of 100 waits in a minute spreads by half of itself, so of half an hour the error is still some factor of 1.9:
+  of soaks that grow nothing nearly every second one misses this goal by its error; of those of an hour one of ten.
 - What is held against the goal is the growth *and* its error: memory at most 10 % from the first block to the last, the
   99th percentile of waits at most 100 %. Freezes, too: 1 of 100 snapshots of the second half may wait twice as long as
   in the first, all samples together. Half an hour cannot decide less: what is in hand makes the error of memory

@@ -66,7 +66,8 @@ def growth(series: Sequence[tuple[float, float]]) -> Growth | None:
     if len(series) < FEWEST_BLOCKS:
         return None
     times, sizes = np.array(series).T
-    slope, error, start = _line(times, sizes, np.ones((len(times), 1)))
+    # Memory of minutes that follow each other is alike, which makes it worse: some 4 / n, found by trying.
+    slope, error, start = _line(times, sizes, np.ones((len(times), 1)), kept=4 / len(times))
     percent = 100 * (times[-1] - times[0]) / (slope * times[0] + start)
     return Growth(float(slope * percent), float(error * abs(percent)), float(slope * 60), float(error * 60))
 
@@ -91,20 +92,25 @@ def multiplied(series: Sequence[tuple[float, float]], kinds: int) -> Multiplied 
     return Multiplied(grown, least, most, (of_an_hour, least_of_one, most_of_one))
 
 
-def _line(times: np.ndarray, sizes: np.ndarray, heights: np.ndarray) -> tuple[float, float, float]:
+def _line(
+    times: np.ndarray, sizes: np.ndarray, heights: np.ndarray, *, kept: float | None = None
+) -> tuple[float, float, float]:
     """Return slope, its error and the first height of the line whose height is one of those (a column of 0 and 1 each).
 
-    The error is Student's for so few values, and wider by how much those that follow each other are still alike (the
-    first autocorrelation of what the line leaves over, which is told too small by some 4 / n; with heights by less, so
-    that there the error is told some 15 % too large).
+    The error is Student's for so few values, and wider by how much those that follow each other are still alike: the
+    first autocorrelation of what the line leaves over. That is told too small, since the line takes what is alike with
+    it: by `kept`; by what is so of values that have nothing to do with each other where that is None.
     """
     number = len(times)
     matrix = np.column_stack([times, heights])
+    left = np.eye(number) - matrix @ np.linalg.pinv(matrix)
     fitted = np.linalg.lstsq(matrix, sizes, rcond=None)[0]
     rest = sizes - matrix @ fitted
     beside = times - heights @ np.linalg.lstsq(heights, times, rcond=None)[0]
     free, squares = number - matrix.shape[1], float(rest @ rest)
-    alike = float(rest[1:] @ rest[:-1]) / squares + 4 / number if squares > 0 else 0.0
+    if kept is None:
+        kept = -float(np.diag(left, 1).sum() / np.trace(left))
+    alike = float(rest[1:] @ rest[:-1]) / squares + kept if squares > 0 else 0.0
     alike = min(max(alike, 0.0), MOST_ALIKE)
     error = _student(free) * np.sqrt(squares / free / float(beside @ beside) * (1 + alike) / (1 - alike))
     return float(fitted[0]), float(error), float(fitted[1])

@@ -367,10 +367,10 @@ def test_the_error_of_growth_holds_for_samples_that_are_like_those_before_them()
 def minutes_of_faults(chance: np.random.Generator, times: float) -> list[tuple[float, float]]:
     """Return 27 minutes of waits: some faults cost ten times others, and the last minute takes so many times the first.
 
-    What is left over spreads as the minutes of a soak do on a machine whose host has other work, too.
+    What is left over spreads as it did in a soak.
     """
     costs = [30.0, 60.0, 300.0, 45.0, 90.0, 200.0]
-    spread = np.exp(0.35 * chance.normal(size=27))
+    spread = np.exp(0.45 * chance.normal(size=27))
     return [
         (minute + 0.5, costs[minute % 6] * times ** ((minute - 3) / 26) * spread[minute - 3]) for minute in range(3, 30)
     ]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.process
 
 SCRIPT = Path(__file__).with_name("day.js").read_text(encoding="utf-8")
 TILES = 12
-SEEN_MINUTES = int(os.environ.get("HEALTHD_SEEN_MINUTES", "10"))
+SEEN_MINUTES = int(os.environ.get("HEALTHD_SEEN_MINUTES", "7"))
 """So much of each hour somebody looks, and the page asks at its full rate; 60 takes a minute or two."""
 
 

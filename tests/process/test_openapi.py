@@ -17,7 +17,7 @@ from tests.api.house import ADMIN, ADMIN_KEY, KEYS, METHODS
 from tests.fuzzing import MORE, SEED
 from tests.process.daemon import TESTS, Daemon
 
-EXAMPLES = MORE or 8
+EXAMPLES = MORE or 5
 SECONDS = 300.0 * max(1.0, EXAMPLES / 8)
 pytestmark = [pytest.mark.process, pytest.mark.timeout(SECONDS + 60)]
 
