@@ -44,16 +44,15 @@ AGAIN_SECONDS = 1.0
 """So long after there was no thread left one is asked for again."""
 
 
-def step_back(patience: int = PATIENCE) -> None:
+def step_back() -> None:
     """Let other threads go before this one and those that it starts from now on. An idle machine is as fast as before.
 
-    `patience`: how much nicer than others it becomes, in the units of nice(2). Only on Linux have threads a priority of
-    their own.
+    Only on Linux have threads a priority of their own.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             nice = os.getpriority(os.PRIO_PROCESS, 0)
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, nice + patience))
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, nice + PATIENCE))
 
 
 class Worker:

@@ -26,13 +26,7 @@ from healthd.plugins import checked_class
 from healthd.redact import SourceUrl
 from healthd.settings_options import protected
 from healthd.shared_images import Place, SharedMemory
-from healthd.worker import step_back
 
-PATIENCE = 5
-"""How much nicer the process is than the daemon, whose event loop has little to do for each viewer and is waited for.
-
-Threads that predict are nicer still (`healthd.worker`): a decoder that starves loses frames.
-"""
 _UPGRADED = "if its plugin was upgraded or uninstalled, restart healthd"
 _check_source = checked_class(CameraSource, contract=CONTRACT)  # type: ignore[type-abstract]  # it makes no instance
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
@@ -41,7 +35,6 @@ _decodes = msgspec.msgpack.Decoder(Decode)
 
 def main(parent: Parent) -> None:
     """Serve one session of one camera; the entry of its process."""
-    step_back(PATIENCE)
     cv2.setNumThreads(1)  # the cores are the models'
     with contextlib.ExitStack() as session:
         images, lane = parent.descriptors

@@ -7,7 +7,6 @@ import logging
 import os
 import resource
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import pytest
 
 from healthd.cameras import isolated
 from healthd.cameras.backlog import LATE_SECONDS
-from healthd.cameras.camera_child import PATIENCE, imported
+from healthd.cameras.camera_child import imported
 from healthd.cameras.isolated import (
     MARGIN_SECONDS,
     CameraLeft,
@@ -357,15 +356,6 @@ def test_a_session_that_was_given_up_has_no_part_in_the_next_one(nursery: Nurser
             assert (steady.facts.memory_bytes or 0) > 100_000
             assert read() is not None
     assert steady._child is None
-
-
-def test_the_process_lets_the_daemon_go_first_and_so_do_its_threads(nursery: Nursery) -> None:
-    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    with (steady := camera(nursery, "steady")).camera() as read:
-        assert read() is not None
-        assert steady._child is not None
-        threads = [int(one.name) for one in Path(f"/proc/{steady._child.pid}/task").iterdir()]
-        assert {os.getpriority(os.PRIO_PROCESS, one) for one in threads} == {min(19, ours + PATIENCE)}
 
 
 def test_memory_is_that_of_a_process_that_is_there(nursery: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
