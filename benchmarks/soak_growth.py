@@ -4,8 +4,9 @@ What a daemon holds at a moment depends on what is in hand and on what has just 
 other are alike and any two of them say little. The samples of a block of two minutes (a fault each minute: two in each)
 become their median; a straight line goes through the blocks.
 
-What 1 of 100 waits is decided by what has just broken, and some faults cost ten times what others do: there a minute is
-held against the minutes that had the same fault, and by its logarithm, as a fault makes waits so many times longer.
+What 1 of 100 waits is decided by what has just broken: there a minute is held against the minutes that had the same
+fault, and by its logarithm, as waits become so many times longer. (In a soak kinds of faults differed by 1.5 times, and
+minutes with the same one by as much: most of the error is chance.)
 """
 
 from collections import defaultdict

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
+from benchmarks.wall import FLAGS, NAMES
+
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
-NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--no-proxy-server", "--disable-background-networking")
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
 FAILED = "Failed to load resource"
 """How Chromium begins its own line on every answer that is no success, and on every address that nobody listens on."""
